@@ -1,0 +1,90 @@
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+# uv from the PATH if it runs, or one of our own in .tools: a system's Python often refuses pip outside a virtual
+# environment.
+UV := $(or $(shell uv --version >/dev/null 2>&1 && command -v uv),$(CURDIR)/.tools/bin/uv)
+export UV_PROJECT_ENVIRONMENT := .venv
+unexport VIRTUAL_ENV
+# Behind a company's proxy the certificate that counts is in the system's store.
+export UV_SYSTEM_CERTS ?= 1
+INSTALLED := .venv/.installed
+BIN := .venv/bin
+WORKERS ?= auto
+ARGS ?=
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+.PHONY: run
+run: $(INSTALLED) ## install everything and serve, with a PostgreSQL of its own unless LEDGER_DATABASE_URL names one
+	@exec $(BIN)/contract-ledger serve $(ARGS)
+
+.PHONY: install
+install: $(INSTALLED) ## install everything into .venv
+
+.PHONY: test
+test: $(INSTALLED) ## the tests: make test ARGS="-k append", WORKERS=0 for one process
+	$(BIN)/pytest -n $(WORKERS) $(ARGS)
+
+.PHONY: check
+check: format-check lint types imports drift coverage ## everything a change has to pass
+	@echo "All checks passed."
+
+.PHONY: format-check
+format-check: $(INSTALLED)
+	$(BIN)/ruff format --check --diff .
+
+.PHONY: lint
+lint: $(INSTALLED) ## style, Dockerfile and lock file
+	$(BIN)/ruff check .
+	$(BIN)/hadolint Dockerfile
+	$(UV) lock --check
+
+.PHONY: types
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+.PHONY: imports
+imports: $(INSTALLED) ## dependencies point one way
+	$(BIN)/lint-imports
+
+.PHONY: drift
+drift: $(INSTALLED) ## openapi.yaml and schemas/ are what the code says
+	@made=$$(mktemp -d); trap 'rm -rf "$$made"' EXIT; \
+	$(MAKE) --no-print-directory generate INTO="$$made"; \
+	if ! diff -u openapi.yaml "$$made/openapi.yaml" || ! diff -ru schemas "$$made/schemas"; then \
+	  echo "The code says something else than openapi.yaml or schemas/: run 'make generate' and commit what it writes." >&2; exit 1; \
+	fi
+
+.PHONY: coverage
+coverage: $(INSTALLED) ## the tests, with coverage reported
+	$(BIN)/pytest -n $(WORKERS) --cov --cov-report=term $(ARGS)
+
+# Written whole and then moved, so that a failure leaves the old file.
+INTO ?= .
+.PHONY: generate
+generate: $(INSTALLED) ## write openapi.yaml and schemas/ from the code
+	$(BIN)/contract-ledger openapi > $(INTO)/openapi.yaml.draft
+	mv $(INTO)/openapi.yaml.draft $(INTO)/openapi.yaml
+	$(BIN)/contract-ledger schemas $(INTO)/schemas
+
+.PHONY: format
+format: $(INSTALLED) ## put the code in form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: bench
+bench: $(INSTALLED) ## measure this machine
+	$(BIN)/python -m benchmarks $(ARGS)
+
+# --locked: an install never changes the lock.
+$(INSTALLED): pyproject.toml uv.lock | $(UV)
+	$(UV) sync --locked
+	@touch $@
+
+$(CURDIR)/.tools/bin/uv:
+	python3 -m venv .tools
+	.tools/bin/python -m pip install --quiet uv

@@ -1,0 +1,51 @@
+"""`python -m benchmarks [append|read|snapshot|verify|all]`: measures this machine, and exits 1 where a figure is below its bar."""
+
+import signal
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks import rates, verify, wrk
+
+DEFAULT_EVENTS = 1_000_000
+
+
+class What(StrEnum):
+    append = "append"
+    read = "read"
+    snapshot = "snapshot"
+    verify = "verify"
+    all = "all"
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    what: Annotated[What, typer.Argument(help="Which benchmark.")] = What.all,
+    events: Annotated[int, typer.Option(min=10, help="verify: how many events the ledger has; tens of them.")] = DEFAULT_EVENTS,
+    keep: Annotated[Path | None, typer.Option(help="verify: a folder to keep the ledger in, and to find it in the next time.")] = None,
+) -> None:
+    """Measure the service beside an empty endpoint, and how fast a ledger is verified.
+
+    Ratios are medians of pairs of runs, made in turn. A database of its own is started for it, on a disk, and removed.
+    """
+    # Ended by a signal, everything that was started is ended too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    good = True
+    chosen = [name for name in rates.BENCHMARKS if what in {What.all, name}]
+    if chosen:
+        wrk.program()
+        good = rates.measure(chosen)
+    if what in {What.all, What.verify}:
+        good = verify.verify_rate(events // verify.EVENTS_A_CONTRACT * verify.EVENTS_A_CONTRACT, keep) and good
+    if not good:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    app()

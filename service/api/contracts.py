@@ -1,0 +1,325 @@
+"""Contracts over HTTP: opened and carried on by events, a path per event type; read as they are, were, and were believed to be."""
+
+import base64
+import binascii
+import hashlib
+import secrets
+from typing import Annotated, Any
+
+from fastapi import Response
+from pydantic import Field
+from uuid_utils import uuid7
+
+from service.api import answers
+from service.api.envelope import read_body, read_event, read_events
+from service.api.events import contract_event_page
+from service.api.examples import example
+from service.api.operations import (
+    Call,
+    Count,
+    Cursor,
+    Day,
+    Documented,
+    Flag,
+    Instant,
+    Limit,
+    QueryModel,
+    etag_response,
+    json_response,
+    match_revision,
+    new_router,
+    page_headers,
+    route,
+)
+from service.domain.events import EVENT_TYPES
+from service.errors import (
+    AnomaliesRefused,
+    BodyTooLarge,
+    ContractNotFound,
+    KeyRequired,
+    KeyReused,
+    Malformed,
+    MemberFault,
+    NotAllowedNow,
+    Refused,
+    RevisionRequired,
+    StaleRevision,
+    Unavailable,
+    UnsupportedMediaType,
+)
+from service.log.decide import Append, NewEvent, Receipt
+from service.log.header import canonical, state_hash
+from service.log.ledger import instant
+from service.log.read import AsOf, CurrentState, Times
+
+CONTRACTS = "/v1/ledgers/{ledger}/contracts"
+CONTRACT = CONTRACTS + "/{contract_id}"
+MAX_KEY_LENGTH = 255
+_OPENINGS = {"contract.signed": (CONTRACTS, "open_contract"), "contract.reported": (CONTRACTS + "/reported", "report_contract")}
+_APPEND_PROBLEMS = (
+    Malformed,
+    KeyRequired,
+    NotAllowedNow,
+    BodyTooLarge,
+    UnsupportedMediaType,
+    Refused,
+    KeyReused,
+    AnomaliesRefused,
+    Unavailable,
+)
+_EMPTY_ID = "00000000-0000-0000-0000-000000000000"
+
+router = new_router()
+
+
+class AppendQuery(QueryModel):
+    strict: Annotated[Flag, Field(description="Refuse (422) what would otherwise be accepted and flagged as an anomaly.")] = "false"
+    validate_only: Annotated[Flag, Field(description="Answer 200 with what would be, and write nothing; needs no Idempotency-Key.")] = (
+        "false"
+    )
+
+
+class ContractQuery(QueryModel):
+    effective_on: Annotated[Day | None, Field(description="The day the contract is told for; today in the ledger's zone if not said.")] = (
+        None
+    )
+    known_position: Annotated[Count | None, Field(ge=1, le=2**53, description="As the ledger knew it at this position.")] = None
+    known_at: Annotated[Instant | None, Field(description="As the ledger knew it at this instant.")] = None
+    published_by: Annotated[Day | None, Field(description="Of what its sources had published by the end of this day.")] = None
+    revision: Annotated[Count | None, Field(ge=1, le=2**31 - 1, description="As known when this was the contract's last revision.")] = None
+
+
+class ListQuery(QueryModel):
+    party: Annotated[str | None, Field(max_length=100, description="The party_id of a party.")] = None
+    role: Annotated[str | None, Field(max_length=60, description="A role; with `party`, the role of that party.")] = None
+    status: Annotated[str | None, Field(max_length=60)] = None
+    currency: Annotated[str | None, Field(max_length=3, description="The currency of any standing figure.")] = None
+    reference: Annotated[str | None, Field(max_length=601, description="A reference, as `scheme:id`.")] = None
+    after: Cursor | None = None
+    limit: Limit = 50
+
+
+class PageQuery(QueryModel):
+    after: Cursor | None = None
+    limit: Limit = 50
+
+
+async def _append(call: Call, event_type: str | None, *, opening: bool) -> Response:
+    request = call.request
+    query = call.query(AppendQuery) if request.scope["query_string"] else AppendQuery()
+    validate_only = query.validate_only == "true"
+    key = secrets.token_bytes(16) if validate_only else _idempotency_key(call)
+    contract_id = str(uuid7()) if opening else call.contract_id
+    expected = None if opening else match_revision(request.headers.get("if-match"))
+    if call.ledger.if_match_required and not opening and request.headers.get("if-match") is None:
+        raise RevisionRequired("Send If-Match with the ETag of the contract as you read it; this ledger requires it.")
+    body = await read_body(request)
+    events: list[NewEvent] = read_events(body) if event_type is None else [read_event(event_type, body)]
+    receipt = await call.services.writers.append(
+        Append(
+            ledger=call.ledger,
+            contract_id=contract_id,
+            opening=opening,
+            events=events,
+            recorded_by=call.principal.principal_id,
+            key=key,
+            canonical=canonical(body),
+            expected_revision=expected,
+            strict=query.strict == "true",
+            validate_only=validate_only,
+        )
+    )
+    return _receipt_response(call, receipt, opening=opening, validate_only=validate_only)
+
+
+def _idempotency_key(call: Call) -> bytes:
+    """16 bytes of SHA-256 of principal, method, path and the key that was sent."""
+    sent = call.request.headers.get("idempotency-key", "").strip()
+    if not sent:
+        raise KeyRequired(
+            "Send Idempotency-Key with a value of your own for this request, such as a UUID: "
+            "a retry with the same key has no second effect."
+        )
+    if len(sent) > MAX_KEY_LENGTH or not sent.isprintable() or not sent.isascii():
+        fault = MemberFault("header:Idempotency-Key", f"at most {MAX_KEY_LENGTH} printable ASCII characters")
+        raise Malformed(f"{fault.pointer}: {fault.detail}.", (fault,))
+    scope = (call.principal.principal_id, call.request.method, call.request.scope["path"], sent)
+    return hashlib.sha256("\n".join(scope).encode()).digest()[:16]
+
+
+def _receipt_response(call: Call, receipt: Receipt, *, opening: bool, validate_only: bool) -> Response:
+    if validate_only:
+        return json_response(receipt.body)
+    headers = {"ETag": f'"{receipt.revision}"'}
+    if opening:
+        headers["Location"] = f"/v1/ledgers/{call.ledger.name}/contracts/{receipt.contract_id}"
+    if receipt.replayed:
+        headers["Idempotent-Replayed"] = "true"
+    return json_response(receipt.body, 201, headers)
+
+
+async def _read_contract(call: Call) -> Response:
+    if not call.request.scope["query_string"]:
+        return _contract_response(call, await call.services.reader.current(call.ledger, call.contract_id))
+    query = call.query(ContractQuery)
+    known = [name for name in ("known_position", "known_at", "revision") if getattr(query, name) is not None]
+    if len(known) > 1:
+        raise Refused(
+            f"{' and '.join(known)} exclude one another.",
+            tuple(MemberFault(f"query:{name}", "only one of these") for name in known),
+        )
+    times = Times(**query.model_dump())
+    return _contract_response(call, await call.services.reader.at(call.ledger, call.contract_id, times))
+
+
+def _contract_response(call: Call, told: CurrentState) -> Response:
+    """The answer, spliced from stored JSON. Its ETag covers all but `as_of`."""
+    digest = state_hash(told.as_of.effective_on, told.state)
+    answer = b'{"contract_id":"%s","revision":%d,"state":%s,"state_hash":"%s",%s' % (
+        told.contract_id.encode(),
+        told.revision,
+        told.state,
+        digest.encode(),
+        told.beside[1:-1],
+    )
+    etag = f'"{told.revision}.{hashlib.sha256(answer).hexdigest()[:16]}"'
+    return etag_response(call, etag, answer + b',"as_of":' + answers.encode(told.as_of) + b"}")
+
+
+async def _list_contracts(call: Call) -> Response:
+    query = call.query(ListQuery)
+    reader, ledger = call.services.reader, call.ledger
+    position, recorded_at, today = await reader.head(ledger)
+    turn = await reader.next_turn(ledger)
+    rows = await reader.contracts(ledger, _filter_terms(query), _decode_after(query.after), query.limit + 1)
+    items = rows[: query.limit]
+    as_of = AsOf(
+        effective_on=min(today, turn.fromordinal(turn.toordinal() - 1) if turn else today).isoformat(),
+        known_position=position,
+        known_at=instant(recorded_at),
+        time_zone=ledger.time_zone,
+        final=False,
+    )
+    more = _encode_after(items[-1][0]) if len(rows) > query.limit else None
+    body = b",".join(b'{"contract_id":"%s","revision":%d,"state":%s}' % (row[0].encode(), row[1], row[2].encode()) for row in items)
+    tail = b"" if more is None else b',"next":"%s"' % more.encode()
+    answer = b'{"items":[%s],"as_of":%s%s}' % (body, answers.encode(as_of), tail)
+    return json_response(answer, 200, page_headers(call, more))
+
+
+def _filter_terms(query: ListQuery) -> list[str]:
+    terms = [f"{name}={value}" for name in ("status", "currency", "reference") if (value := getattr(query, name)) is not None]
+    if query.party is not None and query.role is not None:
+        terms.append(f"party={query.party} role={query.role}")
+    elif query.party is not None or query.role is not None:
+        terms.append(f"party={query.party}" if query.party is not None else f"role={query.role}")
+    return terms
+
+
+def _encode_after(contract_id: str) -> str:
+    return base64.urlsafe_b64encode(bytes.fromhex(contract_id.replace("-", ""))).decode().rstrip("=")
+
+
+def _decode_after(after: str | None) -> str:
+    if after is None:
+        return _EMPTY_ID
+    try:
+        contract_id = base64.b64decode(after + "=" * (-len(after) % 4), altchars=b"-_", validate=True).hex()
+    except (binascii.Error, ValueError):
+        contract_id = ""
+    if len(contract_id) != 32:
+        raise Malformed("`after` is not a cursor that this list gave.", (MemberFault("query:after", "not a cursor"),))
+    return contract_id
+
+
+def _declare_appends() -> None:
+    """A path per event type, all by one mechanism, from the classes."""
+    for event_type, (path, operation_id) in _OPENINGS.items():
+        _declare_append(path, operation_id, f"Open a contract by {event_type}", event_type, opening=True)
+    for event_type in sorted(EVENT_TYPES):
+        name = event_type.replace(".", "-").replace("_", "-")
+        operation_id = "record_" + event_type.replace(".", "_")
+        summary = EVENT_TYPES[event_type].summary.rstrip(".")
+        _declare_append(f"{CONTRACT}/{name}", operation_id, summary, event_type, opening=False)
+    _declare_append(f"{CONTRACT}/events", "record_events", "Record several events, all or none", None, opening=False)
+
+
+def _declare_append(path: str, operation_id: str, summary: str, event_type: str | None, *, opening: bool) -> None:
+    async def handler(call: Call) -> Response:
+        return await _append(call, event_type, opening=opening)
+
+    body = f"{EVENT_TYPES[event_type].__name__}Request" if event_type else "RecordEventsRequest"
+    documented = Documented(
+        operation_id=operation_id,
+        tag="contracts",
+        summary=summary,
+        query=AppendQuery,
+        body=body,
+        example=example(event_type),
+        appends=True,
+        conditional=not opening,
+        answers={201: ("Recorded", answers.Receipt), 200: ("What would be recorded (validate_only)", answers.Receipt)},
+        problems=_APPEND_PROBLEMS if opening else (*_APPEND_PROBLEMS, ContractNotFound, StaleRevision, RevisionRequired),
+    )
+    route(router, "POST", path, "contracts:write", documented, handler)
+
+
+async def _list_contract_events(call: Call) -> Response:
+    query = call.query(PageQuery)
+    return await contract_event_page(call, call.contract_id, query.after, query.limit)
+
+
+def _declare_reads() -> None:
+    listed: dict[str, Any] = {"tag": "contracts", "problems": (Malformed, Refused)}
+    route(
+        router,
+        "GET",
+        CONTRACTS,
+        "contracts:read",
+        Documented(
+            operation_id="list_contracts",
+            summary="List contracts by party, role, status, currency or reference",
+            query=ListQuery,
+            answers={200: ("A page of contracts", answers.ContractPage)},
+            paged=True,
+            **listed,
+        ),
+        _list_contracts,
+    )
+    route(
+        router,
+        "GET",
+        CONTRACT,
+        "contracts:read",
+        Documented(
+            operation_id="get_contract",
+            tag="contracts",
+            summary="A contract as it is, was, or was believed to be",
+            query=ContractQuery,
+            answers={200: ("The contract", answers.Contract), 304: ("Not changed", None)},
+            problems=(Refused, ContractNotFound),
+            etag=True,
+        ),
+        _read_contract,
+    )
+    route(
+        router,
+        "GET",
+        f"{CONTRACT}/events",
+        "contracts:read",
+        Documented(
+            operation_id="list_contract_events",
+            tag="contracts",
+            summary="The events of a contract, in the order of recording",
+            query=PageQuery,
+            answers={200: ("A page of events", answers.EventPage)},
+            paged=True,
+            problems=(Malformed, Refused, ContractNotFound),
+        ),
+        _list_contract_events,
+    )
+
+
+# Routes are tried in this order, and a single contract is read most.
+_declare_reads()
+_declare_appends()

@@ -1,0 +1,145 @@
+"""Events over HTTP: one by its id, a contract's, and the log in its order."""
+
+import re
+from typing import Annotated
+
+import orjson
+from fastapi import Response
+from pydantic import Field
+
+from service.api import answers
+from service.api.operations import (
+    Call,
+    Cursor,
+    Documented,
+    Limit,
+    QueryModel,
+    etag_response,
+    json_response,
+    new_router,
+    page_headers,
+    route,
+)
+from service.errors import ContractNotFound, EventNotFound, HistoryForked, Malformed, MemberFault, Refused
+from service.log.header import NO_PREVIOUS
+from service.log.read import StoredEvent, cursor_at
+
+EVENTS = "/v1/ledgers/{ledger}/events"
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+router = new_router()
+
+
+class FeedQuery(QueryModel):
+    after: Cursor | None = None
+    limit: Limit = 50
+    event_type: Annotated[str | None, Field(max_length=60, description="Only events of this type.")] = None
+
+
+async def _get_event(call: Call) -> Response:
+    call.query(QueryModel)
+    event_id = call.request.path_params["event_id"].lower()
+    if not _UUID.fullmatch(event_id):
+        raise EventNotFound(f"Ledger {call.ledger.name} has no event {event_id[:100]!r}; an event_id is a UUID.")
+    stored = await call.services.reader.event(call.ledger, event_id)
+    return etag_response(call, f'"{stored.event_hash[:16]}"', event_answer(stored, call.epoch))
+
+
+async def _list_events(call: Call) -> Response:
+    query = call.query(FeedQuery)
+    reader = call.services.reader
+    after = 0 if query.after is None else await reader.resume(call.ledger, call.epoch, query.after)
+    # Read before the events: a cursor that passes over what the filter leaves out must pass over nothing newer.
+    position, event_hash = await reader.newest(call.ledger) if query.event_type else (after, NO_PREVIOUS)
+    stored = await reader.events(call.ledger, after, query.limit + 1, query.event_type)
+    items = [event_answer(event, call.epoch) for event in stored[: query.limit]]
+    more = len(stored) > query.limit
+    if items and (more or items[-1].position >= position):
+        following = items[-1].cursor
+    else:
+        following = query.after if query.after and position == after else cursor_at(call.epoch, position, event_hash)
+    page = answers.FeedPage(items=items, has_more=more, next=following)
+    return json_response(page, 200, page_headers(call, following if more else None))
+
+
+async def contract_event_page(call: Call, contract_id: str, after: str | None, limit: int) -> Response:
+    """A page of a contract's events, by revision."""
+    revision = _decode_revision(after)
+    # The event that the cursor stands at is read again: without it, there is no such contract here.
+    seen = 1 if revision else 0
+    stored = await call.services.reader.contract_events(call.ledger, contract_id, revision - seen, seen + limit + 1)
+    if not stored:
+        having = f" with a revision {revision}" if revision else ""
+        raise ContractNotFound(f"Ledger {call.ledger.name} has no contract {contract_id}{having}.")
+    stored = stored[seen:]
+    items = [event_answer(event, call.epoch) for event in stored[:limit]]
+    more = f"r{items[-1].revision}" if len(stored) > limit else None
+    return json_response(answers.EventPage(items=items, next=more), 200, page_headers(call, more))
+
+
+def _decode_revision(after: str | None) -> int:
+    if after is None:
+        return 0
+    if not re.fullmatch(r"r[1-9][0-9]{0,8}", after):
+        raise Malformed("`after` is not a cursor that this list gave.", (MemberFault("query:after", "not a cursor"),))
+    return int(after[1:])
+
+
+def event_answer(stored: StoredEvent, epoch: int) -> answers.Event:
+    """A stored event as the API shows it: the header's members, and what was sent."""
+    header = stored.header
+    body = orjson.loads(stored.body) if stored.body is not None else {}
+    return answers.Event(
+        event_id=header.event_id,
+        event_type=header.event_type,
+        contract_id=header.contract_id,
+        position=header.position,
+        revision=header.revision,
+        schema_version=header.schema_version,
+        recorded_at=header.recorded_at,
+        recorded_by=header.recorded_by,
+        event_hash=stored.event_hash,
+        prev=header.prev,
+        body_digest=header.body_digest,
+        cursor=cursor_at(epoch, header.position, stored.event_hash),
+        effective_on=header.effective_on,
+        correlation_id=header.correlation_id,
+        causation_id=header.causation_id,
+        hypothetical=header.hypothetical,
+        data=body.get("data"),
+        source=body.get("source"),
+        evidence=body.get("evidence"),
+    )
+
+
+route(
+    router,
+    "GET",
+    EVENTS,
+    "contracts:read",
+    Documented(
+        operation_id="list_events",
+        tag="events",
+        summary="The events of the ledger, in the order of the log",
+        query=FeedQuery,
+        answers={200: ("A page of events, with the cursor to go on from", answers.FeedPage)},
+        paged=True,
+        problems=(Malformed, Refused, HistoryForked),
+    ),
+    _list_events,
+)
+route(
+    router,
+    "GET",
+    EVENTS + "/{event_id}",
+    "contracts:read",
+    Documented(
+        operation_id="get_event",
+        tag="events",
+        summary="One event as it was recorded",
+        answers={200: ("The event", answers.Event), 304: ("Not changed", None)},
+        problems=(Refused, EventNotFound),
+        etag=True,
+    ),
+    _get_event,
+)

@@ -1,0 +1,246 @@
+"""The OpenAPI 3.1 document and the JSON Schemas of events, made from the classes.
+
+It is written for generated clients: answers without unions or enums, and open to new members; requests strict and fully named;
+decimals and dates as named strings; no null anywhere.
+"""
+
+import re
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+import msgspec
+from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
+from pydantic_core import core_schema
+
+from service import __version__
+from service.api.envelope import RecordEventsRequest, request_class
+from service.api.ledgers import CreateLedgerRequest
+from service.api.operations import OPERATIONS, Documented
+from service.api.problems import Problem
+from service.domain.events import EVENT_TYPES
+from service.errors import Forbidden, LedgerError, LedgerNotFound, Unauthorized, Unavailable
+
+_REF = "#/components/schemas/"
+_NAMED = {"BusinessDate", "CurrencyCode", "DecimalString", "Duration", "LocalId", "UnitCode", "Uuid"}
+_TAGS = {
+    "contracts": "Contracts: opened and carried on by events; read as they are, were, and were believed to be.",
+    "events": "The log, event by event.",
+    "ledgers": "Books of contracts.",
+    "service": "The service itself.",
+}
+_DESCRIPTION = (
+    "An append-only ledger of long-term supply contracts. Every change is an event that says when it takes effect and on whose word; "
+    "the state of a contract is the fold of its events, for any day, as known at any time."
+)
+_HEADERS: dict[str, tuple[str, str, bool]] = {
+    "Idempotency-Key": ("A value of your own for this request; a retry with it has no second effect.", "^[ -~]{1,255}$", False),
+    "If-Match": (
+        "The ETag of the contract as read; 412 if it has moved on.",
+        r'^(\*|(W/)?"[0-9]{1,9}(\.[0-9a-f]{16})?")$',
+        False,
+    ),
+    "If-None-Match": ("An ETag; 304 if the answer would be the same.", "^[ -~]{1,1000}$", False),
+}
+_PROBLEM_HEADERS: dict[int, dict[str, Any]] = {
+    401: {"headers": {"WWW-Authenticate": {"description": "`Bearer`: send a key.", "schema": {"type": "string"}}}},
+    503: {"headers": {"Retry-After": {"description": "In how many seconds to try again.", "schema": {"type": "string"}}}},
+}
+
+
+class _Schemas(GenerateJsonSchema):
+    """JSON Schema in which a member that may be absent is not also null."""
+
+    def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        if schema.get("default", ...) is None:
+            return self.generate_inner(schema["schema"])
+        return super().default_schema(schema)
+
+
+@cache
+def document() -> dict[str, Any]:
+    """The whole document. It is not to be changed: callers share it."""
+    paths: dict[str, dict[str, Any]] = {}
+    for method, path, documented in sorted(OPERATIONS, key=lambda operation: operation[1]):
+        paths.setdefault(path, {})[method.lower()] = _operation(path, documented)
+    schemas = _request_schemas() | _answer_schemas()
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "contract-ledger",
+            "version": __version__,
+            "description": _DESCRIPTION,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+            "contact": {"name": "contract-ledger"},
+        },
+        "servers": [{"url": "/", "description": "This service"}],
+        "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
+        "security": [{"key": []}],
+        "paths": paths,
+        "components": {
+            "schemas": dict(sorted(schemas.items())),
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "An API key, as a bearer token."}},
+        },
+    }
+
+
+def event_schemas() -> dict[str, dict[str, Any]]:
+    """The JSON Schema (2020-12) of each event type's data, by file name."""
+    schemas = {}
+    for event_type, cls in sorted(EVENT_TYPES.items()):
+        schema = TypeAdapter(cls).json_schema(schema_generator=_Schemas, ref_template="#/$defs/{model}")
+        defs = _named_scalars(schema, "#/$defs/")
+        schema.setdefault("$defs", {}).update(defs)
+        name = f"{event_type}.v{cls.schema_version}.json"
+        head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"urn:contract-ledger:events:{name[:-5]}"}
+        schemas[name] = head | _tidy(schema) | {"title": event_type, "description": _doc(cls)}
+    return schemas
+
+
+def _operation(path: str, documented: Documented) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "operationId": documented.operation_id,
+        "tags": [documented.tag],
+        "summary": documented.summary,
+        "parameters": [*_path_parameters(path), *_query_parameters(documented.query), *_header_parameters(documented)],
+    }
+    if not operation["parameters"]:
+        del operation["parameters"]
+    if documented.public:
+        operation["security"] = []
+    if documented.body:
+        content: dict[str, Any] = {"schema": {"$ref": _REF + documented.body}}
+        if documented.example is not None:
+            content["example"] = documented.example
+        operation["requestBody"] = {"required": True, "content": {"application/json": content}}
+    operation["responses"] = _responses(path, documented)
+    return operation
+
+
+def _responses(path: str, documented: Documented) -> dict[str, Any]:
+    responses: dict[str, Any] = {}
+    for status, (text, answer) in documented.answers.items():
+        response: dict[str, Any] = {"description": text}
+        if answer is not None:
+            schema = {"type": "string"} if answer is str else {"$ref": _REF + _answer_name(answer)}
+            response["content"] = {"text/plain" if answer is str else "application/json": {"schema": schema}}
+        if headers := _response_headers(documented, status):
+            response["headers"] = headers
+        responses[str(status)] = response
+    problems: list[type[LedgerError]] = list(documented.problems)
+    if not documented.public:
+        problems += [Unauthorized, Forbidden, Unavailable] + ([LedgerNotFound] if "{ledger}" in path else [])
+    for status in sorted({problem.status for problem in problems}):
+        alike = dict.fromkeys(problem for problem in problems if problem.status == status)
+        responses[str(status)] = {
+            "description": "; ".join(f"`{problem.code}`: {problem.title}" for problem in alike),
+            "content": {"application/problem+json": {"schema": {"$ref": _REF + "Problem"}}},
+        } | _PROBLEM_HEADERS.get(status, {})
+    return responses
+
+
+def _response_headers(documented: Documented, status: int) -> dict[str, Any]:
+    def header(text: str) -> dict[str, Any]:
+        return {"description": text, "schema": {"type": "string"}}
+
+    if documented.appends and status == 201:
+        headers = {"ETag": header("The contract's revision, for If-Match."), "Idempotent-Replayed": header("`true` for a retry.")}
+        return headers if documented.conditional else headers | {"Location": header("The contract's address.")}
+    if documented.etag:
+        return {"ETag": header("A digest of the answer without `as_of`; of a contract, after its revision.")}
+    if documented.paged:
+        return {"Link": header('The next page, as `<...>; rel="next"`; absent from the last.')}
+    return {}
+
+
+def _path_parameters(path: str) -> Iterable[dict[str, Any]]:
+    for name in re.findall(r"{(\w+)}", path):
+        schema = {"type": "string", "minLength": 1, "maxLength": 63, "example": "main"} if name == "ledger" else {"$ref": _REF + "Uuid"}
+        yield {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _query_parameters(model: type[BaseModel] | None) -> Iterable[dict[str, Any]]:
+    if model is None:
+        return
+    schema = model.model_json_schema(schema_generator=_Schemas)
+    for name, member in schema["properties"].items():
+        described = _tidy(member)
+        text = described.pop("description", None)
+        yield {"name": name, "in": "query", "required": False, "schema": described} | ({"description": text} if text else {})
+
+
+def _header_parameters(documented: Documented) -> Iterable[dict[str, Any]]:
+    names = (["Idempotency-Key"] if documented.appends else []) + (["If-Match"] if documented.appends and documented.conditional else [])
+    for name in [*names, *(["If-None-Match"] if documented.etag else [])]:
+        text, pattern, required = _HEADERS[name]
+        schema = {"type": "string", "pattern": pattern}
+        yield {"name": name, "in": "header", "required": required, "description": text, "schema": schema}
+
+
+def _request_schemas() -> dict[str, Any]:
+    classes = [request_class(event_type) for event_type in EVENT_TYPES] + [RecordEventsRequest, CreateLedgerRequest]
+    inputs: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = [(cls.__name__, "validation", TypeAdapter(cls)) for cls in classes]
+    _, schema = TypeAdapter.json_schemas(inputs, ref_template=_REF + "{model}", schema_generator=_Schemas)
+    definitions = schema["$defs"]
+    scalars = _named_scalars(definitions, _REF)
+    return {name: _tidy(definition) for name, definition in (definitions | scalars).items()}
+
+
+def _answer_schemas() -> dict[str, Any]:
+    kinds = [answer for _, _, documented in OPERATIONS for _, answer in documented.answers.values() if answer not in (None, str)]
+    _, schemas = msgspec.json.schema_components([*dict.fromkeys(kinds), Problem], ref_template=_REF + "{name}")
+    return {name: _tidy(_open(schema)) for name, schema in schemas.items()}
+
+
+def _answer_name(answer: type) -> str:
+    return answer.__name__
+
+
+def _open(schema: Any) -> Any:
+    """An answer's schema without null: an absent member is absent."""
+    if isinstance(schema, list):
+        return [_open(element) for element in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "anyOf" in schema:
+        kinds = [kind for kind in schema["anyOf"] if kind != {"type": "null"}]
+        if len(kinds) == 1:
+            schema = {name: member for name, member in schema.items() if name not in ("anyOf", "default")} | kinds[0]
+    return {name: _open(member) for name, member in schema.items()}
+
+
+def _named_scalars(schema: Any, ref: str) -> dict[str, Any]:
+    """Replace named strings wherever they stand by references, and return their definitions."""
+    found: dict[str, Any] = {}
+    nested = schema.items() if isinstance(schema, dict) else enumerate(schema)
+    for key, member in list(nested):
+        if isinstance(member, dict) and member.get("type") == "string" and member.get("title") in _NAMED:
+            found[member["title"]] = member
+            schema[key] = {"$ref": ref + member["title"]}
+        elif isinstance(member, dict | list):
+            found |= _named_scalars(member, ref)
+    return found
+
+
+def _tidy(schema: Any, *, properties: bool = False) -> Any:
+    """A schema without the titles that only repeat a name, and with counters as 64-bit integers."""
+    if isinstance(schema, list):
+        return [_tidy(element) for element in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {
+        name: _tidy(member, properties=name in ("properties", "$defs"))
+        for name, member in schema.items()
+        if properties or name != "title" or not isinstance(member, str)
+    }
+    if kept.get("type") == "integer" and not properties:
+        kept.setdefault("format", "int64")
+    return kept
+
+
+def _doc(cls: type) -> str:
+    return " ".join((cls.__doc__ or "").split())

@@ -1,0 +1,244 @@
+"""Operations: how a route is declared, with what its document says of it, and what its handler is given.
+
+Handlers read the request themselves: bodies must be read more strictly than a framework does, and the hot paths bear no machinery.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlencode
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+from fastapi.routing import APIRoute
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
+from starlette.routing import Match
+from starlette.types import Scope
+
+from service.access import Keyring, Principal
+from service.api.answers import PRIVATE
+from service.api.problems import faults_of
+from service.errors import ContractNotFound, LedgerError, LedgerNotFound, Malformed, MemberFault, Refused
+from service.log.append import Writers
+from service.log.ledger import Ledger
+from service.log.read import Reader
+
+LEDGER_SECONDS = 10
+MAX_PARAMETERS = 50
+LEDGER_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_ETAG = re.compile(r'(?:W/)?"([0-9]{1,9})(?:\.[0-9a-f]{16})?"')
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+Handler = Callable[["Call"], Awaitable[Response]]
+Query = TypeVar("Query", bound=BaseModel)
+
+
+class QueryModel(BaseModel):
+    """Query parameters; one that is not declared is refused, so that a slip of the pen is not a wrong answer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def _spelt(pattern: str, wanted: str) -> BeforeValidator:
+    """Parameters are spelt in one way: a validator alone would also take 1688169600 for a day, and 5.0 for a count."""
+    spelling = re.compile(pattern)
+
+    def check(text: str) -> str:
+        if not spelling.fullmatch(text):
+            raise PydanticCustomError("spelling", "it should be {wanted}", {"wanted": wanted})
+        return text
+
+    return BeforeValidator(check)
+
+
+_DAY, _TIME = "[0-9]{4}-[0-9]{2}-[0-9]{2}", r"[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?"
+Day = Annotated[date, Field(json_schema_extra={"example": "2023-07-01"}), _spelt(_DAY, "a day, such as 2023-07-01")]
+Instant = Annotated[
+    AwareDatetime,
+    Field(json_schema_extra={"example": "2026-11-22T09:30:00.123456Z"}),
+    _spelt(f"{_DAY}T{_TIME}(Z|[+-][0-9]{{2}}:[0-9]{{2}})", "an instant of RFC 3339, such as 2026-11-22T09:30:00.123456Z"),
+]
+Count = Annotated[int, _spelt("-?[0-9]{1,19}", "a whole number")]
+Flag = Literal["true", "false"]
+Limit = Annotated[Count, Field(ge=1, le=500, description="How many items a page has at most.")]
+Cursor = Annotated[str, Field(min_length=1, max_length=200, description="A cursor from an earlier answer.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the handlers work with."""
+
+    reader: Reader
+    writers: Writers
+    keyring: Keyring
+    ledgers: "LedgerDirectory"
+
+
+class LedgerDirectory:
+    """The ledgers by name, remembered a few seconds."""
+
+    def __init__(self, reader: Reader, clock: Callable[[], float]) -> None:
+        self._reader = reader
+        self._clock = clock
+        self._known: dict[str, tuple[float, Ledger, int]] = {}
+
+    async def find(self, name: str) -> tuple[Ledger, int]:
+        """A ledger and its epoch. LedgerNotFound for what cannot be one."""
+        if not LEDGER_NAME.fullmatch(name):
+            raise LedgerNotFound(f"There is no ledger {name[:100]!r}.")
+        known = self._known.get(name)
+        if known is None or known[0] < self._clock():
+            ledger, epoch = await self._reader.ledger(name)
+            known = self._known[name] = (self._clock() + LEDGER_SECONDS, ledger, epoch)
+        return known[1], known[2]
+
+
+@dataclass(slots=True)
+class Call:
+    """A request that may do what it asks: who calls, in which ledger, with what at hand."""
+
+    request: Request
+    services: Services
+    principal: Principal
+    ledger: Ledger
+    epoch: int
+
+    @property
+    def contract_id(self) -> str:
+        """The contract of the path. ContractNotFound for what cannot be one."""
+        contract_id: str = self.request.path_params["contract_id"]
+        if not _UUID.fullmatch(contract_id):
+            raise ContractNotFound(f"Ledger {self.ledger.name} has no contract {contract_id[:100]!r}; a contract_id is a UUID.")
+        return contract_id.lower()
+
+    def query(self, model: type[Query]) -> Query:
+        """The query parameters. Refused with the name of each that is unknown, repeated or wrong."""
+        return read_query(self.request, model)
+
+
+def read_query(request: Request, model: type[Query]) -> Query:
+    """The query parameters of a request by their model."""
+    given = request.query_params.multi_items()
+    names = [name for name, _ in given]
+    if len(names) > MAX_PARAMETERS:
+        raise Refused(f"A request has at most {MAX_PARAMETERS} query parameters.")
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise Refused(f"{twice} is given twice.", (MemberFault(f"query:{twice}", "given twice"),))
+    nul = next((name for name, value in given if "\0" in name + value), None)
+    if nul is not None:
+        raise Refused("A query parameter holds U+0000.", (MemberFault(f"query:{nul[:100]}", "holds U+0000"),))
+    try:
+        return model.model_validate(dict(given))
+    except ValidationError as error:
+        faults = tuple(
+            MemberFault(f"query:{fault.pointer.lstrip('/')}", fault.detail) for fault in faults_of(error.errors(include_url=False))
+        )
+        raise Refused(f"{faults[0].pointer}: {faults[0].detail}.", faults) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Documented:
+    """What the OpenAPI document says of an operation beyond its route."""
+
+    operation_id: str
+    tag: str
+    summary: str
+    answers: dict[int, tuple[str, type | None]]
+    problems: Sequence[type[LedgerError]] = ()
+    query: type[BaseModel] | None = None
+    body: str | None = None
+    example: Any = None
+    appends: bool = False
+    etag: bool = False
+    paged: bool = False
+    public: bool = False
+    conditional: bool = False
+
+
+class LeanRoute(APIRoute):
+    """A route whose endpoint is handed the request as it is: no parameters to solve, no answer to serialise."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        # Most routes differ in how they end only: that is quicker to see than a regular expression is to try.
+        ending = self.path[self.path.rfind("}") + 1 :]
+        return super().matches(scope) if scope["path"].endswith(ending) else (Match.NONE, {})
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
+        return endpoint
+
+
+def new_router() -> APIRouter:
+    return APIRouter(route_class=LeanRoute)
+
+
+def route(router: APIRouter, method: str, path: str, right: str, documented: Documented, handler: Handler) -> None:
+    """Declare an operation in a ledger: the caller is known and has the right before the handler runs."""
+
+    async def endpoint(request: Request) -> Response:
+        services: Services = request.app.state.services
+        principal = await services.keyring.principal(request.headers.get("authorization"))
+        ledger, epoch = await services.ledgers.find(request.path_params["ledger"])
+        principal.require(right, ledger.ledger_id)
+        return await handler(Call(request, services, principal, ledger, epoch))
+
+    declare(router, method, path, documented, endpoint)
+
+
+OPERATIONS: list[tuple[str, str, Documented]] = []
+"""Every operation as (method, path, what its document says), in the order of declaration; the OpenAPI document is made from it."""
+
+
+def declare(
+    router: APIRouter,
+    method: str,
+    path: str,
+    documented: Documented,
+    endpoint: Callable[[Request], Awaitable[Response]],
+) -> None:
+    """Declare an operation whose endpoint looks after itself."""
+    OPERATIONS.append((method, path, documented))
+    router.add_api_route(path, endpoint, methods=[method], name=documented.operation_id, response_model=None)
+
+
+def json_response(answer: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """An answer of one of the classes in `answers`, or its bytes."""
+    body = answer if isinstance(answer, bytes) else msgspec.json.encode(answer)
+    return Response(body, status, PRIVATE | headers if headers else PRIVATE, "application/json")
+
+
+def etag_response(call: Call, etag: str, answer: Any) -> Response:
+    """An answer under an ETag; 304 instead for a caller who has it."""
+    if none_match(call.request.headers.get("if-none-match"), etag):
+        return Response(status_code=304, headers=PRIVATE | {"ETag": etag})
+    return json_response(answer, 200, {"ETag": etag})
+
+
+def match_revision(header: str | None) -> int | None:
+    """The revision that If-Match expects; None without one, or for `*`. Malformed for what this service never gave."""
+    if header is None or header.strip() == "*":
+        return None
+    etag = _ETAG.fullmatch(header.strip())
+    if etag is None:
+        fault = MemberFault("header:If-Match", 'not an ETag of a contract, such as "3"')
+        raise Malformed('If-Match is an ETag as this service gives it, such as "3" or "3.0123456789abcdef".', (fault,))
+    return int(etag[1])
+
+
+def none_match(header: str | None, etag: str) -> bool:
+    """Whether If-None-Match names the ETag, so that 304 is the answer (RFC 9110, section 13.1.2: weak comparison)."""
+    if header is None:
+        return False
+    given = [candidate.strip().removeprefix("W/") for candidate in header.split(",")]
+    return "*" in given or etag in given
+
+
+def page_headers(call: Call, more: str | None) -> dict[str, str]:
+    """The headers of a page: a link to the next one, if there is more."""
+    if more is None:
+        return {}
+    params = [(name, value) for name, value in call.request.query_params.multi_items() if name != "after"]
+    return {"Link": f'<{call.request.scope["path"]}?{urlencode([*params, ("after", more)])}>; rel="next"'}

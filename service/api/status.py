@@ -1,0 +1,79 @@
+"""The service about itself: alive, ready, and its documentation, from the package alone."""
+
+import importlib.resources
+
+import psycopg
+from fastapi import Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+
+from service.api.openapi import document
+from service.api.operations import Documented, Services, declare, json_response, new_router
+from service.errors import NotFound, Unavailable
+
+_ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css", "favicon.png": "image/png"}
+
+router = new_router()
+
+
+async def _live(_: Request) -> Response:
+    return Response("ok\n", media_type="text/plain")
+
+
+async def _ready(request: Request) -> Response:
+    """Ready when the database answers and every writer lives."""
+    services: Services = request.app.state.services
+    if services.writers.failed:
+        raise Unavailable(f"The writer of {', '.join(sorted(services.writers.failed))} died and has not committed since.")
+    try:
+        await services.reader.database.rows("SELECT 1")
+    except psycopg.Error as error:
+        raise Unavailable("The database does not answer.") from error
+    return Response("ready\n", media_type="text/plain")
+
+
+async def _openapi(_: Request) -> Response:
+    return json_response(document())
+
+
+async def _docs(_: Request) -> Response:
+    page = get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title="contract-ledger",
+        swagger_js_url="/docs/swagger-ui-bundle.js",
+        swagger_css_url="/docs/swagger-ui.css",
+        swagger_favicon_url="/docs/favicon.png",
+    )
+    # A reader of a contract's terms must not be told on to anyone: the browser opens no address but this service's.
+    page.headers["Content-Security-Policy"] = "default-src 'self' 'unsafe-inline'; img-src 'self' data:"
+    return page
+
+
+async def _asset(request: Request) -> Response:
+    name = request.path_params["asset"]
+    if name not in _ASSETS:
+        raise NotFound(f"There is no {name[:100]!r} in the documentation.")
+    content = importlib.resources.files("fastapi_offline").joinpath("static", name).read_bytes()
+    return Response(content, media_type=_ASSETS[name], headers={"Cache-Control": "public, max-age=86400"})
+
+
+for path, operation_id, summary, endpoint in (
+    ("/livez", "get_liveness", "Whether the process lives", _live),
+    ("/readyz", "get_readiness", "Whether it can serve", _ready),
+):
+    declare(
+        router,
+        "GET",
+        path,
+        Documented(
+            operation_id=operation_id,
+            tag="service",
+            summary=summary,
+            answers={200: ("Yes, in one word", str)},
+            problems=(Unavailable,) if path == "/readyz" else (),
+            public=True,
+        ),
+        endpoint,
+    )
+router.add_api_route("/openapi.json", _openapi, response_model=None)
+router.add_api_route("/docs", _docs, response_model=None)
+router.add_api_route("/docs/{asset}", _asset, response_model=None)

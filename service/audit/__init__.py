@@ -1,0 +1,1 @@
+"""Replays for operators and auditors: verify compares, rebuild writes."""

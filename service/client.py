@@ -1,0 +1,120 @@
+"""The service over HTTP, for the commands that speak to it as anybody would."""
+
+from collections.abc import Iterator
+from typing import Any, Self
+from urllib.parse import quote, urlsplit
+
+import httpx
+
+from service.errors import OperatorError
+
+PAGE = 500
+TIMEOUT_SECONDS = 30
+Json = dict[str, Any]
+
+
+class Problem(OperatorError):
+    """The service refused; the sentence is its own."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+class Unreachable(OperatorError):
+    """Nothing answers at the address."""
+
+
+class Client:
+    """A ledger of a service. Every call raises OperatorError, with the service's own words where it has some."""
+
+    def __init__(self, url: str, key: str, ledger: str) -> None:
+        self.url = url.rstrip("/")
+        self.ledger = ledger
+        self.base = f"/v1/ledgers/{quote(ledger, safe='')}"
+        # A proxy of the environment does not know this machine's own addresses.
+        local = _host(url) in ("localhost", "127.0.0.1", "::1")
+        headers = {"Authorization": f"Bearer {key}"}
+        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=TIMEOUT_SECONDS, trust_env=not local)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def make_ledger(self, time_zone: str) -> Json:
+        """The ledger, made if there was none."""
+        return self._answer("PUT", self.base, json={"time_zone": time_zone})
+
+    def append(self, path: str, request: Json, key: str) -> Json:
+        """The receipt of an append, whether it was recorded now or before under the same key."""
+        return self._answer("POST", self.base + path, json=request, headers={"Idempotency-Key": key})
+
+    def validate(self, path: str, request: Json) -> Json:
+        """The receipt that an append would have."""
+        return self._answer("POST", self.base + path, json=request, params={"validate_only": "true"})
+
+    def contract(self, contract_id: str, **times: Any) -> Json:
+        """A contract at the times that are given."""
+        given = {name: value for name, value in times.items() if value is not None}
+        return self._answer("GET", f"{self.base}/contracts/{quote(contract_id, safe='')}", params=given)
+
+    def contract_events(self, contract_id: str) -> list[Json]:
+        """Every event of a contract, by revision."""
+        return list(self._pages(f"{self.base}/contracts/{quote(contract_id, safe='')}/events"))
+
+    def feed(self, after: str | None) -> Json:
+        """A page of the ledger's events after a cursor."""
+        params: Json = {"limit": PAGE} if after is None else {"limit": PAGE, "after": after}
+        return self._answer("GET", f"{self.base}/events", params=params)
+
+    def _pages(self, path: str) -> Iterator[Json]:
+        params: Json = {"limit": PAGE}
+        while True:
+            page = self._answer("GET", path, params=params)
+            yield from page["items"]
+            if "next" not in page:
+                return
+            params["after"] = page["next"]
+
+    def _answer(self, method: str, path: str, **request: Any) -> Json:
+        try:
+            response = self._http.request(method, path, **request)
+        except httpx.TransportError as error:
+            raise Unreachable(
+                f"Nothing answers at {self.url} ({str(error) or type(error).__name__}): start it with `contract-ledger serve`, "
+                "or name another address with --url or LEDGER_URL."
+            ) from error
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise OperatorError(f"{self.url!r} is no address of a service ({error}): write it as http://127.0.0.1:8000.") from error
+        try:
+            answer = response.json()
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise OperatorError(f"What answers at {self.url} is not contract-ledger: name its address with --url or LEDGER_URL.")
+        if response.is_error:
+            raise Problem(response.status_code, _sentence(response.status_code, answer))
+        return answer
+
+
+def _host(url: str) -> str:
+    """The host of an address. OperatorError for what is none."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise OperatorError(f"{url!r} is no address of a service: write it as http://127.0.0.1:8000.")
+    return parts.hostname
+
+
+def _sentence(status: int, problem: Json) -> str:
+    said = f"{problem.get('title', 'The service refused')}: {problem.get('detail', f'status {status}')}"
+    if status == 401:
+        return f"{said} The key comes from LEDGER_API_KEY, else from the data folder: name that of the service with --data-dir."
+    return said

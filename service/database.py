@@ -1,0 +1,300 @@
+"""The tables, as SQLAlchemy Core knows them, and how the service connects to them.
+
+Every key begins with `ledger_id`: the ledger is the tenant, the unit of order and the shard. The migrations write the same tables in
+SQL, and a test holds the two equal. What only the migrations hold: the triggers that refuse changes, and the privileges.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import orjson
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Date,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, dialect
+
+from service.errors import DatabaseUnreachable, OperatorError
+
+metadata = MetaData(
+    naming_convention={"pk": "%(table_name)s_pkey", "uq": "%(table_name)s_%(column_0_N_name)s_key", "ck": "%(constraint_name)s"}
+)
+_instant = DateTime(timezone=True)
+
+ledgers = Table(
+    "ledgers",
+    metadata,
+    Column("ledger_id", Uuid, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("time_zone", Text, nullable=False),
+    Column("epoch", Integer, nullable=False, server_default=text("1")),
+    Column("generation", Integer, nullable=False, server_default=text("1")),
+    Column("layout", Integer, nullable=False),
+    Column("if_match_required", Boolean, nullable=False, server_default=text("false")),
+    Column("clock_accepted_at", _instant),
+    Column("created_at", _instant, nullable=False, server_default=text("clock_timestamp()")),
+)
+"""Books of contracts. `generation` names the rows of the projections that are live, `layout` the shape they have."""
+
+ledger_locks = Table("ledger_locks", metadata, Column("ledger_id", Uuid, primary_key=True))
+"""One static row a ledger; its lock is the order of the log. Nothing references it and nothing ever changes it."""
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("last_position", BigInteger, nullable=False),
+    Column("recorded_at", _instant, nullable=False),
+    PrimaryKeyConstraint("ledger_id", "last_position"),
+    Index("batches_recorded_at", "ledger_id", "recorded_at"),
+)
+"""The heads of the log, one row a commit; the newest is the head. A ledger begins with the row of position 0."""
+
+events = Table(
+    "events",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("contract_id", Uuid, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("event_id", Uuid, nullable=False),
+    Column("event_type", Text, nullable=False),
+    Column("recorded_at", _instant, nullable=False),
+    Column("header", LargeBinary, nullable=False),
+    Column("event_hash", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("ledger_id", "position"),
+    UniqueConstraint("ledger_id", "contract_id", "revision"),
+    UniqueConstraint("ledger_id", "event_id"),
+    CheckConstraint("event_hash = sha256('\\x00'::bytea || header)", name="events_hash_check"),
+    CheckConstraint("octet_length(header) <= 4096", name="events_header_check"),
+)
+"""The log: the header's bytes as hashed, and columns copied from them for queries."""
+
+payloads = Table(
+    "payloads",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("ledger_id", "position"),
+)
+"""The bodies of events, apart from the log, so that one can be erased while every proof stays."""
+
+contracts = Table(
+    "contracts",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("contract_id", Uuid, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("last_hash", LargeBinary, nullable=False),
+    Column("last_on", Date, nullable=False),
+    Column("has_pending", Boolean, nullable=False),
+    Column("settled_on", Date, nullable=False),
+    Column("holds_until", Date),
+    Column("filters", ARRAY(Text), nullable=False),
+    Column("state", Text, nullable=False),
+    Column("beside", Text, nullable=False),
+    PrimaryKeyConstraint("ledger_id", "generation", "contract_id"),
+    Index("contracts_filters", "filters", postgresql_using="gin"),
+    Index("contracts_holds_until", "ledger_id", "generation", "holds_until", postgresql_where=text("holds_until IS NOT NULL")),
+)
+"""The current state of contracts: exactly the fold of the log. `state` and `beside` are canonical JSON, kept as text."""
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("contract_id", Uuid, nullable=False),
+    Column("delivery_id", Text, nullable=False),
+    Column("revision", Integer, nullable=False),
+    PrimaryKeyConstraint("ledger_id", "generation", "contract_id", "delivery_id"),
+)
+"""Ids of recorded deliveries, which are too many to stand in a contract's state and must be unique in it."""
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("key", LargeBinary, nullable=False),
+    Column("salt", LargeBinary, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("receipt", Text, nullable=False),
+    PrimaryKeyConstraint("ledger_id", "key"),
+)
+"""Receipts by key (16 bytes of SHA-256 of principal, method, path and Idempotency-Key), with the request's salted digest."""
+
+principals = Table(
+    "principals",
+    metadata,
+    Column("principal_id", Uuid, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("created_at", _instant, nullable=False, server_default=text("clock_timestamp()")),
+)
+"""Who records and reads; the log knows them by id only."""
+
+grants = Table(
+    "grants",
+    metadata,
+    Column("principal_id", Uuid, ForeignKey("principals.principal_id", name="grants_principal_id_fkey"), nullable=False),
+    Column("ledger_id", Uuid),
+    Column("rights", ARRAY(Text), nullable=False),
+    UniqueConstraint("principal_id", "ledger_id", postgresql_nulls_not_distinct=True),
+)
+"""Rights of a principal in a ledger; without a ledger, in all of them."""
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("key_id", Uuid, primary_key=True),
+    Column("principal_id", Uuid, ForeignKey("principals.principal_id", name="api_keys_principal_id_fkey"), nullable=False),
+    Column("key_hash", LargeBinary, nullable=False, unique=True),
+    Column("created_at", _instant, nullable=False, server_default=text("clock_timestamp()")),
+    Column("expires_at", _instant),
+    Column("revoked_at", _instant),
+)
+"""Keys, as SHA-256 of their text."""
+
+_DIALECT = dialect()  # type: ignore[no-untyped-call]
+
+
+def insert_rows(table: Table, *, bytes_as_text: tuple[str, ...] = (), upsert: bool = False) -> str:
+    """SQL that inserts the rows of one JSON document (a parameter named like the table), all of one ledger (`ledger_id`).
+
+    One document through jsonb_to_recordset costs the client a fifth of arrays of parameters. Columns of bytes are given as `\\x` and
+    hex digits, or, where named in `bytes_as_text`, as their UTF-8 text. Columns with a default that nothing gives are left out.
+    """
+    columns = [column for column in table.columns if column.name != "ledger_id"]
+    types = {column.name: str(column.type.compile(dialect=_DIALECT)) for column in columns}
+    chosen = [f"convert_to(r.{name}, 'UTF8')" if name in bytes_as_text else f"r.{name}" for name in types]
+    record = ", ".join(f"{name} {'text' if name in bytes_as_text else types[name]}" for name in types)
+    statement = (  # every part is a name of our own tables
+        f"INSERT INTO {table.name} (ledger_id, {', '.join(types)}) "  # noqa: S608
+        f"SELECT %(ledger_id)s::uuid, {', '.join(chosen)} FROM jsonb_to_recordset(%({table.name})s::jsonb) AS r({record})"
+    )
+    if upsert:
+        key = [column.name for column in table.primary_key.columns]
+        changes = ", ".join(f"{name} = excluded.{name}" for name in types if name not in key)
+        statement += f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
+    return statement
+
+
+def rows_json(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as the document that `insert_rows` takes."""
+    return orjson.dumps(rows).decode()
+
+
+DURABILITY = """
+SELECT current_setting('fsync'), current_setting('full_page_writes'), current_setting('synchronous_commit'),
+       current_setting('server_version_num')::int
+"""
+
+
+async def check_durability(connection: AsyncConnection[Any]) -> None:
+    """OperatorError unless a commit on this connection is on disk when it is acknowledged."""
+    row = await (await connection.execute(DURABILITY)).fetchone()
+    refuse_unsafe(row or ())
+
+
+def refuse_unsafe(row: tuple[Any, ...]) -> None:
+    fsync, full_page_writes, synchronous_commit, version = row
+    for name, value in (("fsync", fsync), ("full_page_writes", full_page_writes), ("synchronous_commit", synchronous_commit)):
+        if value == "off":
+            raise OperatorError(
+                f"Postgres runs with {name} = off, so an acknowledged event could be lost: "
+                f"turn {name} on (ALTER SYSTEM SET {name} = on; SELECT pg_reload_conf()) and start again."
+            )
+    if version < 160000:
+        raise OperatorError(f"Postgres is version {version // 10000}; contract-ledger needs 16 or later.")
+
+
+class Database:
+    """The connections of one process. Each is checked when it is made, and runs in autocommit: transactions are explicit."""
+
+    def __init__(self, url: str, connections: int) -> None:
+        self._pool: AsyncConnectionPool[AsyncConnection[TupleRow]] = AsyncConnectionPool(
+            url,
+            min_size=2,
+            max_size=max(connections, 2),
+            open=False,
+            timeout=5,
+            kwargs={
+                "autocommit": True,
+                "prepare_threshold": 1,
+                "connect_timeout": 5,
+                "application_name": "contract-ledger",
+                "keepalives_idle": 10,
+                "keepalives_interval": 5,
+                "keepalives_count": 3,
+            },
+            configure=self._configure,
+            reconnect_timeout=2**31,
+        )
+        self.on_connect: list[Callable[[AsyncConnection[TupleRow]], Awaitable[None]]] = []
+
+    async def open(self) -> None:
+        """Connect, or raise OperatorError with what stands in the way."""
+        await self._pool.open()
+
+    async def close(self) -> None:
+        await self._pool.close()
+
+    async def recover(self) -> None:
+        """After a failure: let go of the connections that are broken, and make new ones."""
+        with suppress(PoolTimeout):
+            await self._pool.check()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[AsyncConnection[TupleRow]]:
+        """A connection for the time of the block. Unavailable when none can be had."""
+        try:
+            connection = await self._pool.getconn()
+        except PoolTimeout as error:
+            raise DatabaseUnreachable("The database cannot be reached at the moment; retry with the same Idempotency-Key.") from error
+        try:
+            yield connection
+        finally:
+            await self._pool.putconn(connection)
+
+    async def rows(self, statement: str, parameters: Mapping[str, Any] | None = None) -> list[TupleRow]:
+        """All rows of one statement, in a transaction of its own."""
+        async with self.connection() as connection:
+            return await (await connection.execute(statement, parameters)).fetchall()
+
+    async def _configure(self, connection: AsyncConnection[TupleRow]) -> None:
+        await check_durability(connection)
+        for check in self.on_connect:
+            await check(connection)
+
+
+def connect(url: str, **options: Any) -> psycopg.Connection[TupleRow]:
+    """A connection for a command. OperatorError when the database cannot be reached."""
+    try:
+        connection = psycopg.connect(url, connect_timeout=10, application_name="contract-ledger", **options)
+    except psycopg.OperationalError as error:
+        where = psycopg.conninfo.make_conninfo(url, password="***")  # noqa: S106 - it hides one
+        reason = str(error).strip().splitlines()[-1] if str(error) else "no answer"
+        raise OperatorError(f"The database cannot be reached ({where}): {reason}") from error
+    return connection

@@ -1,0 +1,226 @@
+"""The demo: the case played into a ledger of its own, and the five answers that the service gives about it.
+
+Nothing here knows an answer: every word is made from what the service says.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from service.case import CONTINUATIONS, DAY_BETWEEN, EVENTS, FIRST_DAY, LAST_DAY, request_key
+from service.client import Client, Problem
+from service.errors import OperatorError
+from service.log.header import NO_PREVIOUS, SCHEMA, event_hash, header_bytes
+from service.prose import Told, figure_amount, listed, money, source_words
+from service.story import console, history
+
+Json = dict[str, Any]
+LEDGER = "demo"
+TIME_ZONE = "Asia/Seoul"
+HASH_SHOWN = 16
+_HEADER_MEMBERS = (
+    *("body_digest", "contract_id", "event_id", "event_type", "position", "prev", "recorded_at", "recorded_by", "revision"),
+    *("schema_version", "causation_id", "correlation_id", "effective_on", "hypothetical"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The contract as of the first reports and the last; and on a day between, as known by each."""
+
+    first: Told
+    last: Told
+    then: Told
+    now: Told
+
+
+def demo(client: Client, show_command: str) -> None:
+    """Play the case into the ledger `demo`, once however often it is run, and tell what the service answers.
+
+    `show_command` is how `show` has to be typed, with `{}` for what it shows.
+    """
+    ledger = client.make_ledger(TIME_ZONE)
+    contract_id, position = play(client)
+    events = client.contract_events(contract_id)
+    told = _ask(client, contract_id, position, events)
+    out = console()
+    out.print(f"{told.last.state['title']}: {listed(_parties(told.last.state))}", style="bold")
+    out.print(f"{len(EVENTS)} events in ledger {client.ledger}, contract {contract_id}", style="dim")
+    for line in history(told.last.as_of, [event for event in events if event["position"] <= position]):
+        out.print(line, soft_wrap=True)
+    for title, parts in (
+        ("1. The value, and on whose word", _value_answer(told)),
+        ("2. The best figure, in each currency", _best_answer(told.last)),
+        (f"3. What was the contract on {DAY_BETWEEN}?", _day_answer(told)),
+        ("4. The end of the term", _term_answer(told)),
+        ("5. What these answers rest on", _basis_answer(told, events, ledger["ledger_id"])),
+        ("And then? Asked, not recorded", _continuations(client, contract_id)),
+    ):
+        out.print()
+        out.print(Rule(title, align="left", style="dim"))
+        for part in parts:
+            out.print(part)
+    out.print()
+    out.print("Read on:", style="bold")
+    out.print(show_command.format(f"{contract_id} --ledger {client.ledger}"), soft_wrap=True, style="green", markup=False)
+
+
+def _ask(client: Client, contract_id: str, position: int, events: Sequence[Json]) -> Answers:
+    """Asked as known at the position of the case's last event, the answers stay the same whatever is recorded later."""
+
+    def told(effective_on: str, published_by: str) -> Told:
+        answer = client.contract(contract_id, effective_on=effective_on, published_by=published_by, known_position=position)
+        return Told(answer, events)
+
+    return Answers(
+        first=told(FIRST_DAY, FIRST_DAY),
+        last=told(LAST_DAY, LAST_DAY),
+        then=told(DAY_BETWEEN, FIRST_DAY),
+        now=told(DAY_BETWEEN, LAST_DAY),
+    )
+
+
+def _parties(state: Json) -> list[str]:
+    return [f"{party['name']} ({listed(party['roles'])})" for party in state["parties"]]
+
+
+def play(client: Client) -> tuple[str, int]:
+    """Append the case; the contract, and the position of its last event. A key that was used before gets its first receipt."""
+    contract_id, position = "", 0
+    for index, (event_type, request) in enumerate(EVENTS):
+        path = f"/contracts/{contract_id}/{_path(event_type)}" if contract_id else "/contracts/reported"
+        receipt = client.append(path, request, request_key(index))
+        contract_id, position = receipt["contract_id"], receipt["events"][-1]["position"]
+    return contract_id, position
+
+
+def _path(event_type: str) -> str:
+    return event_type.replace(".", "-").replace("_", "-")
+
+
+def _paragraph(label: str, sentences: Iterable[str]) -> RenderableType:
+    return Padding(Text.assemble((f"{label}: ", "bold"), " ".join(sentences)), (0, 0, 1, 0))
+
+
+def _value_answer(answers: Answers) -> Iterator[RenderableType]:
+    for told in (answers.first, answers.last):
+        yield _paragraph(f"Published by {told.as_of['published_by']}", told.value())
+
+
+def _best_answer(last: Told) -> Iterator[RenderableType]:
+    value = last.state["value"]
+    table = Table(show_edge=False, pad_edge=False)
+    for heading in ("", *(entry["currency"] for entry in value["by_currency"])):
+        table.add_column(heading)
+    for name in ("best", "low", "high"):
+        table.add_row(name, *(_amount_in(entry, name) for entry in value["by_currency"]))
+    yield table
+    support, conflicts = value.get("support", 0), value.get("conflicts", [])
+    count = "no conflicts" if not conflicts else f"{len(conflicts)} conflicts"
+    yield Text(
+        f"{support} sources support the figure in {value['best']['currency']}; {count}. Nothing is converted or averaged here; "
+        "to show it in another currency, at the European Central Bank's rate of a day, comes later."
+    )
+
+
+def _amount_in(entry: Json, name: str) -> str:
+    part = entry[name]
+    if name == "best":
+        return f"{figure_amount(part)} ({part['basis']}, {source_words(part['source'])})"
+    return f"{money(part['amount'], entry['currency'])} ({part['figure_id']})"
+
+
+def _day_answer(answers: Answers) -> Iterator[RenderableType]:
+    both = (answers.then, answers.now)
+    table = Table(show_edge=False, pad_edge=False, show_lines=True)
+    table.add_column("")
+    for told in both:
+        table.add_column(f"as published by {told.as_of['published_by']}", ratio=1)
+    rows: dict[str, list[list[str]]] = {
+        "status": [[told.status()] for told in both],
+        "delivery": [[told.delivery()] for told in both],
+        "term": [[told.term()] for told in both],
+        "uncertain": [told.uncertain() for told in both],
+        "pending": [told.pending() for told in both],
+        "anomalies": [told.anomalies() for told in both],
+    }
+    for label, cells in rows.items():
+        table.add_row(Text(label, style="bold"), *(Text("\n".join(lines) or "none") for lines in cells))
+    yield table
+    yield Text("Two answers about one day, and both stay: what the world knew then, and what it learned later.")
+
+
+def _term_answer(answers: Answers) -> Iterator[RenderableType]:
+    for told in (answers.first, answers.last):
+        yield Text(f"Published by {told.as_of['published_by']}: the term {told.term()}.")
+
+
+def _basis_answer(told: Answers, events: Sequence[Json], ledger_id: str) -> Iterator[RenderableType]:
+    answers = {
+        f"1, by {FIRST_DAY}": _value_revisions(told.first.state),
+        f"1 and 2, by {LAST_DAY}": _value_revisions(told.last.state),
+        f"3, by {FIRST_DAY}": _day_revisions(told.then),
+        f"3, by {LAST_DAY}": _day_revisions(told.now),
+        f"4, by {FIRST_DAY}": set(told.first.state["term_end"]["rests_on"]),
+        f"4, by {LAST_DAY}": set(told.last.state["term_end"]["rests_on"]),
+    }
+    for label, revisions in answers.items():
+        yield Text(f"Answer {label}: positions {told.last.positions(revisions)}")
+    used: set[int] = set().union(*answers.values())
+    table = Table(show_edge=False, pad_edge=False)
+    for heading in ("position", "event", "on the word of", "event hash"):
+        table.add_column(heading)
+    for event in events:
+        if event["revision"] in used:
+            hash_shown = event["event_hash"][:HASH_SHOWN] + "…"
+            table.add_row(str(event["position"]), event["event_type"], source_words(event["source"]), hash_shown)
+    yield table
+    yield Text(check_chain(events, ledger_id))
+
+
+def _value_revisions(state: Json) -> set[int]:
+    parts = [*state.get("figures", []), *state["value"].get("withheld", []), *state["quantity"].get("withheld", [])]
+    return {revision for part in parts for revision in part["rests_on"]}
+
+
+def _day_revisions(told: Told) -> set[int]:
+    state = told.state
+    revisions = {*state.get("status_rests_on", []), *state.get("delivery", {}).get("rests_on", [])}
+    revisions |= {revision for anomaly in told.answer["anomalies"] for revision in anomaly["events"]}
+    return revisions | {entry["revision"] for entry in told.answer["pending"]} | set(state.get("term_end", {}).get("rests_on", []))
+
+
+def check_chain(events: Sequence[Json], ledger_id: str) -> str:
+    """Check a contract's events anew: each hash is that of its header, and each names the hash before it. OperatorError if not."""
+    for before, event in pairwise([{"event_hash": NO_PREVIOUS, "revision": 0}, *events]):
+        members = {name: event[name] for name in _HEADER_MEMBERS if name in event}
+        header = header_bytes(members | {"ledger_id": ledger_id, "schema": SCHEMA})
+        where = f"position {event['position']}"
+        if event_hash(header).hex() != event["event_hash"]:
+            raise OperatorError(f"The event at {where} is not what its hash was made of: run `contract-ledger verify`.")
+        if event["prev"] != before["event_hash"] or event["revision"] != before["revision"] + 1:
+            raise OperatorError(f"The chain of the contract breaks at {where}: run `contract-ledger verify`.")
+    return (
+        f"Checked just now, from the answers alone: {len(events)} events; the hash of each is that of its header, and each names the "
+        "hash of the one before it. Proofs for a stranger (a signed checkpoint, inclusion, consistency) come later."
+    )
+
+
+def _continuations(client: Client, contract_id: str) -> Iterator[RenderableType]:
+    """What could come, marked hypothetical and only validated."""
+    for sentence, event_type, request in CONTINUATIONS:
+        try:
+            receipt = client.validate(f"/contracts/{contract_id}/{_path(event_type)}", request)
+        except Problem as problem:
+            yield Text(f"{sentence} ({event_type}): would be refused. {problem}")
+            continue
+        flags = listed(anomaly["rule"] for anomaly in receipt["anomalies"])
+        flagged = f", and flagged: {flags}" if flags else ""
+        yield Text(f"{sentence} ({event_type}): would be accepted as revision {receipt['revision']}{flagged}.")

@@ -1,0 +1,230 @@
+"""What a deployment keeps on this machine, and the database that a command works with.
+
+<data folder>/
+  api-key          the first key, so that commands on this machine need no typing
+  passwords.json   of the roles in the embedded database
+  heads/           the last committed event of each ledger
+  (and what service.embedded keeps there)
+"""
+
+import json
+import os
+import secrets
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import TupleRow
+
+from service.database import connect
+from service.embedded import SOCKET_FILE, EmbeddedPostgres, FolderLock, default_data_folder
+from service.errors import OperatorError
+from service.settings import Settings
+
+DATABASE = "ledger"
+OWNER = "ledger_owner"
+SERVICE = "ledger_service"
+API_KEY_FILE = "api-key"
+PASSWORDS_FILE = "passwords.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Databases:
+    """Where a command connects: as the service's role, and as the owner of the tables where that is known."""
+
+    service_url: str
+    owner_url: str | None
+
+    def owner(self) -> str:
+        """The owner's URL. OperatorError when it was not told."""
+        if self.owner_url is None:
+            raise OperatorError("This takes the owner of the tables: set LEDGER_MIGRATION_URL as well.")
+        return self.owner_url
+
+
+def data_folder(settings: Settings) -> Path:
+    """The data folder, made known to nobody yet: it may be missing."""
+    return (settings.data_dir or default_data_folder()).absolute()
+
+
+def make_data_folder(folder: Path) -> Path:
+    """The folder, there and writable. OperatorError if that cannot be."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK | os.X_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise OperatorError(
+            f"The data folder {folder} cannot be written: make it writable for this account, or choose another by LEDGER_DATA_DIR."
+        )
+    return folder
+
+
+@contextmanager
+def databases(settings: Settings) -> Iterator[Databases]:
+    """The database that the settings name, else the embedded one: as it runs, or started for the time of the block."""
+    if settings.database_url is not None:
+        yield named_databases(settings)
+        return
+    folder = data_folder(settings)
+    if _is_served(folder):
+        yield _running(folder)
+        return
+    with EmbeddedPostgres(folder) as server:
+        yield prepare(server)
+
+
+def named_databases(settings: Settings) -> Databases:
+    """The databases that the settings name. OperatorError for a URL that cannot be read."""
+    for variable, url in (("LEDGER_DATABASE_URL", settings.database_url), ("LEDGER_MIGRATION_URL", settings.migration_url)):
+        try:
+            conninfo_to_dict(url or "")
+        except psycopg.ProgrammingError as error:
+            raise OperatorError(
+                f"{variable} is no URL of a Postgres ({str(error).strip()}); write it as postgresql://user:password@host/database."
+            ) from None
+    assert settings.database_url is not None
+    return Databases(settings.database_url, settings.migration_url)
+
+
+def role_name(settings: Settings) -> str:
+    """The service's role, as LEDGER_DATABASE_URL names it, else as the embedded database does."""
+    if settings.database_url is None:
+        return SERVICE
+    return str(conninfo_to_dict(named_databases(settings).service_url).get("user") or SERVICE)
+
+
+def prepare(server: EmbeddedPostgres) -> Databases:
+    """The roles and the database of an embedded server, made where they are missing, with the kept passwords."""
+    passwords = _passwords(server.folder)
+    with connect(server.url("postgres", server.superuser), autocommit=True) as connection:
+        for role, password in passwords.items():
+            _set_role(connection, role, password)
+        if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
+            connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(DATABASE), sql.Identifier(OWNER)))
+    return _urls(server, passwords)
+
+
+def _set_role(connection: psycopg.Connection[TupleRow], role: str, password: str) -> None:
+    """The owner is made here, and may make roles; the service's role is made by the migration, so that it belongs to the owner."""
+    known = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone()
+    if known or role == OWNER:
+        statement = "ALTER ROLE {} PASSWORD {}" if known else "CREATE ROLE {} LOGIN CREATEROLE PASSWORD {}"
+        connection.execute(sql.SQL(statement).format(sql.Identifier(role), sql.Literal(password)))
+
+
+def _urls(server: EmbeddedPostgres, passwords: dict[str, str]) -> Databases:
+    return Databases(server.url(DATABASE, SERVICE, passwords[SERVICE]), server.url(DATABASE, OWNER, passwords[OWNER]))
+
+
+def _passwords(folder: Path) -> dict[str, str]:
+    text = _read_secret(folder / PASSWORDS_FILE)
+    if text is None:
+        text = json.dumps({OWNER: secrets.token_urlsafe(32), SERVICE: secrets.token_urlsafe(32)})
+        keep_secret(folder / PASSWORDS_FILE, text)
+    passwords: dict[str, str] = json.loads(text)
+    return passwords
+
+
+def _is_served(folder: Path) -> bool:
+    """Whether a service uses the folder at the moment. OperatorError for a folder without a database."""
+    lock = FolderLock(folder)
+    try:
+        (folder / "cluster").stat()
+        lock.acquire()
+    except FileNotFoundError:
+        raise OperatorError(
+            f"There is no database in {folder}: run `contract-ledger serve` once, name its folder with --data-dir, "
+            "or set LEDGER_DATABASE_URL."
+        ) from None
+    except OSError as error:
+        raise OperatorError(
+            f"{error.filename} cannot be used ({error.strerror}): run this as the account that runs the service."
+        ) from error
+    except OperatorError:
+        return True
+    lock.release()
+    return False
+
+
+def _running(folder: Path) -> Databases:
+    """The embedded database of a service that runs, through its socket."""
+    server = EmbeddedPostgres(folder)
+    elsewhere = server.folder / "socket-elsewhere"
+    if not (server.socket_folder / SOCKET_FILE).exists() and elsewhere.is_symlink():
+        server.socket_folder = elsewhere.readlink()
+    return _urls(server, _passwords(server.folder))
+
+
+def kept_key(folder: Path) -> str | None:
+    """The key kept in the data folder, if there is one."""
+    text = _read_secret(folder / API_KEY_FILE)
+    return text.strip() if text else None
+
+
+def command_key(settings: Settings) -> str:
+    """The key for a command over HTTP: LEDGER_API_KEY, else the one kept in the data folder."""
+    folder = data_folder(settings)
+    key = settings.api_key or kept_key(folder)
+    if key is None:
+        raise OperatorError(
+            f"There is no key: set LEDGER_API_KEY, or name the data folder of the service with --data-dir ({folder / API_KEY_FILE} "
+            "is not there)."
+        )
+    return key
+
+
+def _read_secret(file: Path) -> str | None:
+    try:
+        return file.read_text()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise OperatorError(f"{file} cannot be read ({error.strerror}): run this as the account that runs the service.") from error
+
+
+def keep_secret(file: Path, text: str) -> None:
+    """Write a file that its owner alone may read, whole or not at all."""
+    draft = file.with_suffix(".draft")
+    draft.unlink(missing_ok=True)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as target:
+        target.write(text + "\n")
+        target.flush()
+        os.fsync(target.fileno())
+    draft.replace(file)
+    handle = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def connected(url: str) -> Iterator[psycopg.Connection[TupleRow]]:
+    """A connection for a command, in autocommit. OperatorError for what the database refuses."""
+    options: dict[str, Any] = {"autocommit": True}
+    with connect(url, **options) as connection:
+        try:
+            yield connection
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise OperatorError(f"The database does not let this role do that: {error.diag.message_primary}.") from error
+        except psycopg.Error as error:
+            raise OperatorError(f"The database refused: {str(error).strip()}") from error
+
+
+def command_name() -> str:
+    """The command as the user has to type it: by its name where the shell finds it, else by its path."""
+    program = Path(sys.argv[0]).absolute()
+    if program.name == "__main__.py":
+        return f"{shlex.quote(sys.executable)} -m service"
+    found = shutil.which(program.name)
+    return program.name if found and Path(found).resolve() == program.resolve() else shlex.quote(str(program))

@@ -1,0 +1,228 @@
+"""The agreement: reported, signed, linked to others."""
+
+from datetime import date
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from service.domain.dates import BusinessDate, first_day, last_day
+from service.domain.events import EventData, Id, Name, RecordedEvent, Word, event_type, stated
+from service.domain.figures import Figures, add_figure, check_new_figures
+from service.domain.state import (
+    Agreement,
+    Contract,
+    Delivered,
+    Facts,
+    Item,
+    Party,
+    Report,
+    Signing,
+    Withheld,
+)
+from service.domain.terms import (
+    Identifier,
+    ItemData,
+    Items,
+    Kind,
+    Parties,
+    PartyData,
+    PeriodData,
+    References,
+    TermPeriod,
+    Terms,
+    WithheldList,
+    state_period,
+)
+from service.errors import NotAllowedNow
+
+
+class _Opening(EventData):
+    """What the two events that may open a contract have in common: the members they state about it."""
+
+    __slots__ = ()
+    opens = True
+    title: Name | None
+    kind: Kind | None
+    references: References | None
+    parties: Parties | None
+    items: Items | None
+    period: TermPeriod | None
+    figures: Figures | None
+
+    def check_whole(self, whole: Contract) -> None:
+        if whole.facts.opening is None:
+            missing = [name for name in ("title", "kind", "parties") if getattr(self, name) is None]
+            if missing:
+                raise NotAllowedNow("first-event-opens", f"The event that opens a contract also states {', '.join(missing)}.")
+        check_new_figures(whole, self.figures or [])
+
+    def _state_members(self, contract: Contract, event: RecordedEvent) -> None:
+        facts, revision = contract.facts, event.revision
+        facts.title = self.title or facts.title
+        facts.kind = self.kind or facts.kind
+        if self.references is not None:
+            facts.references = [{**stated(reference), "rests_on": [revision]} for reference in self.references]
+        if self.parties is not None:
+            facts.parties = [_party(party, revision) for party in self.parties]
+        if self.items is not None:
+            facts.items = [_item(item, revision) for item in self.items]
+            _flag_more_delivered(contract, revision)
+        if self.period is not None:
+            state_period(facts, revision, self.period)
+        for figure in self.figures or ():
+            add_figure(contract, figure, event)
+
+
+def _party(party: PartyData, revision: int) -> Party:
+    return Party(
+        party_id=party.party_id,
+        name=party.name,
+        roles=party.roles,
+        identifiers=stated(party.identifiers),
+        relation=stated(party.relation),
+        rests_on=[revision],
+    )
+
+
+def _item(item: ItemData, revision: int) -> Item:
+    return Item(
+        item_id=item.item_id,
+        description=item.description,
+        quantity=item.quantity,
+        ordered=item.quantity,
+        unit=item.unit,
+        rests_on=[revision],
+    )
+
+
+@event_type("contract.reported")
+class ContractReported(_Opening):
+    """A source reports a contract, or how far it has come: reported, negotiating, denied. May open a contract, and may recur."""
+
+    stage: Literal["reported", "negotiating", "denied"]
+    title: Name | None = None
+    kind: Kind | None = None
+    references: References | None = None
+    parties: Parties | None = None
+    items: Items | None = None
+    period: TermPeriod | None = None
+    figures: Figures | None = None
+
+    def apply(self, contract: Contract, event: RecordedEvent) -> None:
+        report = Report(stage=self.stage, effective_on=event.effective_on, rests_on=[event.revision])
+        contract.facts.report = report
+        if event.revision == 1:
+            contract.facts.opening = report
+        self._state_members(contract, event)
+
+
+@event_type("contract.signed")
+class ContractSigned(_Opening):
+    """The contract was signed, on a day or by a latest possible day. Once; may open a contract, and replaces the members it states."""
+
+    signed_on: BusinessDate | None = None
+    signed_by: BusinessDate | None = None
+    title: Name | None = None
+    kind: Kind | None = None
+    references: References | None = None
+    parties: Parties | None = None
+    items: Items | None = None
+    period: TermPeriod | None = None
+    figures: Figures | None = None
+    withheld: WithheldList | None = None
+    terms: Terms | None = None
+
+    def check_whole(self, whole: Contract) -> None:
+        if whole.facts.signing is not None:
+            raise NotAllowedNow("signed-once", "The contract is signed already; record what changed with an event of its own type.")
+        # Not super(): slots make the decorator return another class than the one in this method's closure.
+        _Opening.check_whole(self, whole)
+
+    def check_place(self, at: Contract) -> None:
+        named = {role for party in self.parties or at.facts.parties for role in party.roles}
+        withheld = {entry.path for entry in self.withheld or ()}
+        for role in ("supplier", "buyer"):
+            if role not in named and not withheld & {"/parties", f"/parties/{role}"}:
+                raise NotAllowedNow(
+                    "supplier-and-buyer",
+                    f"A signed contract has a supplier and a buyer, and no {role} stands by then: name a party with the role {role}, "
+                    f'or withhold it with {{"path": "/parties/{role}", "reason": ...}}.',
+                )
+
+    def apply(self, contract: Contract, event: RecordedEvent) -> None:
+        facts, revision = contract.facts, event.revision
+        facts.signing = Signing(signed_on=self.signed_on, signed_by=self.signed_by, effective_on=event.effective_on, rests_on=[revision])
+        if revision == 1:
+            facts.opening = Report(stage="signed", effective_on=event.effective_on, rests_on=[revision])
+        self._state_members(contract, event)
+        if self.withheld is not None:
+            facts.withheld = [
+                Withheld(path=entry.path, reason=entry.reason, until=entry.until, rests_on=[revision]) for entry in self.withheld
+            ]
+        if self.terms is not None:
+            facts.terms, facts.terms_rest_on = stated(self.terms), [revision]
+        flag_start_before_signing(contract, self.period, revision)
+        if facts.delivery:
+            flag_delivery_before_signing(contract, facts.delivery.started_on, facts.delivery.rests_on[0])
+
+
+def more_than_ordered(contract: Contract, total: Delivered) -> str | None:
+    """In words, that a total of deliveries is more than what is ordered; None where it is not, or where the units differ."""
+    item = contract.item(total.item_id)
+    if item is None or item.ordered is None or item.unit != total.unit or Decimal(total.quantity) <= Decimal(item.ordered):
+        return None
+    return f"{total.quantity} {total.unit} of {total.item_id} delivered, {item.ordered} ordered"
+
+
+def _flag_more_delivered(contract: Contract, revision: int) -> None:
+    totals = contract.facts.delivery.totals if contract.facts.delivery else []
+    sentences = [sentence for total in totals if (sentence := more_than_ordered(contract, total))]
+    if sentences:
+        contract.flag("delivered-more-than-ordered", [revision], "; ".join(sentences))
+
+
+def signing_day(facts: Facts) -> tuple[date, str] | None:
+    """The day of signing that other days are held against, and in words which one it is."""
+    if facts.signing is None:
+        return None
+    if facts.signing.signed_on:
+        return first_day(facts.signing.signed_on), f"the signing on {facts.signing.signed_on}"
+    if facts.signing.signed_by:
+        return last_day(facts.signing.signed_by), f"the latest possible signing day, {facts.signing.signed_by}"
+    return first_day(facts.signing.effective_on), f"the signing, in effect on {facts.signing.effective_on}"
+
+
+def flag_start_before_signing(contract: Contract, period: PeriodData | None, revision: int) -> None:
+    signed = signing_day(contract.facts)
+    if period and period.start_on and signed and last_day(period.start_on) < signed[0]:
+        contract.flag("start-before-signing", [revision], f"the period starts in {period.start_on}, before {signed[1]}")
+
+
+def flag_delivery_before_signing(contract: Contract, day: str, revision: int) -> None:
+    """Flag a delivery, recorded as `revision`, whose day is before the signing."""
+    signing, signed = contract.facts.signing, signing_day(contract.facts)
+    if signing and signed and first_day(day) < signed[0]:
+        contract.flag("delivery-before-signing", [revision, *signing.rests_on], f"delivery in {day} came before {signed[1]}")
+
+
+@event_type("agreement.linked")
+class AgreementLinked(EventData):
+    """The parties made another agreement beside this one: joint development, a framework, a successor."""
+
+    relation: Word
+    title: Name | None = None
+    reference: Identifier | None = None
+    parties: Annotated[list[Id], Field(min_length=1, max_length=50)] | None = None
+
+    def apply(self, contract: Contract, event: RecordedEvent) -> None:
+        contract.facts.agreements.append(
+            Agreement(
+                relation=self.relation,
+                title=self.title,
+                reference=stated(self.reference),
+                parties=self.parties,
+                effective_on=event.effective_on,
+                rests_on=[event.revision],
+            )
+        )

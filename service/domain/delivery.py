@@ -1,0 +1,105 @@
+"""Deliveries: when they started, and each that was recorded. The state keeps totals; the list is read from the events."""
+
+from pydantic import StrictBool
+
+from service.domain.agreement import flag_delivery_before_signing, more_than_ordered
+from service.domain.dates import BusinessDate, first_day, last_day
+from service.domain.events import EventData, Id, Name, RecordedEvent, event_type
+from service.domain.money import DecimalText, Money, add, plain
+from service.domain.state import Contract, Delivered, Delivery
+from service.domain.terms import Unit, term_end
+from service.errors import NotAllowedNow
+
+
+@event_type("delivery.started")
+class DeliveryStarted(EventData):
+    """Deliveries began, perhaps only in part."""
+
+    item_id: Id | None = None
+    place: Name | None = None
+    lot: Name | None = None
+    partial: StrictBool | None = None
+
+    def check_whole(self, whole: Contract) -> None:
+        check_known_item(whole, self.item_id)
+
+    def allowed_after_end(self) -> bool:
+        return True
+
+    def apply(self, contract: Contract, event: RecordedEvent) -> None:
+        stood = contract.facts.delivery
+        if stood is None or first_day(event.effective_on) < first_day(stood.started_on):
+            contract.facts.delivery = Delivery(
+                started_on=event.effective_on,
+                rests_on=[event.revision, *(stood.rests_on[-1:] if stood and stood.count else [])],
+                partial=bool(self.partial),
+                place=self.place,
+                lot=self.lot,
+                item_id=self.item_id,
+                count=stood.count if stood else 0,
+                totals=stood.totals if stood else [],
+            )
+        elif not self.partial:
+            stood.partial = False
+        _flag_days(contract, event.effective_on, event.revision)
+
+
+@event_type("delivery.recorded")
+class DeliveryRecorded(EventData):
+    """A quantity of an item was delivered on a day."""
+
+    delivery_id: Id
+    item_id: Id
+    quantity: DecimalText
+    unit: Unit
+    value: Money | None = None
+    delivered_on: BusinessDate
+
+    def check_whole(self, whole: Contract) -> None:
+        check_known_item(whole, self.item_id)
+
+    def allowed_after_end(self) -> bool:
+        return True
+
+    def delivery_ids(self) -> tuple[str, ...]:
+        return (self.delivery_id,)
+
+    def apply(self, contract: Contract, event: RecordedEvent) -> None:
+        stood = contract.facts.delivery
+        if stood is None:
+            stood = contract.facts.delivery = Delivery(started_on=self.delivered_on, rests_on=[event.revision])
+        elif first_day(self.delivered_on) < first_day(stood.started_on):
+            stood.started_on, stood.rests_on = self.delivered_on, [event.revision]
+        stood.count += 1
+        stood.rests_on = list(dict.fromkeys([stood.rests_on[0], event.revision]))
+        _add_total(contract, stood, self, event.revision)
+        _flag_days(contract, self.delivered_on, event.revision)
+
+
+def check_known_item(whole: Contract, item_id: str | None) -> None:
+    if item_id is not None and whole.item(item_id) is None:
+        raise NotAllowedNow(
+            "known-item", f"The contract has no item {item_id}; state its items first, in contract.reported or contract.signed."
+        )
+
+
+def _add_total(contract: Contract, stood: Delivery, delivery: DeliveryRecorded, revision: int) -> None:
+    key = (delivery.item_id, delivery.unit)
+    total = next((total for total in stood.totals if (total.item_id, total.unit) == key), None)
+    if total is None:
+        total = Delivered(item_id=delivery.item_id, unit=delivery.unit, quantity="0")
+        stood.totals.append(total)
+    flagged_before = more_than_ordered(contract, total)
+    total.quantity = plain(add(total.quantity, delivery.quantity))
+    if not flagged_before and (sentence := more_than_ordered(contract, total)):
+        contract.flag("delivered-more-than-ordered", [revision], sentence)
+
+
+def _flag_days(contract: Contract, day: str, revision: int) -> None:
+    flag_delivery_before_signing(contract, day, revision)
+    ending, end = contract.facts.ending, term_end(contract.facts)
+    if ending is not None and first_day(day) > last_day(ending.effective_on):
+        sentence = f"delivery in {day} came after the contract was {ending.kind} in {ending.effective_on}"
+        contract.flag("delivery-after-end", [revision, *ending.rests_on], sentence)
+    elif end is not None and first_day(day) > last_day(end.end_on):
+        contract.flag("delivery-after-end", [revision, *end.rests_on], f"delivery in {day} came after the term's end, {end.end_on}")

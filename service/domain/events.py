@@ -1,0 +1,191 @@
+"""What an event is: the envelope every event carries, and the registry of event types.
+
+A subject module declares a type with `@event_type("value.revised")` on a class of the event's data; routes, schemas, OpenAPI and
+docs follow from the class. Stored bodies are decoded here, and nowhere else, so this is where an upcast will stand.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from datetime import date
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, dataclass_transform
+
+import msgspec
+from pydantic import ConfigDict, Field, StringConstraints
+
+from service.domain.dates import BusinessDate, first_day, last_day
+from service.domain.state import Contract, JsonObject
+
+MAX_TEXT = 5_000
+MAX_NAME = 300
+
+Id = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}$",
+        title="LocalId",
+        description="An id chosen by the client, unique in its contract: letters, digits and `._:/-`, at most 100.",
+        examples=["krw-1"],
+    ),
+]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME)]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT)]
+Word = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,59}$")]
+Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s]+$", max_length=2_000)]
+Path = Annotated[str, StringConstraints(pattern=r"^(/([^~/]|~[01])*)+$", max_length=300)]
+Uuid = Annotated[
+    str,
+    Field(
+        pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$",
+        title="Uuid",
+        description="A lower-case hyphenated UUID.",
+        json_schema_extra={"format": "uuid"},
+    ),
+]
+STRICT = ConfigDict(extra="forbid")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """On whose word: a party to the contract, a filing, the news, or a system; `published_on` is the day the world learned of it."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["party", "filing", "news", "system"]
+    name: Name | None = None
+    attributed_to: Name | None = None
+    via: Name | None = None
+    url: Url | None = None
+    published_on: BusinessDate | None = None
+    external_id: Name | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """A document that bears the fact out; the ledger keeps its digest, never the document."""
+
+    __pydantic_config__ = STRICT
+
+    name: Name
+    media_type: Annotated[str, StringConstraints(pattern=r"^[a-z0-9.+-]+/[a-z0-9.+-]+$", max_length=100)]
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    url: Url | None = None
+
+
+class EventData:
+    """The data of one event type, with its rules and its fold.
+
+    `check_whole` judges by the whole contract as known (unique ids, known targets); `check_place` by the contract at the event's own
+    place in time; both raise NotAllowedNow. `apply` folds the event in, and is total: it never fails.
+    """
+
+    __slots__ = ()
+    event_type: ClassVar[str]
+    schema_version: ClassVar[int]
+    opens: ClassVar[bool] = False
+    summary: ClassVar[str]
+
+    def check_whole(self, whole: Contract) -> None:
+        """By default nothing of the whole contract forbids the event."""
+
+    def check_place(self, at: Contract) -> None:
+        """By default nothing at its place in time forbids the event."""
+
+    def allowed_after_end(self) -> bool:
+        return False
+
+    def is_placed(self, at: Contract) -> bool:  # noqa: ARG002 - for the types that refer to something
+        """Whether what the event refers to is there; if not, it is kept under `unplaced`."""
+        return True
+
+    def delivery_ids(self) -> tuple[str, ...]:
+        """Ids of deliveries that the event introduces; too many for the state, so unique by an index."""
+        return ()
+
+    def event_ids(self) -> tuple[str, ...]:
+        """Ids of events that the event refers to; they must be of the same contract."""
+        return ()
+
+    def anomaly_id(self) -> str | None:
+        """The anomaly that the event refers to; it must stand."""
+        return None
+
+    def apply(self, contract: Contract, event: "RecordedEvent") -> None:
+        """Fold the event in."""
+        raise NotImplementedError
+
+
+class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that has its place in the log, as the fold reads it."""
+
+    event_id: str
+    position: int
+    revision: int
+    recorded_on: date
+    effective_on: str
+    data: EventData
+    source: JsonObject
+    hypothetical: bool = False
+
+    @property
+    def order(self) -> tuple[date, int]:
+        """Its place in the fold: by the day of effect, then as recorded."""
+        return first_day(self.effective_on), self.revision
+
+    @property
+    def published_by(self) -> date:
+        """The day from which it counts as published: the last day of `published_on`, else the day it was recorded."""
+        published_on = self.source.get("published_on")
+        return last_day(published_on) if published_on else self.recorded_on
+
+
+_Class = TypeVar("_Class", bound=type[EventData])
+EVENT_TYPES: dict[str, type[EventData]] = {}
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def event_type(name: str, *, version: int = 1) -> Callable[[_Class], _Class]:
+    """Register a class of event data under its type: the class becomes a frozen, slotted, keyword-only dataclass."""
+
+    def register(cls: _Class) -> _Class:
+        made: Any = dataclasses.dataclass(frozen=True, slots=True, kw_only=True)(cls)
+        made.event_type, made.schema_version = name, version
+        made.summary = (cls.__doc__ or name).strip().splitlines()[0]
+        made.__pydantic_config__ = STRICT
+        EVENT_TYPES[name] = made
+        return made  # type: ignore[no-any-return]
+
+    return register
+
+
+class _Body(msgspec.Struct):
+    data: msgspec.Raw
+    source: JsonObject
+
+
+_body_decoder = msgspec.json.Decoder(_Body)
+_data_decoders: dict[tuple[str, int], Callable[[bytes], EventData]] = {}
+
+
+def decode_body(event_type: str, schema_version: int, body: bytes) -> tuple[EventData, JsonObject]:
+    """The data and source of stored body bytes. KeyError for a type or version this release does not know."""
+    decode = _data_decoders.get((event_type, schema_version)) or _data_decoder(event_type, schema_version)
+    parts = _body_decoder.decode(body)
+    return decode(bytes(parts.data)), parts.source
+
+
+def _data_decoder(event_type: str, schema_version: int) -> Callable[[bytes], EventData]:
+    cls = EVENT_TYPES[event_type]
+    if schema_version != cls.schema_version:
+        raise KeyError(f"{event_type} has no version {schema_version}")
+    decoder: Callable[[bytes], EventData] = msgspec.json.Decoder(cls).decode
+    return _data_decoders.setdefault((event_type, schema_version), decoder)
+
+
+def stated(value: Any) -> Any:
+    """A dataclass of the domain as JSON, without the members that were not stated."""
+    if isinstance(value, (str, int)) or value is None:
+        return value
+    if isinstance(value, list | tuple):
+        return [stated(element) for element in value]
+    members = ((name, getattr(value, name)) for name in value.__dataclass_fields__)
+    return {name: stated(member) for name, member in members if member is not None}

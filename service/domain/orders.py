@@ -1,0 +1,84 @@
+"""The order: extended in quantity, value or time."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from service.domain.dates import BusinessDate, last_day
+from service.domain.events import STRICT, EventData, Id, RecordedEvent, event_type, stated
+from service.domain.money import DecimalText, Money, add, plain
+from service.domain.state import (
+    Contract,
+    Extension,
+)
+from service.domain.terms import (
+    PeriodData,
+    Unit,
+    state_period,
+    term_end,
+)
+from service.errors import NotAllowedNow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddedQuantity:
+    """What is ordered besides; `item_id` says of which item."""
+
+    __pydantic_config__ = STRICT
+
+    quantity: DecimalText
+    unit: Unit
+    item_id: Id | None = None
+
+
+@event_type("order.extended")
+class OrderExtended(EventData):
+    """The order grew in quantity, value or time, by amendment, option or renewal."""
+
+    added_quantity: AddedQuantity | None = None
+    added_value: Money | None = None
+    new_end_on: BusinessDate | None = None
+    via: Literal["amendment", "option", "renewal"]
+    option_id: Id | None = None
+
+    def check_whole(self, whole: Contract) -> None:
+        if self.via == "option" or self.option_id is not None:
+            raise NotAllowedNow("known-option", f"The contract has no option {self.option_id or 'that was granted'}.")
+        item_id = self.added_quantity and self.added_quantity.item_id
+        if item_id and whole.item(item_id) is None:
+            raise NotAllowedNow("known-item", f"The contract has no item {item_id}.")
+
+    def check_place(self, at: Contract) -> None:
+        if self.new_end_on is None:
+            return
+        stands, period = term_end(at.facts), at.facts.period
+        if stands and last_day(self.new_end_on) <= last_day(stands.end_on):
+            raise NotAllowedNow("end-moves-later", f"The term ends in {stands.end_on} already; a new end is later than that.")
+        latest = period.max_end_on if period else None
+        if latest and self.via != "amendment" and last_day(self.new_end_on) > last_day(latest):
+            raise NotAllowedNow("within-max-end", f"The contract allows an end by {latest}; only an amendment goes beyond it.")
+
+    def apply(self, contract: Contract, event: RecordedEvent) -> None:
+        facts, revision = contract.facts, event.revision
+        facts.extensions.append(
+            Extension(
+                via=self.via,
+                effective_on=event.effective_on,
+                rests_on=[revision],
+                added_quantity=stated(self.added_quantity),
+                added_value=stated(self.added_value),
+                new_end_on=self.new_end_on,
+            )
+        )
+        if self.new_end_on is not None:
+            state_period(facts, revision, PeriodData(end_on=self.new_end_on))
+        if self.added_quantity is not None:
+            _add_quantity(contract, self.added_quantity, revision)
+
+
+def _add_quantity(contract: Contract, added: AddedQuantity, revision: int) -> None:
+    items = contract.facts.items
+    item = contract.item(added.item_id) if added.item_id else (items[0] if len(items) == 1 else None)
+    if item is None or item.ordered is None or item.unit != added.unit:
+        return  # it stands under `extensions`: units are never converted, and what is added to an unknown quantity is unknown
+    item.ordered = plain(add(item.ordered, added.quantity))
+    item.rests_on = [*item.rests_on, revision]

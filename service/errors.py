@@ -1,0 +1,167 @@
+"""Every failure, declared once: a code, a status, a title; the sentence is made where the failure is met.
+
+A `LedgerError` becomes an RFC 9457 problem of type `urn:problem-type:contract-ledger:<code>` by the one handler in `api.problems`.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class OperatorError(Exception):
+    """A command cannot go on; the one sentence says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberFault:
+    """One fault in what was sent: where (an RFC 6901 pointer into the body, or `query:name`, `header:name`) and why."""
+
+    pointer: str
+    detail: str
+
+
+class LedgerError(Exception):
+    """A request fails; subclasses declare the code, the status and the title."""
+
+    code: ClassVar[str] = "internal"
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Something failed inside the service"
+
+    def __init__(self, detail: str, errors: tuple[MemberFault, ...] = (), **members: int | str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = errors
+        self.members = members
+
+
+class Malformed(LedgerError):
+    code, status, title = "malformed", 400, "The request cannot be read"
+
+
+class KeyRequired(LedgerError):
+    code, status, title = "idempotency-key-required", 400, "An append needs an Idempotency-Key"
+
+
+class Unauthorized(LedgerError):
+    code, status, title = "unauthorized", 401, "A valid key is needed"
+
+
+class Forbidden(LedgerError):
+    code, status, title = "forbidden", 403, "The key does not carry this right"
+
+
+class NotFound(LedgerError):
+    code, status, title = "not-found", 404, "There is no such thing"
+
+
+class LedgerNotFound(LedgerError):
+    code, status, title = "ledger-not-found", 404, "There is no such ledger"
+
+
+class ContractNotFound(LedgerError):
+    code, status, title = "contract-not-found", 404, "There is no such contract"
+
+
+class EventNotFound(LedgerError):
+    code, status, title = "event-not-found", 404, "There is no such event"
+
+
+class MethodNotAllowed(LedgerError):
+    code, status, title = "method-not-allowed", 405, "This address does not answer that method"
+
+
+class NotAllowedNow(LedgerError):
+    """A hard rule of the domain refuses the event; `rule` names it."""
+
+    code, status, title = "not-allowed-now", 409, "The contract does not allow this now"
+
+    def __init__(self, rule: str, detail: str) -> None:
+        super().__init__(detail, rule=rule)
+        self.rule = rule
+
+
+class LedgerConflict(LedgerError):
+    code, status, title = "ledger-exists", 409, "The ledger exists with other settings"
+
+
+class HistoryForked(LedgerError):
+    code, status, title = "history-forked", 409, "The cursor belongs to another history"
+
+
+class StaleRevision(LedgerError):
+    code, status, title = "stale-revision", 412, "The contract has moved on"
+
+    def __init__(self, expected: int, current: int) -> None:
+        super().__init__(
+            f"If-Match names revision {expected}, and the contract is at revision {current}. Read the contract again, "
+            f'decide anew, and send If-Match: "{current}" (with the same Idempotency-Key, since nothing was recorded).',
+            expected_revision=expected,
+            current_revision=current,
+        )
+
+
+class BodyTooLarge(LedgerError):
+    code, status, title = "body-too-large", 413, "The body is too large"
+
+
+class UnsupportedMediaType(LedgerError):
+    code, status, title = "unsupported-media-type", 415, "The body must be application/json"
+
+
+class Refused(LedgerError):
+    """The content breaks the schema or a rule of data; `errors` name each place."""
+
+    code, status, title = "refused", 422, "The content is refused"
+
+
+class KeyReused(LedgerError):
+    code, status, title = "idempotency-key-reused", 422, "The Idempotency-Key was used for another body"
+
+
+class AnomaliesRefused(LedgerError):
+    code, status, title = "anomalies-refused", 422, "The event would be flagged, and strict=true refuses that"
+
+
+class RevisionRequired(LedgerError):
+    code, status, title = "if-match-required", 428, "This ledger requires If-Match on an append"
+
+
+class Internal(LedgerError):
+    pass
+
+
+class Unavailable(LedgerError):
+    """Try again later, with the same key; `retry_after_seconds` says when."""
+
+    code, status, title = "unavailable", 503, "Not now; retry with the same Idempotency-Key"
+    retry_after_seconds: ClassVar[int] = 1
+
+
+class DatabaseUnreachable(Unavailable):
+    code, title = "database-unreachable", "The database cannot be reached"
+
+
+class QueueFull(Unavailable):
+    code, title = "queue-full", "Too many requests wait for this ledger"
+
+
+class DeadlinePassed(Unavailable):
+    code, title = "deadline-passed", "The request waited too long and was not begun"
+
+
+class OutcomeUnknown(Unavailable):
+    code, title = "outcome-unknown", "Whether the request was recorded is not known"
+
+
+class ClockUntrusted(Unavailable):
+    code, title = "clock-untrusted", "The clocks disagree, so nothing is recorded"
+    retry_after_seconds = 30
+
+
+class HistoryLost(Unavailable):
+    code, title = "history-lost", "The database lacks an event that this deployment had committed"
+    retry_after_seconds = 60
+
+
+class ProjectionUnknown(Unavailable):
+    code, title = "projection-unknown", "The ledger's projection has a layout that this release does not know"
+    retry_after_seconds = 60

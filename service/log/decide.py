@@ -1,0 +1,448 @@
+"""What a batch decides under the ledger's lock: each request in order, each with its own fate. Pure once its rows are loaded."""
+
+import hashlib
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import orjson
+from uuid_utils import uuid7
+
+from service.domain.contract import decide, evolve, fold, judge
+from service.domain.dates import first_day
+from service.domain.events import EventData, RecordedEvent
+from service.domain.state import Anomaly, Contract
+from service.errors import (
+    AnomaliesRefused,
+    ClockUntrusted,
+    ContractNotFound,
+    KeyReused,
+    LedgerError,
+    LedgerNotFound,
+    MemberFault,
+    NotAllowedNow,
+    ProjectionUnknown,
+    StaleRevision,
+)
+from service.log.header import NO_PREVIOUS, SCHEMA, body_bytes, body_digest, event_hash, header_bytes, new_salt
+from service.log.ledger import Ledger, instant, zone
+from service.log.read import recorded_event
+from service.projections.contracts import (
+    LAYOUT,
+    Beside,
+    ContractRow,
+    contract_row,
+    decode_contract,
+    extend,
+    project,
+)
+
+CLOCK_TOLERANCE = timedelta(seconds=5)
+_TICK = timedelta(microseconds=1)
+_UNSET = datetime.fromtimestamp(0, UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewEvent:
+    """A validated event that has no place in the log yet; `data` is what was sent, `fact` the same as its class."""
+
+    fact: EventData
+    effective_on: str
+    data: dict[str, Any]
+    source: dict[str, Any]
+    evidence: list[Any] | None = None
+    correlation_id: str | None = None
+    causation_id: str | None = None
+    hypothetical: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Append:
+    """A request to append events to one contract, all or none. `key` and `canonical` tell a retry from another request."""
+
+    ledger: Ledger
+    contract_id: str
+    opening: bool
+    events: Sequence[NewEvent]
+    recorded_by: str
+    key: bytes
+    canonical: bytes
+    expected_revision: int | None = None
+    strict: bool = False
+    validate_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The answer to an append, as the bytes of its JSON; the same for every retry."""
+
+    body: bytes
+    contract_id: str
+    revision: int
+    replayed: bool = False
+
+
+@dataclass(slots=True)
+class _Standing:
+    """A contract while its requests are decided: its row, and all of its events where the fold needs them."""
+
+    row: ContractRow | None
+    history: list[RecordedEvent] | None = None
+
+
+@dataclass(slots=True)
+class _Kept:
+    salt: bytes
+    digest: bytes
+    receipt: bytes
+
+
+def request_digest(salt: bytes, canonical: bytes) -> bytes:
+    """What is kept of a request's body, to tell another body under the same key."""
+    return hashlib.sha256(salt + canonical).digest()
+
+
+class Batch:
+    """The requests of one commit: what they look up, what they decide, what they write."""
+
+    def __init__(self, ledger: Ledger, appends: Sequence[Append]) -> None:
+        self.ledger = ledger
+        self.appends = appends
+        self.outcomes: list[Receipt | LedgerError] = []
+        self.event_rows: list[dict[str, Any]] = []
+        self.payload_rows: list[dict[str, Any]] = []
+        self.key_rows: list[dict[str, Any]] = []
+        self.delivery_rows: list[dict[str, Any]] = []
+        self.generation = 0
+        self.position = 0
+        self.last_hash = ""
+        self.recorded_at = _UNSET
+        self._now = self.recorded_at
+        self._day = date.min
+        self._standings: dict[str, _Standing] = {}
+        self._changed: dict[str, ContractRow] = {}
+        self._kept: dict[bytes, _Kept] = {}
+        self._delivery_ids: set[tuple[str, str]] = set()
+        self._event_ids: set[tuple[str, str]] = set()
+
+    @property
+    def written(self) -> bool:
+        return bool(self.event_rows)
+
+    @property
+    def changed_rows(self) -> Sequence[ContractRow]:
+        return list(self._changed.values())
+
+    def lookups(self) -> dict[str, Any]:
+        """The parameters of the first flush: what the requests of the batch need to be decided."""
+        ids = [
+            {"c": append.contract_id, "d": delivery_id}
+            for append in self.appends
+            for new in append.events
+            for delivery_id in new.fact.delivery_ids()
+        ]
+        event_ids = {event_id for append in self.appends for new in append.events for event_id in new.fact.event_ids()}
+        return {
+            "ledger_id": self.ledger.ledger_id,
+            "contract_ids": _array({append.contract_id for append in self.appends if not append.opening}),
+            "keys": _array({f'"\\\\x{append.key.hex()}"' for append in self.appends}),
+            "ids": orjson.dumps(ids).decode() if ids else "",
+            "event_ids": _array(event_ids),
+        }
+
+    def begin(self, head: Sequence[Any] | None, process_seconds: float) -> None:
+        """Take the head of the log, and refuse the batch when the clocks cannot be trusted or the projection is not known."""
+        if head is None:
+            raise LedgerNotFound(f"There is no ledger {self.ledger.name}.")
+        self._now, self.position, self.recorded_at, self.generation, layout, accepted_at = head
+        if layout != LAYOUT:
+            raise ProjectionUnknown(
+                f"The projection of ledger {self.ledger.name} has layout {layout} and this release writes {LAYOUT}; "
+                "run the release that made it, or `contract-ledger rebuild` with this one."
+            )
+        self._check_clocks(process_seconds, accepted_at)
+        self._day = self._now.astimezone(zone(self.ledger.time_zone)).date()
+
+    def _check_clocks(self, process_seconds: float, accepted_at: datetime | None) -> None:
+        """One jump of a clock must not poison a ledger: its instants only ever rise."""
+        apart = abs(self._now.timestamp() - process_seconds)
+        if apart > CLOCK_TOLERANCE.total_seconds():
+            raise ClockUntrusted(f"The clocks of the database and of this process are {apart:.0f} s apart; set them right.")
+        accepted = accepted_at is not None and self.recorded_at <= accepted_at + CLOCK_TOLERANCE
+        if self.recorded_at > self._now + CLOCK_TOLERANCE and not accepted:
+            raise ClockUntrusted(
+                f"The last event of ledger {self.ledger.name} was recorded at {instant(self.recorded_at)}, which is ahead of the clock "
+                f"({instant(self._now)}). If the clock is right now, run `contract-ledger clock accept {self.ledger.name}`."
+            )
+
+    def load(self, states: Iterable[Sequence[Any]], keys: Iterable[Sequence[Any]]) -> None:
+        """Take the rows of the contracts concerned, and the receipts of keys that were used before."""
+        members = ContractRow.__struct_fields__
+        for row in states:
+            self._standings[row[0]] = _Standing(ContractRow(**dict(zip(members, row, strict=True))))
+        self._kept = {key: _Kept(salt, digest, receipt.encode()) for key, salt, digest, receipt in keys}
+
+    def load_ids(self, delivery_ids: Iterable[Sequence[str]], event_ids: Iterable[Sequence[str]]) -> None:
+        """Take the delivery ids that are used, and the contracts of events that are referred to."""
+        self._delivery_ids = {(row[0], row[1]) for row in delivery_ids}
+        self._event_ids = {(row[0], row[1]) for row in event_ids}
+
+    def histories_needed(self) -> list[str]:
+        """The contracts whose events must be read: an event of the batch is not the last of its fold, or something is pending."""
+        needed: dict[str, None] = {}
+        last_days: dict[str, date] = {}
+        for append in self.appends:
+            standing = self._standings.setdefault(append.contract_id, _Standing(None))
+            row = standing.row
+            last_on = last_days.get(append.contract_id, row.last_on if row else date.min)
+            for new in append.events:
+                day = first_day(new.effective_on)
+                if day < last_on or day > self._day or (row is not None and row.has_pending):
+                    needed[append.contract_id] = None
+                last_on = max(last_on, day)
+            last_days[append.contract_id] = last_on
+        for contract_id in needed:
+            self._standings[contract_id].history = []
+        return [contract_id for contract_id in needed if self._standings[contract_id].row is not None]
+
+    def load_histories(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Take the events (header, body) of the contracts that need them."""
+        for header, body in rows:
+            contract_id, event = recorded_event(header, body, zone(self.ledger.time_zone))
+            history = self._standings[contract_id].history
+            if history is not None:
+                history.append(event)
+
+    def decide(self) -> None:
+        """Decide every request in order. A refusal is its outcome and leaves no trace."""
+        for append in self.appends:
+            try:
+                self.outcomes.append(self._decide(append))
+            except LedgerError as refusal:
+                self.outcomes.append(refusal)
+
+    def _decide(self, append: Append) -> Receipt:
+        if (kept := self._kept.get(append.key)) and not append.validate_only:
+            return _replay(kept, append)
+        standing = self._standings[append.contract_id]
+        if standing.row is None and not append.opening:
+            raise ContractNotFound(f"Ledger {self.ledger.name} has no contract {append.contract_id}.")
+        current = standing.row.revision if standing.row else 0
+        if append.expected_revision is not None and append.expected_revision != current:
+            raise StaleRevision(append.expected_revision, current)
+        return _Decision(self, append, standing).run()
+
+    def check_ids(self, contract_id: str, fact: EventData, new_delivery_ids: set[str]) -> None:
+        """The ids that only an index knows: delivery ids are new, events referred to are of the contract."""
+        for delivery_id in fact.delivery_ids():
+            if (contract_id, delivery_id) in self._delivery_ids or delivery_id in new_delivery_ids:
+                raise NotAllowedNow("unique-delivery", f"The contract has a delivery {delivery_id} already; each has an id of its own.")
+            new_delivery_ids.add(delivery_id)
+        for event_id in fact.event_ids():
+            if (contract_id, event_id) not in self._event_ids:
+                raise NotAllowedNow("known-event", f"The contract has no event {event_id}.")
+
+    def next_instant(self) -> datetime:
+        return max(self.recorded_at + _TICK, self._now)
+
+    @property
+    def day(self) -> date:
+        return self._day
+
+    def keep(self, append: Append, decision: "_Decision", receipt: Receipt) -> None:
+        """Take a decided request into what the batch will write."""
+        row = decision.row
+        self._standings[append.contract_id] = _Standing(row, decision.history)
+        self._changed[append.contract_id] = row
+        self.event_rows += decision.event_rows
+        self.payload_rows += decision.payload_rows
+        self.position, self.recorded_at = row.position, decision.recorded_at
+        self.last_hash = row.last_hash
+        for delivery_id, revision in decision.delivery_ids.items():
+            self._delivery_ids.add((append.contract_id, delivery_id))
+            self.delivery_rows.append(
+                {
+                    "generation": self.generation,
+                    "contract_id": append.contract_id,
+                    "delivery_id": delivery_id,
+                    "revision": revision,
+                }
+            )
+        self._event_ids.update((append.contract_id, row["event_id"]) for row in decision.event_rows)
+        salt = secrets.token_bytes(16)
+        kept = self._kept[append.key] = _Kept(salt, request_digest(salt, append.canonical), receipt.body)
+        self.key_rows.append(
+            {
+                "key": "\\x" + append.key.hex(),
+                "salt": "\\x" + salt.hex(),
+                "digest": "\\x" + kept.digest.hex(),
+                "receipt": receipt.body.decode(),
+            }
+        )
+
+
+@dataclass(slots=True)
+class _Decision:
+    """One request being decided: its events get their places, one after the other."""
+
+    batch: Batch
+    append: Append
+    standing: _Standing
+    event_rows: list[dict[str, Any]] = field(default_factory=list)
+    payload_rows: list[dict[str, Any]] = field(default_factory=list)
+    delivery_ids: dict[str, int] = field(default_factory=dict)
+    recorded_at: datetime = _UNSET
+    history: list[RecordedEvent] | None = None
+    row: ContractRow = None  # type: ignore[assignment]
+
+    def run(self) -> Receipt:
+        stood, batch = self.standing.row, self.batch
+        self.recorded_at = batch.next_instant()
+        self.history = None if self.standing.history is None else list(self.standing.history)
+        contract, beside = decode_contract(stood)
+        recorded: list[RecordedEvent] = []
+        before = self._flagged_before(contract, beside)
+        for new in self.append.events:
+            recorded.append(self._place(new, contract, len(recorded)))
+        told = extend(beside.rests_on, contract, recorded, batch.day) if self.history is None else project(self.history, batch.day)
+        raised = [found for found in told.anomalies if found.anomaly_id not in before]
+        if self.append.strict and raised:
+            raise _strict_refusal(raised)
+        last_on = max(first_day(event.effective_on) for event in recorded)
+        self.row = contract_row(
+            self.append.contract_id,
+            told,
+            revision=recorded[-1].revision,
+            position=recorded[-1].position,
+            last_hash=self._last_hash(),
+            last_on=max(last_on, stood.last_on) if stood else last_on,
+            day=batch.day,
+        )
+        receipt = self._receipt(raised)
+        if not self.append.validate_only:
+            batch.keep(self.append, self, receipt)
+        return receipt
+
+    def _flagged_before(self, contract: Contract, beside: Beside) -> set[str]:
+        """The anomalies that stood today without the request: those of the row, unless the calendar has turned since."""
+        stood, day = self.standing.row, self.batch.day
+        if stood is None:
+            return set()
+        if stood.holds_on(day):
+            return {known.anomaly_id for known in beside.anomalies}
+        whole = contract if self.history is None else fold(sorted(self.history, key=lambda event: event.order))
+        return {known.anomaly_id for known in judge(whole, day)}
+
+    def _place(self, new: NewEvent, contract: Contract, index: int) -> RecordedEvent:
+        stood, batch = self.standing.row, self.batch
+        event = RecordedEvent(
+            event_id=str(uuid7()),
+            position=batch.position + index + 1,
+            revision=(stood.revision if stood else 0) + index + 1,
+            recorded_on=self.recorded_at.astimezone(zone(batch.ledger.time_zone)).date(),
+            effective_on=new.effective_on,
+            data=new.fact,
+            source=new.source,
+            hypothetical=bool(new.hypothetical),
+        )
+        ids = set(self.delivery_ids)
+        batch.check_ids(self.append.contract_id, new.fact, ids)
+        self.delivery_ids |= dict.fromkeys(new.fact.delivery_ids(), event.revision)
+        if self.history is None:
+            decide(new.fact, contract, contract, event.revision, batch.day)
+            evolve(contract, event)
+        else:
+            self._decide_late(event)
+            self.history.append(event)
+        self._write(event, new)
+        return event
+
+    def _decide_late(self, event: RecordedEvent) -> None:
+        ordered = sorted(self.history or (), key=lambda known: known.order)
+        at = fold(known for known in ordered if known.order < event.order)
+        decide(event.data, fold(ordered), at, event.revision, self.batch.day)
+
+    def _write(self, event: RecordedEvent, new: NewEvent) -> None:
+        body = body_bytes(new.data, new.source, new.evidence, new_salt())
+        recorded_at = instant(self.recorded_at)
+        header = header_bytes(
+            {
+                "body_digest": body_digest(body),
+                "causation_id": new.causation_id,
+                "contract_id": self.append.contract_id,
+                "correlation_id": new.correlation_id,
+                "effective_on": new.effective_on,
+                "event_id": event.event_id,
+                "event_type": event.data.event_type,
+                "hypothetical": new.hypothetical,
+                "ledger_id": self.batch.ledger.ledger_id,
+                "position": event.position,
+                "prev": self._last_hash(),
+                "recorded_at": recorded_at,
+                "recorded_by": self.append.recorded_by,
+                "revision": event.revision,
+                "schema": SCHEMA,
+                "schema_version": event.data.schema_version,
+            }
+        )
+        self.event_rows.append(
+            {
+                "position": event.position,
+                "contract_id": self.append.contract_id,
+                "revision": event.revision,
+                "event_id": event.event_id,
+                "event_type": event.data.event_type,
+                "recorded_at": recorded_at,
+                "header": header.decode(),
+                "event_hash": "\\x" + event_hash(header).hex(),
+            }
+        )
+        self.payload_rows.append({"position": event.position, "body": body.decode()})
+
+    def _last_hash(self) -> str:
+        if self.event_rows:
+            last: str = self.event_rows[-1]["event_hash"]
+            return last[2:]
+        return self.standing.row.last_hash if self.standing.row else NO_PREVIOUS
+
+    def _receipt(self, raised: Sequence[Anomaly]) -> Receipt:
+        events = [
+            {
+                "event_id": row["event_id"],
+                "position": row["position"],
+                "recorded_at": row["recorded_at"],
+                "event_hash": row["event_hash"][2:],
+            }
+            for row in self.event_rows
+        ]
+        body = {
+            "contract_id": self.append.contract_id,
+            "revision": self.row.revision,
+            "events": [] if self.append.validate_only else events,
+            "anomalies": [{"anomaly_id": found.anomaly_id, "rule": found.rule} for found in raised],
+        }
+        return Receipt(orjson.dumps(body), self.append.contract_id, self.row.revision)
+
+
+def _replay(kept: _Kept, append: Append) -> Receipt:
+    if request_digest(kept.salt, append.canonical) != kept.digest:
+        raise KeyReused(
+            "This Idempotency-Key came with another body before. A key stands for one request: use a new one for a new request."
+        )
+    receipt = orjson.loads(kept.receipt)
+    return Receipt(kept.receipt, receipt["contract_id"], receipt["revision"], replayed=True)
+
+
+def _strict_refusal(raised: Sequence[Anomaly]) -> AnomaliesRefused:
+    sentences = "; ".join(found.sentence for found in raised)
+    return AnomaliesRefused(
+        f"{sentences}. Without strict=true the event is accepted and flagged.",
+        tuple(MemberFault("", f"{found.rule}: {found.sentence}") for found in raised),
+    )
+
+
+def _array(values: Iterable[str]) -> str:
+    """A Postgres array literal of values that need no escaping."""
+    return "{" + ",".join(values) + "}"

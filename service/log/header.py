@@ -1,0 +1,102 @@
+"""The log's canonical bytes: what is hashed, and how.
+
+Canonical JSON is RFC 8785 in a restricted profile (no floats, integers below 2^53, ASCII keys), in which sorted `orjson` gives the
+same bytes. An event's hash is the RFC 6962 leaf of its header, and the link of its contract's chain. The body stands outside the
+header, under its own salted digest, so that erasing it leaves every proof valid. See docs/log-format.md for a worked example.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import orjson
+
+SCHEMA = "contract-ledger/header/v1"
+MAX_HEADER_BYTES = 4_096
+NO_PREVIOUS = "0" * 64
+_LEAF = b"\x00"
+
+
+class Header(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The header of an event. Members that do not apply are absent, never null."""
+
+    body_digest: str
+    contract_id: str
+    event_id: str
+    event_type: str
+    ledger_id: str
+    position: int
+    prev: str
+    recorded_at: str
+    recorded_by: str
+    revision: int
+    schema: str
+    schema_version: int
+    causation_id: str | None = None
+    correlation_id: str | None = None
+    effective_on: str | None = None
+    hypothetical: bool | None = None
+    sealed_digest: str | None = None
+
+
+decode_header = msgspec.json.Decoder(Header).decode
+
+
+class SealedPart(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of an event's data that only readers with the right may see; `path` is an RFC 6901 pointer into `data`."""
+
+    path: str
+    value: Any
+    salt: str
+
+
+def canonical(value: Any) -> bytes:
+    """The canonical JSON (RFC 8785) of a value within the profile. TypeError for what JSON cannot hold."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+def new_salt() -> str:
+    """16 random bytes in lower-case hex: a round trillion could be guessed from its digest without it."""
+    return secrets.token_hex(16)
+
+
+def header_bytes(members: Mapping[str, Any]) -> bytes:
+    """The header's canonical bytes, without the members that are None. ValueError above MAX_HEADER_BYTES."""
+    header = canonical({name: member for name, member in members.items() if member is not None})
+    if len(header) > MAX_HEADER_BYTES:
+        raise ValueError(f"a header has at most {MAX_HEADER_BYTES} bytes, this one {len(header)}")
+    return header
+
+
+def event_hash(header: bytes) -> bytes:
+    """SHA-256(0x00 || header): the leaf hash of RFC 6962, section 2.1."""
+    return hashlib.sha256(_LEAF + header).digest()
+
+
+def body_bytes(data: Any, source: Any, evidence: Any | None, salt: str) -> bytes:
+    """The body's canonical bytes: data, source and evidence as they were sent, and the salt."""
+    body = {"data": data, "salt": salt, "source": source}
+    if evidence is not None:
+        body["evidence"] = evidence
+    return canonical(body)
+
+
+def body_digest(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+def sealed_map(parts: Sequence[SealedPart]) -> dict[str, str]:
+    """The digest of each sealed part by its path: SHA-256 of canonical [salt, path, value], in hex."""
+    return {part.path: hashlib.sha256(canonical([part.salt, part.path, part.value])).hexdigest() for part in parts}
+
+
+def sealed_digest(digests: Mapping[str, str]) -> str:
+    """The digest of a sealed map, which goes into the header."""
+    return hashlib.sha256(canonical(dict(digests))).hexdigest()
+
+
+def state_hash(effective_on: str, state: bytes) -> str:
+    """SHA-256 of canonical {effective_on, state}, given the state's canonical bytes."""
+    return hashlib.sha256(b'{"effective_on":"%s","state":%s}' % (effective_on.encode(), state)).hexdigest()

@@ -1,0 +1,110 @@
+"""The last event that this deployment committed to each ledger, kept outside the database.
+
+A database that lacks it was restored from an older copy, or lost commits: what readers saw as recorded would be recorded anew under the
+same positions. So appends stop until an operator speaks (`contract-ledger head accept`).
+"""
+
+import asyncio
+import fcntl
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import structlog
+from psycopg import AsyncConnection
+
+from service.errors import HistoryLost
+from service.log.decide import Batch
+from service.log.ledger import Ledger
+
+WRITE_SECONDS = 1.0
+
+_HASHES = """
+SELECT l.ledger_id::text, encode(e.event_hash, 'hex')
+FROM jsonb_to_recordset(%s::jsonb) AS k(ledger_id uuid, position bigint)
+JOIN ledgers l USING (ledger_id) LEFT JOIN events e ON e.ledger_id = k.ledger_id AND e.position = k.position
+"""
+_log = structlog.get_logger()
+
+
+class Head(NamedTuple):
+    """A position and the hash of its event, in hex."""
+
+    position: int
+    event_hash: str
+
+
+class Heads:
+    """The kept heads of all ledgers: in memory after each commit, in files about once a second, checked at every connect."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._heads: dict[str, Head] = read_heads(folder)
+        self._lost: dict[str, Head] = {}
+        self._unwritten: set[str] = set()
+        self._writing: asyncio.Task[None] | None = None
+
+    def require(self, ledger: Ledger, position: int) -> None:
+        """HistoryLost when the ledger's log ends before its kept head, or was found to lack it."""
+        kept = self._heads.get(ledger.ledger_id)
+        lost = self._lost.get(ledger.ledger_id) or (kept if kept and position < kept.position else None)
+        if lost:
+            raise HistoryLost(
+                f"Ledger {ledger.name} lacks event {lost.position}, which was committed before: the database is an older copy. "
+                f"Restore the newer one, or accept the loss with `contract-ledger head accept {ledger.name}` and start again."
+            )
+
+    def committed(self, batch: Batch) -> None:
+        """Take note of a batch's last event."""
+        if not batch.written:
+            return
+        self._heads[batch.ledger.ledger_id] = Head(batch.position, batch.last_hash)
+        self._unwritten.add(batch.ledger.ledger_id)
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write_soon())
+
+    async def check(self, connection: AsyncConnection[Any]) -> None:
+        """Look for the kept heads in the database behind a new connection."""
+        heads = [{"ledger_id": ledger_id, "position": head.position} for ledger_id, head in self._heads.items()]
+        for ledger_id, event_hash in await (await connection.execute(_HASHES, [json.dumps(heads)])).fetchall():
+            head = self._heads[ledger_id]
+            if event_hash == head.event_hash:
+                self._lost.pop(ledger_id, None)
+            elif ledger_id not in self._lost:
+                self._lost[ledger_id] = head
+                _log.critical("the database lacks an event that was committed", ledger_id=ledger_id, position=head.position)
+
+    async def close(self) -> None:
+        """Write what is not written yet."""
+        if self._writing:
+            self._writing.cancel()
+            await asyncio.wait([self._writing])
+        self._write()
+
+    async def _write_soon(self) -> None:
+        await asyncio.sleep(WRITE_SECONDS)
+        await asyncio.to_thread(self._write)
+
+    def _write(self) -> None:
+        unwritten, self._unwritten = self._unwritten, set()
+        for ledger_id in unwritten:
+            keep_head(self._folder, ledger_id, self._heads[ledger_id])
+
+
+def read_heads(folder: Path) -> dict[str, Head]:
+    """The heads kept in a folder, by ledger_id."""
+    files = folder.glob("*.json") if folder.is_dir() else ()
+    return {file.stem: Head(**json.loads(file.read_text())) for file in files}
+
+
+def keep_head(folder: Path, ledger_id: str, head: Head, *, backwards: bool = False) -> None:
+    """Keep a ledger's head; one that is ahead of it stays, written by another process, unless told to go backwards."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{ledger_id}.json"
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if file.exists() and not backwards and json.loads(file.read_text())["position"] > head.position:
+            return
+        unfinished = file.with_suffix(".new")
+        unfinished.write_text(json.dumps(head._asdict()))
+        unfinished.replace(file)

@@ -1,0 +1,350 @@
+"""Reading: current states straight from their rows, past states folded from the log, and pages of the log itself."""
+
+import asyncio
+import base64
+import binascii
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from service.database import Database
+from service.domain.contract import encode_state
+from service.domain.events import RecordedEvent, decode_body
+from service.domain.timeline import View, tell
+from service.errors import ContractNotFound, EventNotFound, HistoryForked, LedgerNotFound, Malformed, MemberFault, Refused
+from service.log.header import NO_PREVIOUS, Header, decode_header
+from service.log.ledger import Ledger, instant, zone
+from service.projections.contracts import encode_beside
+
+_CURRENT = """
+SELECT c.contract_id::text, c.revision, c.settled_on, c.holds_until, c.state, c.beside
+FROM contracts c
+WHERE c.ledger_id = %(ledger_id)s::uuid AND c.contract_id = ANY(%(contract_ids)s::uuid[])
+  AND c.generation = (SELECT generation FROM ledgers WHERE ledger_id = %(ledger_id)s::uuid)
+"""
+_HEAD = """
+SELECT last_position, recorded_at, clock_timestamp() FROM batches
+WHERE ledger_id = %(ledger_id)s::uuid ORDER BY last_position DESC LIMIT 1
+"""
+_HISTORY = """
+SELECT e.header, p.body FROM events e JOIN payloads p USING (ledger_id, position)
+WHERE e.ledger_id = %(ledger_id)s::uuid AND e.contract_id = %(contract_id)s::uuid AND e.position <= %(position)s
+ORDER BY e.revision
+"""
+_POSITION_OF_REVISION = """
+SELECT position FROM events WHERE ledger_id = %(ledger_id)s::uuid AND contract_id = %(contract_id)s::uuid AND revision = %(revision)s
+"""
+_RECORDED_AT = "SELECT recorded_at FROM events WHERE ledger_id = %(ledger_id)s::uuid AND position = %(position)s"
+# The newest batch that was whole by the instant (the first is of 1970), and the events of the next that were recorded by it.
+_POSITION_AT = """
+WITH whole AS (
+    SELECT last_position FROM batches
+    WHERE ledger_id = %(ledger_id)s::uuid AND recorded_at <= greatest(%(known_at)s::timestamptz, '1970-01-01T00:00:00Z')
+    ORDER BY recorded_at DESC LIMIT 1
+), next AS (
+    SELECT b.last_position FROM batches b, whole
+    WHERE b.ledger_id = %(ledger_id)s::uuid AND b.last_position > whole.last_position
+    ORDER BY b.last_position LIMIT 1
+)
+SELECT coalesce(max(e.position), (SELECT last_position FROM whole)) FROM events e, whole, next
+WHERE e.ledger_id = %(ledger_id)s::uuid AND e.recorded_at <= %(known_at)s
+  AND e.position > whole.last_position AND e.position <= next.last_position
+"""
+_EVENT = """
+SELECT e.header, e.event_hash, p.body FROM events e LEFT JOIN payloads p USING (ledger_id, position)
+WHERE e.ledger_id = %(ledger_id)s::uuid AND """
+_EVENT_BY_ID = _EVENT + "e.event_id = %(event_id)s::uuid"
+# The page first and its payloads then: a join of all that follows may begin at the payloads' start.
+_EVENTS_AFTER = """
+SELECT e.header, e.event_hash, p.body FROM (
+    SELECT ledger_id, position, header, event_hash FROM events
+    WHERE ledger_id = %(ledger_id)s::uuid AND position > %(after)s AND (%(event_type)s::text IS NULL OR event_type = %(event_type)s)
+    ORDER BY position LIMIT %(limit)s
+) e LEFT JOIN payloads p USING (ledger_id, position) ORDER BY e.position
+"""
+_CONTRACT_EVENTS = _EVENT + "e.contract_id = %(contract_id)s::uuid AND e.revision > %(after)s ORDER BY e.revision LIMIT %(limit)s"
+_NEWEST = """
+SELECT position, encode(event_hash, 'hex') FROM events WHERE ledger_id = %(ledger_id)s::uuid ORDER BY position DESC LIMIT 1
+"""
+_HASH_AT = "SELECT event_hash FROM events WHERE ledger_id = %(ledger_id)s::uuid AND position = %(position)s"
+_CONTRACTS = """
+SELECT c.contract_id::text, c.revision, c.state FROM contracts c
+WHERE c.ledger_id = %(ledger_id)s::uuid AND c.contract_id > %(after)s::uuid AND c.filters @> %(filters)s::text[]
+  AND c.generation = (SELECT generation FROM ledgers WHERE ledger_id = %(ledger_id)s::uuid)
+ORDER BY c.contract_id LIMIT %(limit)s
+"""
+_LAST_FINISHED = """
+SELECT min(holds_until) FROM contracts c
+WHERE c.ledger_id = %(ledger_id)s::uuid AND holds_until IS NOT NULL
+  AND c.generation = (SELECT generation FROM ledgers WHERE ledger_id = %(ledger_id)s::uuid)
+"""
+_LEDGER = "SELECT ledger_id::text, name, time_zone, if_match_required, epoch FROM ledgers WHERE name = %(name)s"
+
+
+class AsOf(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """What an answer holds for. `final` once a later event is recorded: then the same question has the same answer for ever."""
+
+    effective_on: str
+    known_position: int
+    known_at: str
+    time_zone: str
+    published_by: str | None = None
+    final: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """The times a question is put at; None is today, or now. `revision` and the two `known_` exclude one another."""
+
+    effective_on: date | None = None
+    known_position: int | None = None
+    known_at: datetime | None = None
+    published_by: date | None = None
+    revision: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentState:
+    """A contract now: its row's JSON, and what it holds for."""
+
+    contract_id: str
+    revision: int
+    state: bytes
+    beside: bytes
+    as_of: AsOf
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event as it lies in the log; without a body when that was erased."""
+
+    header: Header
+    event_hash: str
+    body: bytes | None
+
+
+def recorded_event(header: bytes, body: bytes, time_zone: ZoneInfo) -> tuple[str, RecordedEvent]:
+    """A stored event for the fold, and the contract it is of. Days of recording are days in the ledger's zone."""
+    known = decode_header(header)
+    data, source = decode_body(known.event_type, known.schema_version, body)
+    return known.contract_id, RecordedEvent(
+        event_id=known.event_id,
+        position=known.position,
+        revision=known.revision,
+        recorded_on=local_day(known.recorded_at, time_zone),
+        effective_on=known.effective_on or "",
+        data=data,
+        source=source,
+        hypothetical=bool(known.hypothetical),
+    )
+
+
+def local_day(recorded_at: str, time_zone: ZoneInfo) -> date:
+    """The day of an instant in a time zone."""
+    if time_zone.key == "UTC":
+        return date.fromisoformat(recorded_at[:10])
+    return datetime.fromisoformat(recorded_at).astimezone(time_zone).date()
+
+
+class Reader:
+    """Reads for the requests of one process. Those that want a current state at the same moment share one query."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._waiting: dict[str, tuple[Ledger, dict[str, list[asyncio.Future[CurrentState]]]]] = {}
+        self._flights: dict[str, asyncio.Task[None]] = {}
+
+    async def ledger(self, name: str) -> tuple[Ledger, int]:
+        """A ledger by its name, and its epoch. LedgerNotFound if there is none."""
+        rows = await self.database.rows(_LEDGER, {"name": name})
+        if not rows:
+            raise LedgerNotFound(f"There is no ledger {name}; PUT /v1/ledgers/{name} makes it.")
+        return Ledger(*rows[0][:4]), rows[0][4]
+
+    async def current(self, ledger: Ledger, contract_id: str) -> CurrentState:
+        """A contract as known now, effective today: from its row, or folded afresh where the row's day has passed."""
+        future: asyncio.Future[CurrentState] = asyncio.get_running_loop().create_future()
+        _, wanted = self._waiting.setdefault(ledger.ledger_id, (ledger, {}))
+        wanted.setdefault(contract_id, []).append(future)
+        if ledger.ledger_id not in self._flights:
+            self._flights[ledger.ledger_id] = asyncio.create_task(self._fly(ledger.ledger_id))
+        return await future
+
+    async def _fly(self, ledger_id: str) -> None:
+        """Answer those that wait, one query for all, until nobody waits."""
+        try:
+            while ledger_id in self._waiting:
+                ledger, wanted = self._waiting.pop(ledger_id)
+                try:
+                    await self._answer(ledger, wanted)
+                except Exception as error:  # noqa: BLE001 - it is handed to everyone who waits
+                    for future in (future for futures in wanted.values() for future in futures if not future.done()):
+                        future.set_exception(error)
+        finally:
+            del self._flights[ledger_id]
+
+    async def _answer(self, ledger: Ledger, wanted: dict[str, list[asyncio.Future[CurrentState]]]) -> None:
+        parameters = {"ledger_id": ledger.ledger_id, "contract_ids": "{" + ",".join(wanted) + "}"}
+        async with self.database.connection() as connection:
+            async with connection.pipeline():
+                head = await connection.execute(_HEAD, parameters)
+                cursor = await connection.execute(_CURRENT, parameters)
+            newest = await head.fetchone()
+            rows = {row[0]: row for row in await cursor.fetchall()}
+        if newest is None:
+            raise LedgerNotFound(f"There is no ledger {ledger.name}.")
+        position, recorded_at, now = newest
+        today = now.astimezone(zone(ledger.time_zone)).date()
+        as_of = AsOf(
+            effective_on=today.isoformat(),
+            known_position=position,
+            known_at=instant(recorded_at),
+            time_zone=ledger.time_zone,
+            final=False,
+        )
+        for contract_id, futures in wanted.items():
+            row = rows.get(contract_id)
+            told = await self._current_state(ledger, row, today, as_of) if row else None
+            for future in (future for future in futures if not future.done()):
+                if told is None:
+                    future.set_exception(ContractNotFound(f"Ledger {ledger.name} has no contract {contract_id}."))
+                else:
+                    future.set_result(told)
+
+    async def _current_state(self, ledger: Ledger, row: Sequence[Any], today: date, as_of: AsOf) -> CurrentState:
+        contract_id, revision, settled_on, holds_until, state, beside = row
+        if settled_on <= today and (holds_until is None or today < holds_until):
+            return CurrentState(contract_id, revision, state.encode(), beside.encode(), as_of)
+        told = tell(await self.history(ledger, contract_id, as_of.known_position), today)
+        return folded_state(contract_id, revision, told, as_of)
+
+    async def history(self, ledger: Ledger, contract_id: str, position: int) -> list[RecordedEvent]:
+        """The events of a contract up to a position."""
+        parameters = {"ledger_id": ledger.ledger_id, "contract_id": contract_id, "position": position}
+        rows = await self.database.rows(_HISTORY, parameters)
+        return [recorded_event(header, body, zone(ledger.time_zone))[1] for header, body in rows]
+
+    async def at(self, ledger: Ledger, contract_id: str, times: Times) -> CurrentState:
+        """A contract as known, published and effective at given times, folded from the log."""
+        head, head_at, now = (await self.database.rows(_HEAD, {"ledger_id": ledger.ledger_id}))[0]
+        position = await self._known_position(ledger, contract_id, times, head, now)
+        events = await self.history(ledger, contract_id, position)
+        if not events:
+            raise ContractNotFound(f"Ledger {ledger.name} knew no contract {contract_id} at position {position}.")
+        known_at = await self._recorded_at(ledger, position) if position < head else head_at
+        effective_on = times.effective_on or now.astimezone(zone(ledger.time_zone)).date()
+        as_of = AsOf(
+            effective_on=effective_on.isoformat(),
+            known_position=position,
+            known_at=instant(known_at),
+            published_by=times.published_by.isoformat() if times.published_by else None,
+            time_zone=ledger.time_zone,
+            final=head_at > known_at,
+        )
+        told = tell(events, effective_on, times.published_by)
+        return folded_state(contract_id, events[-1].revision, told, as_of)
+
+    async def _known_position(self, ledger: Ledger, contract_id: str, times: Times, head: int, now: datetime) -> int:
+        parameters = {"ledger_id": ledger.ledger_id, "contract_id": contract_id}
+        if times.revision is not None:
+            rows = await self.database.rows(_POSITION_OF_REVISION, parameters | {"revision": times.revision})
+            if not rows:
+                raise ContractNotFound(f"Ledger {ledger.name} has no contract {contract_id} with a revision {times.revision}.")
+            return int(rows[0][0])
+        if times.known_at is not None:
+            if times.known_at > now:
+                raise _refused("known_at", f"the instant is in the future; it is {instant(now)} now")
+            return int((await self.database.rows(_POSITION_AT, parameters | {"known_at": times.known_at}))[0][0])
+        if times.known_position is not None and times.known_position > head:
+            raise _refused("known_position", f"the ledger has {head} events so far")
+        return head if times.known_position is None else times.known_position
+
+    async def _recorded_at(self, ledger: Ledger, position: int) -> datetime:
+        rows = await self.database.rows(_RECORDED_AT, {"ledger_id": ledger.ledger_id, "position": position})
+        recorded_at: datetime = rows[0][0]
+        return recorded_at
+
+    async def event(self, ledger: Ledger, event_id: str) -> StoredEvent:
+        """One event. EventNotFound if the ledger has none with the id."""
+        rows = await self.database.rows(_EVENT_BY_ID, {"ledger_id": ledger.ledger_id, "event_id": event_id})
+        if not rows:
+            raise EventNotFound(f"Ledger {ledger.name} has no event {event_id}.")
+        return _stored(rows[0])
+
+    async def events(self, ledger: Ledger, after: int, limit: int, event_type: str | None = None) -> list[StoredEvent]:
+        """The events after a position, in the order of the log."""
+        parameters = {"ledger_id": ledger.ledger_id, "after": after, "limit": limit, "event_type": event_type}
+        return [_stored(row) for row in await self.database.rows(_EVENTS_AFTER, parameters)]
+
+    async def newest(self, ledger: Ledger) -> tuple[int, str]:
+        """The position and the hash of the newest event; 0 and zeros before the first."""
+        rows = await self.database.rows(_NEWEST, {"ledger_id": ledger.ledger_id})
+        return (rows[0][0], rows[0][1]) if rows else (0, NO_PREVIOUS)
+
+    async def contract_events(self, ledger: Ledger, contract_id: str, after: int, limit: int) -> list[StoredEvent]:
+        """The events of a contract after a revision, in the order of recording."""
+        parameters = {"ledger_id": ledger.ledger_id, "contract_id": contract_id, "after": after, "limit": limit}
+        return [_stored(row) for row in await self.database.rows(_CONTRACT_EVENTS, parameters)]
+
+    async def head(self, ledger: Ledger) -> tuple[int, datetime, date]:
+        """The ledger's last position, its instant, and today in the ledger's zone."""
+        position, recorded_at, now = (await self.database.rows(_HEAD, {"ledger_id": ledger.ledger_id}))[0]
+        return position, recorded_at, now.astimezone(zone(ledger.time_zone)).date()
+
+    async def contracts(self, ledger: Ledger, filters: Sequence[str], after: str, limit: int) -> list[Sequence[Any]]:
+        """Contracts whose rows carry all the filter terms: (contract_id, revision, state), in the order of their ids."""
+        parameters = {"ledger_id": ledger.ledger_id, "filters": list(filters), "after": after, "limit": limit}
+        return [*await self.database.rows(_CONTRACTS, parameters)]
+
+    async def next_turn(self, ledger: Ledger) -> date | None:
+        """The earliest day on which a row stops to hold; rows whose day has come are refreshed by the turn of the day."""
+        rows = await self.database.rows(_LAST_FINISHED, {"ledger_id": ledger.ledger_id})
+        turn: date | None = rows[0][0]
+        return turn
+
+    async def resume(self, ledger: Ledger, epoch: int, cursor: str) -> int:
+        """The position a cursor stands at. Malformed for what is no cursor, HistoryForked for one of another history."""
+        cursor_epoch, position, hash_prefix = parse_cursor(cursor)
+        rows = await self.database.rows(_HASH_AT, {"ledger_id": ledger.ledger_id, "position": position}) if position else []
+        stands_at = rows[0][0].hex() if rows else "" if position else NO_PREVIOUS
+        if cursor_epoch != epoch or stands_at[: len(hash_prefix)] != hash_prefix:
+            raise HistoryForked(
+                f"Event {position} of this ledger is not the one the cursor stands at: the cursor is of another ledger, or the ledger "
+                "was restored from an older copy. Read again from the start, or from a position known to be shared."
+            )
+        return position
+
+
+def folded_state(contract_id: str, revision: int, told: View, as_of: AsOf) -> CurrentState:
+    """An answer from a fold."""
+    return CurrentState(contract_id, revision, encode_state(told.state), encode_beside(told), as_of)
+
+
+def _stored(row: Sequence[Any]) -> StoredEvent:
+    return StoredEvent(decode_header(row[0]), row[1].hex(), row[2])
+
+
+def _refused(parameter: str, detail: str) -> Refused:
+    return Refused(f"{parameter}: {detail}.", (MemberFault(f"query:{parameter}", detail),))
+
+
+def cursor_at(epoch: int, position: int, event_hash: str) -> str:
+    """A reader's place in the log: the epoch, the position, and the first bytes of that event's hash."""
+    return base64.urlsafe_b64encode(f"{epoch}.{position}.{event_hash[:16]}".encode()).decode().rstrip("=")
+
+
+def parse_cursor(cursor: str) -> tuple[int, int, str]:
+    """The epoch, position and hash prefix of a cursor. Malformed for any other text."""
+    try:
+        epoch, position, prefix = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().split(".")
+        place = int(epoch), int(position), prefix
+    except (ValueError, binascii.Error):
+        place = 0, 0, ""
+    if not re.fullmatch("[0-9a-f]{16}", place[2]) or not 0 <= place[1] < 2**53:
+        raise Malformed("`after` is not a cursor that this service gave.", (MemberFault("query:after", "not a cursor"),))
+    return place

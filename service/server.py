@@ -1,0 +1,314 @@
+"""What `serve` does: a database, a first ledger and key, then uvicorn; and everything stopped cleanly at the end.
+
+The process that was started owns the embedded PostgreSQL and the listening socket. With one worker it also serves; with several they
+are processes of uvicorn's, which end when this one does, however it ends.
+"""
+
+import errno
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
+
+from service import admin
+from service.app import create_app
+from service.database import DURABILITY, connect, refuse_unsafe
+from service.deployment import Databases, command_name, connected, data_folder, make_data_folder, named_databases, prepare
+from service.embedded import EmbeddedPostgres, default_data_folder
+from service.errors import OperatorError
+from service.log.ledgers import make_ledger
+from service.migration import check_migrated, migrate
+from service.settings import Settings
+from service.welcome import Welcome, say_stopped, say_welcome
+
+BACKLOG = 2_048
+GRACE_SECONDS = 30
+KEEP_ALIVE_SECONDS = 75
+BIND_SECONDS = 3.0
+"""A killed service's workers let go of the port within this time."""
+HEALTH_SECONDS = 30
+READY_SECONDS = 30
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen, and with how many processes."""
+
+    host: str
+    port: int
+    workers: int
+
+
+def serve(settings: Settings, address: Address) -> int:
+    """Serve until told to stop; the exit status. OperatorError, before anything is served, for what stands in the way."""
+    configure_logging(settings.log_format)
+    _hang_up_as_terminate()
+    folder = data_folder(settings)
+    with _bound(address.host, address.port) as listening:
+        if settings.database_url is not None:
+            make_data_folder(folder)
+            status = _serve_on(named_databases(settings), folder, settings, address, listening)
+        else:
+            status = _serve_embedded(folder, settings, address, listening)
+    say_stopped(settings.log_format)
+    return status
+
+
+def _serve_embedded(folder: Path, settings: Settings, address: Address, listening: socket.socket) -> int:
+    with EmbeddedPostgres(folder) as server, ExitStack() as stack:
+        # The database is stopped in peace: who asks once more waits for it.
+        stack.callback(_ignore_signals)
+        urls = prepare(server)
+        watch = stack.enter_context(_DatabaseWatch(server))
+        status = _serve_on(urls, folder, settings, address, listening)
+        return 1 if watch.died else status
+
+
+def _serve_on(urls: Databases, folder: Path, settings: Settings, address: Address, listening: socket.socket) -> int:
+    _check_database(urls)
+    welcome = _first_things(urls, folder, settings, listening)
+    _tell_workers(urls, folder)
+    _listen(listening, address)
+    return _run(listening, address.workers, lambda: say_welcome(welcome, settings.log_format))
+
+
+def _check_database(urls: Databases) -> None:
+    """Reachable, safe, and with the tables of this release; migrated where the owner is known."""
+    if urls.owner_url is not None:
+        _check_durability(urls.owner_url)
+        migrate(urls.owner_url, urls.service_url)
+    _check_durability(urls.service_url)
+    check_migrated(urls.service_url)
+
+
+def _check_durability(url: str) -> None:
+    with connect(url, autocommit=True) as connection:
+        refuse_unsafe(connection.execute(DURABILITY).fetchone() or ())
+
+
+def _first_things(urls: Databases, folder: Path, settings: Settings, listening: socket.socket) -> Welcome:
+    """The ledger `main` and a first key, made if there is none; what to say about them."""
+    with connected(urls.service_url) as connection:
+        if admin.may_change_log(connection):
+            _log.warning("LEDGER_DATABASE_URL names a role that may change the log: give the service one of its own, and migrate for it")
+        make_ledger(connection, "main", "UTC")
+        first = admin.first_key(connection, folder, settings.api_key)
+    return Welcome(
+        url=_url(listening),
+        data_folder=folder,
+        key=first.key,
+        key_made=first.made,
+        key_refused=first.refused,
+        command=command_name(),
+        folder_is_default=folder == default_data_folder(),
+        embedded=settings.database_url is None,
+    )
+
+
+def _tell_workers(urls: Databases, folder: Path) -> None:
+    """What the workers need, and nothing of what only this process may do."""
+    os.environ["LEDGER_DATABASE_URL"] = urls.service_url
+    os.environ["LEDGER_DATA_DIR"] = str(folder)
+    for variable in ("LEDGER_MIGRATION_URL", "LEDGER_API_KEY"):
+        os.environ.pop(variable, None)
+
+
+def _run(listening: socket.socket, workers: int, ready: Callable[[], None]) -> int:
+    """Serve on the socket until a signal comes; 1 if a worker could not start."""
+    config = uvicorn.Config(
+        "service.server:worker",
+        factory=True,
+        workers=workers,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_worker_healthcheck=HEALTH_SECONDS,
+    )
+    if workers > 1:
+        return _run_workers(config, listening, ready)
+    # Once it has drained, uvicorn raises the signal again that told it to stop.
+    with suppress(KeyboardInterrupt):
+        _Server(config, ready).run([listening])
+    return 0
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which says so when it is ready."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+
+class _Workers(Multiprocess):
+    """uvicorn's worker processes, which say so when all are ready."""
+
+    def __init__(self, config: uvicorn.Config, listening: socket.socket, ready: Callable[[], None]) -> None:
+        hang_up = signal.getsignal(signal.SIGHUP)
+        super().__init__(config, [listening])
+        signal.signal(signal.SIGHUP, hang_up)
+        self._ready = ready
+
+    def init_processes(self) -> None:
+        super().init_processes()
+        ready = [process.wait_until_ready(READY_SECONDS) for process in self.processes]
+        if all(ready):
+            self._ready()
+
+
+def _run_workers(config: uvicorn.Config, listening: socket.socket, ready: Callable[[], None]) -> int:
+    workers = _Workers(config, listening, ready)
+    workers.run()
+    return 1 if any(process.exitcode == STARTUP_FAILURE for process in workers.processes) else 0
+
+
+def worker() -> FastAPI:
+    """The application, for uvicorn; in a worker process it ends with the process that started it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        threading.Thread(target=_end_with, args=(parent,), name="end-with-parent", daemon=True).start()
+    settings = Settings.from_environment()
+    configure_logging(settings.log_format)
+    return create_app(settings)
+
+
+def configure_logging(log_format: str) -> None:
+    """Everything that is logged, by us and by the libraries, goes to stderr in one form. OperatorError for a form there is not."""
+    if log_format not in ("console", "json"):
+        raise OperatorError(f"LEDGER_LOG_FORMAT is {log_format!r}, and should be console or json.")
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    last: list[Any] = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    if log_format == "json":
+        last = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+    structlog.configure(processors=[*shared, *last], logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    handler = logging.StreamHandler()
+    remove = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[remove, *last]))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+
+
+def _end_with(parent: Any) -> None:
+    """An orphan would hold the port and the connections for ever."""
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_SECONDS)
+    os._exit(1)
+
+
+class _DatabaseWatch:
+    """Ends the service when the process of the embedded database ends by itself; `died` says that it did."""
+
+    def __init__(self, server: EmbeddedPostgres) -> None:
+        self.died = False
+        self._server = server
+        self._over = threading.Event()
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._watch, name="watch-database", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+
+    def _watch(self) -> None:
+        while not self._over.wait(1):
+            if self._server.pid is None:
+                self.died = True
+                _log.critical("the embedded PostgreSQL ended by itself; its log says why", log=str(self._server.log))
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+
+def _hang_up_as_terminate() -> None:
+    """A terminal that is closed stops the service as Ctrl-C does; under nohup it goes on."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def _ignore_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket bound to the address, and not listening yet. OperatorError if it cannot be."""
+    deadline = time.monotonic() + BIND_SECONDS
+    while True:
+        try:
+            return _bind(host, port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                raise _refused_address(error, host, port) from error
+            time.sleep(0.1)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(where)
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
+def _listen(listening: socket.socket, address: Address) -> None:
+    try:
+        listening.listen(BACKLOG)
+    except OSError as error:
+        raise _refused_address(error, address.host, address.port) from error
+
+
+def _refused_address(error: OSError, host: str, port: int) -> OperatorError:
+    if isinstance(error, socket.gaierror):
+        return OperatorError(f"{host} is no address of this machine: choose another with --host, such as 127.0.0.1 or 0.0.0.0.")
+    advice = {
+        errno.EADDRINUSE: f"Port {port} on {host} is in use: stop what uses it, or choose another with --port.",
+        errno.EADDRNOTAVAIL: f"{host} is no address of this machine: choose another with --host, such as 127.0.0.1 or 0.0.0.0.",
+        errno.EACCES: f"This account may not use port {port}: choose one above 1023 with --port.",
+    }
+    return OperatorError(advice.get(error.errno or 0, f"Port {port} on {host} cannot be used ({error.strerror}): choose another."))
+
+
+def _url(listening: socket.socket) -> str:
+    """The address as a browser on this machine reaches it."""
+    host, port = listening.getsockname()[:2]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"

@@ -1,0 +1,76 @@
+"""Settings, by environment variables `LEDGER_*`; README's table of them is held true by a test."""
+
+import os
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from service.errors import OperatorError
+
+
+def _of(variable: str, meaning: str) -> dict[str, str]:
+    return {"variable": variable, "meaning": meaning}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the service and the commands are told from outside; each field names its variable."""
+
+    database_url: str | None = field(
+        default=None,
+        metadata=_of(
+            "LEDGER_DATABASE_URL",
+            "Postgres, as the service's role (it may only add to the log). Without it `serve` runs an embedded PostgreSQL.",
+        ),
+    )
+    migration_url: str | None = field(
+        default=None,
+        metadata=_of("LEDGER_MIGRATION_URL", "Postgres, as the owner of the tables: for `migrate`, `clock accept` and `head accept`."),
+    )
+    data_dir: Path | None = field(
+        default=None,
+        metadata=_of(
+            "LEDGER_DATA_DIR",
+            "Folder of the embedded database, the first key and the kept heads. "
+            "Default `~/.local/share/contract-ledger`; as root `/var/lib/contract-ledger`.",
+        ),
+    )
+    api_key: str | None = field(
+        default=None,
+        metadata=_of(
+            "LEDGER_API_KEY",
+            "For `serve`: sets the first key instead of making one (at least 32 characters). For commands over HTTP: the key to use.",
+        ),
+    )
+    url: str = field(default="http://127.0.0.1:8000", metadata=_of("LEDGER_URL", "Address of the service, for commands that speak HTTP."))
+    max_body_bytes: int = field(
+        default=1_048_576, metadata=_of("LEDGER_MAX_BODY_BYTES", "The largest request body; a larger one is answered 413.")
+    )
+    queue_requests: int = field(
+        default=4_096,
+        metadata=_of("LEDGER_QUEUE_REQUESTS", "Appends that may wait for one ledger in one process; beyond it the answer is 503."),
+    )
+    deadline_seconds: int = field(
+        default=10, metadata=_of("LEDGER_DEADLINE_SECONDS", "How long an append may wait before it is begun; beyond it the answer is 503.")
+    )
+    pool_connections: int = field(
+        default=8, metadata=_of("LEDGER_POOL_CONNECTIONS", "Connections to Postgres that each worker process may hold.")
+    )
+    log_format: str = field(default="console", metadata=_of("LEDGER_LOG_FORMAT", "`console` for people, `json` for machines."))
+
+    @classmethod
+    def from_environment(cls) -> "Settings":
+        """The settings as the environment states them. OperatorError names a variable that cannot be read."""
+        stated: dict[str, object] = {}
+        for setting in fields(cls):
+            variable = setting.metadata["variable"]
+            if text := os.environ.get(variable):
+                stated[setting.name] = _read(variable, text, setting.type)
+        return cls(**stated)  # type: ignore[arg-type]
+
+
+def _read(variable: str, text: str, kind: object) -> object:
+    if kind is int:
+        if not text.isdecimal() or int(text) < 1:
+            raise OperatorError(f"{variable} is {text!r}, and should be a whole number above 0.")
+        return int(text)
+    return Path(text) if "Path" in str(kind) else text

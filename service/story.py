@@ -1,0 +1,181 @@
+"""Stories told from the service's answers: a contract in prose with its history, and a ledger event by event."""
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import date, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from service.client import Client, Unreachable
+from service.domain.dates import first_day, last_day
+from service.prose import Told, event_words, listed, source_words
+
+Json = dict[str, Any]
+FOLLOW_SECONDS = 1.0
+
+
+class _Output(Console):
+    """A console that ends the command in silence when nobody reads any more, as in `tail | head`."""
+
+    def on_broken_pipe(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where the stories go; wide enough for a table where it is no terminal."""
+    made = _Output(highlight=False, stderr=stderr)
+    if not made.is_terminal:
+        made.width = 160
+    return made
+
+
+def show(client: Client, contract_id: str, times: Json) -> None:
+    """A contract's story at the times that are asked for, then its history."""
+    answer = client.contract(contract_id, **times)
+    events = client.contract_events(contract_id)
+    out = console()
+    for part in _contract(Told(answer, events), client.ledger):
+        out.print(part)
+    out.print()
+    out.print("History", style="bold")
+    for line in history(answer["as_of"], events):
+        out.print(line, soft_wrap=True)
+
+
+def _contract(told: Told, ledger: str) -> Iterator[RenderableType]:
+    state, answer = told.state, told.answer
+    hypothetical = " (hypothetical)" if state.get("hypothetical") else ""
+    yield Text(f"{state.get('title', 'A contract without a title')}{hypothetical}", style="bold")
+    yield Text(f"{state.get('kind', 'a contract')}, {answer['contract_id']} in ledger {ledger}, revision {answer['revision']}", style="dim")
+    yield Text(as_of_words(told.as_of), style="dim")
+    yield Text()
+    yield from _labelled(_facts(told))
+    if state.get("figures"):
+        yield Text()
+        yield told.figures_table()
+
+
+def as_of_words(as_of: Json) -> str:
+    """The times that an answer is for."""
+    published = f", of what was published by {as_of['published_by']}" if "published_by" in as_of else ""
+    final = ", final" if as_of["final"] else ""
+    return (
+        f"as in effect on {as_of['effective_on']} ({as_of['time_zone']}), known at position {as_of['known_position']} "
+        f"({as_of['known_at']}){published}{final}"
+    )
+
+
+def _facts(told: Told) -> Iterator[tuple[str, Iterable[str]]]:
+    state = told.state
+    yield "Parties", [f"{party['name']} ({listed(party['roles'])})" for party in state.get("parties", [])]
+    yield "References", [f"{reference['scheme']} {reference['id']}" for reference in state.get("references", [])]
+    yield "Items", map(_item, state.get("items", []))
+    yield "Status", [told.status(), *[f"marked: {mark}" for mark in state.get("marks", [])]]
+    yield "Term", [told.term()]
+    yield "Value", told.value()
+    yield "Replaced", [f"{entry['figure_id']} by {entry['replaced_by']}" for entry in state.get("replaced_figures", [])]
+    extensions = [(told.events[entry["rests_on"][0]], entry["effective_on"]) for entry in state.get("extensions", [])]
+    yield "Extensions", [f"{event_words(event)}, from {effective_on}" for event, effective_on in extensions]
+    yield "Deliveries", [told.delivery()]
+    yield "Agreements", [f"{_agreement(entry)}, on the word of {told.word(entry['rests_on'])}" for entry in state.get("agreements", [])]
+    yield "Notes", _notes(told)
+    yield "Anomalies", told.anomalies()
+    yield "Pending", told.pending()
+    yield "Uncertain", told.uncertain()
+
+
+def _item(item: Json) -> str:
+    ordered = f", {item['ordered']} {item['unit']} ordered" if "ordered" in item else ""
+    return f"{item['item_id']}: {item['description']}{ordered}"
+
+
+def _agreement(entry: Json) -> str:
+    reference = entry.get("reference")
+    named = entry.get("title") or (f"{reference['scheme']} {reference['id']}" if reference else "")
+    return f"{entry['relation']}{f': {named}' if named else ''}"
+
+
+def _notes(told: Told) -> Iterator[str]:
+    for event in told.events.values():
+        if event["event_type"] == "note.added" and not _left_out(event, told.as_of):
+            about = "".join(f" (about {value})" for value in event.get("data", {}).get("about", {}).values())
+            yield f"{event_words(event)}{about}, {source_words(event.get('source', {'kind': 'unknown'}))}"
+
+
+def _labelled(facts: Iterable[tuple[str, Iterable[str]]]) -> Iterator[RenderableType]:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column()
+    for label, lines in facts:
+        for index, line in enumerate(lines):
+            grid.add_row("" if index else label, Text(line))
+    yield grid
+
+
+def history(as_of: Json, events: Sequence[Json]) -> Iterator[Text]:
+    """One line an event, in the order of recording; dim where the answer above does not count it, and why."""
+    for event in events:
+        why = _left_out(event, as_of)
+        source = source_words(event["source"]) if "source" in event else ""
+        marks = "".join(f" [{mark}]" for mark in ("hypothetical" if event.get("hypothetical") else None, why) if mark)
+        line = f"{event['position']:>6}  r{event['revision']:<4} {event.get('effective_on', '-'):<10}  {event['event_type']:<18}  {source}"
+        words = event_words(event)
+        yield Text(f"{line}{f': {words}' if words else ''}{marks}", style="dim" if why else "")
+
+
+def _left_out(event: Json, as_of: Json) -> str | None:
+    """Why an event is not part of an answer; None if it is."""
+    if event["position"] > as_of["known_position"]:
+        return "recorded later"
+    if "published_by" in as_of and _published_on(event, as_of["time_zone"]).isoformat() > as_of["published_by"]:
+        return "published later"
+    if "effective_on" in event and first_day(event["effective_on"]).isoformat() > as_of["effective_on"]:
+        return "in effect later"
+    return None
+
+
+def _published_on(event: Json, time_zone: str) -> date:
+    published_on = event.get("source", {}).get("published_on")
+    if published_on:
+        return last_day(published_on)
+    return datetime.fromisoformat(event["recorded_at"]).astimezone(ZoneInfo(time_zone)).date()
+
+
+def feed_line(event: Json) -> str:
+    """An event of the ledger as a line of `tail`."""
+    source = source_words(event["source"]) if "source" in event else ""
+    contract = f"{event['contract_id']} r{event['revision']:<4}"
+    return f"{event['position']:>6}  {event['recorded_at']}  {event['event_type']:<18}  {contract}  {source}"
+
+
+def tail(client: Client, *, follow: bool) -> None:
+    """The ledger's events as lines, from the first; with `follow` those that come, for ever, also over a restart of the service."""
+    out = console()
+    cursor: str | None = None
+    waiting = False
+    while True:
+        try:
+            page = client.feed(cursor)
+        except Unreachable as error:
+            if not follow or cursor is None:
+                raise
+            if not waiting:
+                console(stderr=True).print(f"{error} Waiting for it.", style="yellow", soft_wrap=True)
+            waiting = True
+            time.sleep(FOLLOW_SECONDS)
+            continue
+        waiting = False
+        for event in page["items"]:
+            out.print(Text(feed_line(event)), soft_wrap=True)
+        cursor = page.get("next", cursor)
+        if not page["has_more"]:
+            if not follow:
+                return
+            time.sleep(FOLLOW_SECONDS)

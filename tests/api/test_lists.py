@@ -1,0 +1,268 @@
+"""Lists: filters, pages by cursor, links to the next, and the log in its order."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.api.bodies import REPORTED, SIGNED, Json, changed, event, figure, note, open_contract, record
+from tests.api.documented import check_answer
+from tests.api.running import RunningService
+
+MEMBERS = {"event_id", "event_type", "contract_id", "position", "revision", "schema_version", "recorded_at", "recorded_by"}
+
+
+@pytest.fixture(scope="module")
+def book(service: RunningService) -> Iterator[httpx.Client]:
+    """A ledger with ten contracts, of which the tests change nothing."""
+    service.make_ledger("book")
+    with service.client(service.admin, ledger="book") as client:
+        for index in range(10):
+            fill(client, index)
+        yield client
+
+
+def fill(client: httpx.Client, index: int) -> None:
+    """Every second contract is signed; every third is in dollars; each has a supplier of its own, and Isuzu buys from all."""
+    body = changed(SIGNED if index % 2 else REPORTED, "/data/parties/0/party_id", f"supplier-{index}")
+    body = changed(body, "/data/references", [{"scheme": "DART", "id": f"2024012680{index}"}])
+    contract_id = open_contract(client, body)
+    stated = figure("f", "100", "USD") if index % 3 == 0 else figure("f")
+    assert record(client, contract_id, "figure.stated", event({"figure": stated})).status_code == 201
+
+
+def pages(client: httpx.Client, path: str, **params: Any) -> Iterator[Json]:
+    """Every page of a list, by the links from one to the next."""
+    url = path
+    given: dict[str, Any] | None = params
+    for _ in range(1_000):
+        answer = client.get(url, params=given)
+        assert answer.status_code == 200, answer.text
+        yield answer.json()
+        if "next" not in answer.links:
+            return
+        # A link is followed as it stands, from the root of the service.
+        url, given = str(answer.url.join(answer.links["next"]["url"])), None
+    pytest.fail("the pages never end")
+
+
+def ids(client: httpx.Client, **params: Any) -> list[str]:
+    return [item["contract_id"] for page in pages(client, "/contracts", **params) for item in page["items"]]
+
+
+# Contracts
+
+
+@pytest.mark.parametrize("limit", [1, 3, 9, 10, 11, 500])
+def test_pages_of_any_size_show_every_contract_once(book: httpx.Client, limit: int) -> None:
+    shown = list(pages(book, "/contracts", limit=limit))
+    found = [item["contract_id"] for page in shown for item in page["items"]]
+    assert len(found) == len(set(found)) == 10
+    assert [len(page["items"]) for page in shown[:-1]] == [limit] * (len(shown) - 1)
+    assert ["next" in page for page in shown] == [True] * (len(shown) - 1) + [False]
+
+
+def test_a_page_has_fifty_items_if_not_said(api: httpx.Client) -> None:
+    contract_id = open_contract(api)
+    items = [{"event_type": "note.added"} | note()] * 60
+    api.post(f"/contracts/{contract_id}/events", json={"events": items}, headers={"Idempotency-Key": "sixty"})
+    for path in (f"/contracts/{contract_id}/events", "/events"):
+        assert len(api.get(path).json()["items"]) == 50
+
+
+def test_the_link_to_the_next_page_keeps_the_filters(book: httpx.Client) -> None:
+    answer = book.get("/contracts", params={"limit": 2, "party": "isuzu", "role": "buyer"})
+    link = answer.links["next"]
+    assert link["rel"] == "next"
+    assert link["url"] == f"/v1/ledgers/book/contracts?limit=2&party=isuzu&role=buyer&after={answer.json()['next']}"
+
+
+@pytest.mark.parametrize(
+    ("filters", "count"),
+    [
+        ({"party": "isuzu"}, 10),
+        ({"party": "supplier-3"}, 1),
+        ({"party": "nobody"}, 0),
+        ({"party": "supplier"}, 0),
+        ({"role": "supplier"}, 10),
+        ({"role": "guarantor"}, 0),
+        ({"party": "isuzu", "role": "buyer"}, 10),
+        # The role is of the same party.
+        ({"party": "isuzu", "role": "supplier"}, 0),
+        ({"status": "reported"}, 5),
+        ({"status": "in_force"}, 5),
+        ({"status": "signed"}, 0),
+        ({"currency": "USD"}, 4),
+        ({"currency": "KRW"}, 6),
+        ({"currency": "EUR"}, 0),
+        ({"currency": "USD", "status": "reported"}, 2),
+        ({"reference": "DART:20240126807"}, 1),
+        ({"reference": "DART:2024012680"}, 0),
+        ({"reference": "dart:20240126807"}, 0),
+        ({"currency": "USD", "status": "reported", "party": "supplier-6", "reference": "DART:20240126806"}, 1),
+    ],
+)
+def test_contracts_are_found_by_what_they_are(book: httpx.Client, filters: dict[str, str], count: int) -> None:
+    assert len(ids(book, **filters)) == count
+    assert len(ids(book, **filters, limit=1)) == count
+
+
+def test_a_list_shows_contracts_as_they_are_read_one_by_one(book: httpx.Client) -> None:
+    page = book.get("/contracts").json()
+    for item in page["items"]:
+        read = book.get(f"/contracts/{item['contract_id']}").json()
+        assert item == {name: read[name] for name in ("contract_id", "revision", "state")}
+        assert page["as_of"] == read["as_of"]
+
+
+def test_a_contract_moves_in_the_lists_with_its_next_event(api: httpx.Client) -> None:
+    contract_id = open_contract(api)
+    assert contract_id in ids(api, status="in_force", limit=500)
+    assert record(api, contract_id, "contract.terminated", event({"by": "Isuzu"})).status_code == 201
+    assert contract_id not in ids(api, status="in_force", limit=500)
+    assert contract_id in ids(api, status="terminated", limit=500)
+
+
+def test_an_empty_ledger_has_empty_lists(service: RunningService) -> None:
+    service.make_ledger("empty")
+    with service.client(service.admin, ledger="empty") as client:
+        contracts, events = client.get("/contracts").json(), client.get("/events").json()
+    assert contracts["items"] == []
+    assert contracts["as_of"]["known_position"] == 0
+    assert "next" not in contracts
+    assert (events["items"], events["has_more"]) == ([], False)
+
+
+# The events of a contract
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5, 6, 7])
+def test_a_contracts_events_are_shown_in_the_order_of_recording(api: httpx.Client, limit: int) -> None:
+    contract_id = open_contract(api)
+    for index in range(5):
+        record(api, contract_id, "note.added", note(f"note {index}") | {"effective_on": f"2024-0{9 - index}-01"})
+    shown = list(pages(api, f"/contracts/{contract_id}/events", limit=limit))
+    items = [item for page in shown for item in page["items"]]
+    assert [item["revision"] for item in items] == [1, 2, 3, 4, 5, 6]
+    assert [item["data"].get("text") for item in items[1:]] == [f"note {index}" for index in range(5)]
+    assert ["next" in page for page in shown] == [True] * (len(shown) - 1) + [False]
+
+
+def test_a_cursor_beyond_the_contract_is_not_found(api: httpx.Client) -> None:
+    contract_id = open_contract(api)
+    assert api.get(f"/contracts/{contract_id}/events?after=r1").json() == {"items": []}
+    assert api.get(f"/contracts/{contract_id}/events?after=r2").status_code == 404
+
+
+def test_an_event_is_the_same_by_whichever_way_it_is_read(api: httpx.Client) -> None:
+    contract_id = open_contract(api)
+    (listed,) = api.get(f"/contracts/{contract_id}/events").json()["items"]
+    assert api.get(f"/events/{listed['event_id']}").json() == listed
+    assert api.get(f"/events/{listed['event_id'].upper()}").json() == listed
+    fed = [item for page in pages(api, "/events", limit=500) for item in page["items"]]
+    assert listed in fed
+    assert set(listed) > MEMBERS
+
+
+# The log
+
+
+@pytest.mark.parametrize("limit", [1, 7, 20, 21, 500])
+def test_the_log_is_shown_gapless_and_in_its_order(book: httpx.Client, limit: int) -> None:
+    shown = list(pages(book, "/events", limit=limit))
+    assert [item["position"] for page in shown for item in page["items"]] == list(range(1, 21))
+    assert [page["has_more"] for page in shown] == [True] * (len(shown) - 1) + [False]
+
+
+def test_a_reader_goes_on_from_the_cursor_of_any_event(book: httpx.Client) -> None:
+    items = book.get("/events?limit=20").json()["items"]
+    for item in items:
+        following = book.get("/events", params={"after": item["cursor"]}).json()["items"]
+        assert [entry["position"] for entry in following] == list(range(item["position"] + 1, 21))
+
+
+def test_a_page_of_the_log_always_says_where_to_go_on(service: RunningService) -> None:
+    service.make_ledger("growing")
+    with service.client(service.admin, ledger="growing") as client:
+        at_start = client.get("/events").json()
+        assert (at_start["items"], at_start["has_more"]) == ([], False)
+        # The place before the first event is a place too.
+        assert client.get("/events", params={"after": at_start["next"]}).json() == at_start
+        open_contract(client)
+        first = client.get("/events", params={"after": at_start["next"]}).json()
+        assert [item["position"] for item in first["items"]] == [1]
+        at_head = client.get("/events", params={"after": first["next"]}).json()
+        assert at_head == {"items": [], "has_more": False, "next": first["next"]}
+        open_contract(client)
+        assert [item["position"] for item in client.get("/events", params={"after": at_head["next"]}).json()["items"]] == [2]
+
+
+def test_a_filter_leaves_out_events_and_still_moves_the_cursor(service: RunningService) -> None:
+    service.make_ledger("filtered")
+    with service.client(service.admin, ledger="filtered") as client:
+        contract_id = open_contract(client)
+        record(client, contract_id, "note.added", note())
+        open_contract(client)
+        notes = client.get("/events", params={"event_type": "note.added"}).json()
+        assert [item["position"] for item in notes["items"]] == [2]
+        whole = client.get("/events").json()
+        assert notes["next"] == whole["next"] == whole["items"][-1]["cursor"]
+        none = client.get("/events", params={"event_type": "contract.invented"}).json()
+        assert none == {"items": [], "has_more": False, "next": whole["next"]}
+        record(client, contract_id, "note.added", note())
+        more = client.get("/events", params={"event_type": "note.added", "after": notes["next"]}).json()
+        assert [item["position"] for item in more["items"]] == [4]
+
+
+def test_a_filtered_page_that_is_full_goes_on_after_its_last_event(book: httpx.Client) -> None:
+    shown = list(pages(book, "/events", event_type="figure.stated", limit=3))
+    assert [item["position"] for page in shown for item in page["items"]] == list(range(2, 21, 2))
+    assert [page["has_more"] for page in shown] == [True, True, True, False]
+
+
+def test_a_reader_that_follows_writers_misses_nothing_and_sees_nothing_twice(service: RunningService) -> None:
+    service.make_ledger("followed")
+
+    def write(_: int) -> None:
+        with service.client(service.admin, ledger="followed") as client:
+            contract_id = open_contract(client)
+            for _ in range(5):
+                record(client, contract_id, "note.added", note())
+
+    seen: list[int] = []
+    with service.client(service.admin, ledger="followed") as reader, ThreadPoolExecutor(4) as pool:
+        writing = [pool.submit(write, index) for index in range(4)]
+        after: dict[str, str] = {}
+        while not (all(future.done() for future in writing) and len(seen) >= 24):
+            page = reader.get("/events", params={"limit": 7} | after).json()
+            seen += [item["position"] for item in page["items"]]
+            after = {"after": page["next"]}
+    for future in writing:
+        future.result()
+    assert seen == list(range(1, 25))
+
+
+FORGED = [
+    "MS4xLjAwMDAwMDAwMDAwMDAwMDA",  # 1.1.0000000000000000: an event with another hash
+    "Mi4xLjAwMDAwMDAwMDAwMDAwMDA",  # 2.1.0000000000000000: another epoch
+    "MS45OTkuMDAwMDAwMDAwMDAwMDAwMA",  # 1.999.0000000000000000: beyond the head
+    "MS4wLmZmZmZmZmZmZmZmZmZmZmY",  # 1.0.ffffffffffffffff: before the first event, with a hash
+]
+
+
+@pytest.mark.parametrize("cursor", FORGED)
+@pytest.mark.parametrize("event_type", [None, "note.added"])
+def test_a_cursor_of_another_history_is_refused(book: httpx.Client, cursor: str, event_type: str | None) -> None:
+    params = {"after": cursor} | ({"event_type": event_type} if event_type else {})
+    answer = book.get("/events", params=params)
+    assert (answer.status_code, answer.json()["code"]) == (409, "history-forked")
+
+
+def test_a_cursor_cut_short_is_malformed(book: httpx.Client) -> None:
+    cursor = book.get("/events?limit=1").json()["next"]
+    for length in range(1, len(cursor)):
+        answer = book.get("/events", params={"after": cursor[:length]})
+        assert answer.status_code == 400
+        check_answer(answer)

@@ -1,0 +1,345 @@
+"""What a framework would answer by itself is a Problem too: bodies too large, other media, other methods, odd addresses, faults."""
+
+import gzip
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from tests.api.bodies import SIGNED, head_of, note, open_contract, record, revision_of, with_key
+from tests.api.documented import check_answer, check_problem, operation_of, operations
+from tests.api.running import MAX_BODY_BYTES, RunningService, running
+from tests.conftest import NewDatabase
+
+JSON = {"Content-Type": "application/json"}
+RECOVERS_WITHIN_SECONDS = 15
+
+
+def padded(size: int) -> bytes:
+    """A request of exactly so many bytes."""
+    body = json.dumps(SIGNED).encode()
+    return body + b" " * (size - len(body))
+
+
+def chunks(body: bytes) -> Iterator[bytes]:
+    for at in range(0, len(body), 65_536):
+        yield body[at : at + 65_536]
+
+
+@pytest.mark.parametrize(
+    "body", [padded(10_000_000), padded(MAX_BODY_BYTES + 1), b"x" * 10_000_000], ids=["10 MB", "a byte more", "no JSON"]
+)
+@pytest.mark.parametrize("is_chunked", [False, True], ids=["declared", "chunked"])
+def test_a_body_that_is_too_large_is_refused(api: httpx.Client, body: bytes, is_chunked: bool) -> None:
+    head = head_of(api)
+    answer = api.post("/contracts", content=chunks(body) if is_chunked else body, headers=with_key() | JSON)
+    assert answer.status_code == 413
+    assert answer.json()["code"] == "body-too-large"
+    assert head_of(api) == head
+
+
+@pytest.mark.parametrize("is_chunked", [False, True], ids=["declared", "chunked"])
+def test_a_body_of_the_largest_size_is_read(api: httpx.Client, is_chunked: bool) -> None:
+    body = padded(MAX_BODY_BYTES)
+    answer = api.post("/contracts", content=chunks(body) if is_chunked else body, headers=with_key() | JSON)
+    assert answer.status_code == 201
+
+
+def test_a_large_body_where_none_is_read_changes_nothing(service: RunningService) -> None:
+    body = padded(2 * MAX_BODY_BYTES)
+    with service.client(None) as client:
+        assert client.post("/v1/ledgers/main/contracts", content=body, headers=JSON).status_code == 401
+        assert client.post("/nowhere", content=body, headers=JSON).status_code == 404
+        assert client.request("GET", "/livez", content=body).status_code == 200
+
+
+def test_a_declared_body_that_never_comes_is_refused_at_once(service: RunningService) -> None:
+    head = f"POST /v1/ledgers/main/contracts HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {service.admin}\r\nIdempotency-Key: a\r\n"
+    sent = head + "Content-Type: application/json\r\nContent-Length: 10000000\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n"
+    status, headers, body = exchange(service, sent.encode())
+    assert (status, headers["content-type"]) == (413, "application/problem+json")
+    assert json.loads(body)["request_id"] == headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    "media_type",
+    [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "application/problem+json",
+        "application/jsonx",
+        "",
+        "json",
+    ],
+)
+def test_a_body_of_another_media_type_is_refused(api: httpx.Client, media_type: str) -> None:
+    contract_id = open_contract(api)
+    for path in ("/contracts", f"/contracts/{contract_id}/note-added", f"/contracts/{contract_id}/events"):
+        answer = api.post(path, content=json.dumps(SIGNED), headers=with_key() | {"Content-Type": media_type})
+        assert answer.status_code == 415
+        assert "application/json" in answer.json()["detail"]
+
+
+def test_a_body_without_a_media_type_is_refused(api: httpx.Client) -> None:
+    assert api.post("/contracts", content=json.dumps(SIGNED), headers=with_key()).status_code == 415
+
+
+@pytest.mark.parametrize("media_type", ["application/json", "Application/JSON", "application/json; charset=utf-8", "application/json;v=1"])
+def test_json_is_spelt_in_any_case_with_any_parameter(api: httpx.Client, media_type: str) -> None:
+    answer = api.post("/contracts", content=json.dumps(SIGNED), headers=with_key() | {"Content-Type": media_type})
+    assert answer.status_code == 201
+
+
+def test_a_compressed_body_is_refused_as_another_media_type(api: httpx.Client) -> None:
+    content = gzip.compress(json.dumps(SIGNED).encode())
+    answer = api.post("/contracts", content=content, headers=with_key() | JSON | {"Content-Encoding": "gzip"})
+    assert answer.status_code == 415
+    assert "Content-Encoding" in answer.json()["detail"]
+
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY")
+PATHS = sorted({operation.path for operation in operations()})
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_method_that_an_address_does_not_answer_is_refused_with_those_that_it_does(service: RunningService, path: str) -> None:
+    address = path.format(ledger="main", contract_id="01890000-0000-7000-8000-0000000000ff", event_id="x")
+    known = {method for method in METHODS if operation_of(method, address)}
+    with service.client(service.admin) as client:
+        for method in METHODS:
+            if method in known:
+                continue
+            answer = client.request(method, address)
+            assert answer.status_code == 405, method
+            assert set(answer.headers["allow"].split(", ")) == known
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/v1",
+        "/v1/",
+        "/v1/ledgers/",
+        "/v1/ledgers/main/",
+        "/v2/ledgers",
+        "/livez/",
+        "/docs/",
+        "/docs/nothing",
+        "/openapi.yaml",
+        "/metrics",
+    ]
+    + [
+        "/v1/ledgers/main/contracts/",
+        "/v1/ledgers/main/contracts//events",
+        "//v1/ledgers",
+        "/%00",
+        "/%2F",
+        "/%FF",
+        "/%3Fa%23b",
+        "/%C3%A9",
+        "/a%0D%0Ab",
+    ],
+)
+def test_an_address_where_nothing_is_answers_a_problem(service: RunningService, path: str) -> None:
+    with service.client(service.admin) as client:
+        answer = client.get(path)
+    assert answer.status_code == 404
+    assert answer.json()["instance"].startswith("/")
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET /nowhere HTTP/1.1\r\nHost: [\r\nConnection: close\r\n\r\n", 404),
+        (b"GET /nowhere HTTP/1.1\r\nHost: a b\xff\r\nConnection: close\r\n\r\n", 404),
+        (b"GET /nowhere HTTP/1.1\r\nConnection: close\r\n\r\n", 404),
+        (b"GET /nowhere HTTP/1.0\r\n\r\n", 404),
+        (b"GET http://elsewhere/nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 404),
+        (b"GET * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 404),
+        (b"GET /v1/ledgers HTTP/1.1\r\nHost: x\r\nAuthorization: a\r\nAuthorization: b\r\nConnection: close\r\n\r\n", 401),
+        (b"GET /v1/ledgers HTTP/1.1\r\nHost: x\r\nX-Big: " + b"x" * 200_000 + b"\r\nConnection: close\r\n\r\n", 401),
+        (b"GET /v1/ledgers HTTP/1.1\r\nHost: x\r\n" + b"X-Many: x\r\n" * 2_000 + b"Connection: close\r\n\r\n", 401),
+    ],
+)
+def test_an_odd_request_is_answered_with_a_problem(service: RunningService, sent: bytes, status: int) -> None:
+    answered, headers, body = exchange(service, sent)
+    assert (answered, headers["content-type"]) == (status, "application/problem+json")
+    assert json.loads(body)["request_id"] == headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+        b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n",
+        b"\x16\x03\x01",
+    ],
+)
+def test_what_is_no_http_is_answered_400_and_hung_up(service: RunningService, sent: bytes) -> None:
+    status, headers, _ = exchange(service, sent)
+    assert (status, headers["connection"]) == (400, "close")
+    with service.client(None) as client:
+        assert client.get("/livez").status_code == 200
+
+
+def test_a_client_that_goes_away_within_a_body_harms_nobody(service: RunningService, api: httpx.Client) -> None:
+    head = f"POST /v1/ledgers/main/contracts HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {service.admin}\r\nIdempotency-Key: a\r\n"
+    with socket.create_connection(("127.0.0.1", service.port), timeout=5) as connection:
+        connection.sendall((head + 'Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"effective_on"').encode())
+    open_contract(api)
+
+
+def exchange(service: RunningService, sent: bytes) -> tuple[int, dict[str, str], bytes]:
+    """The answer to bytes as they are sent: status, headers, body. The service hangs up after it."""
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+        connection.sendall(sent)
+        received = b"".join(iter(lambda: connection.recv(65_536), b""))
+    head, _, body = received.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+    return int(first.split()[1]), headers, body
+
+
+# Request ids and headers of every answer
+
+
+@pytest.mark.parametrize("given", ["a", "req-1/2_3:4", "x" * 128, "~!@#$%^&*()"])
+def test_a_request_id_is_echoed_in_header_and_problem(api: httpx.Client, given: str) -> None:
+    answer = api.get("/contracts/x", headers={"X-Request-Id": given})
+    assert answer.headers["x-request-id"] == answer.json()["request_id"] == given
+    assert api.get("/contracts", headers={"X-Request-Id": given}).headers["x-request-id"] == given
+
+
+@pytest.mark.parametrize("given", ["", "x" * 129, "a b", "é", "a\tb", "x" * 100_000])
+def test_an_odd_request_id_is_replaced(api: httpx.Client, given: str) -> None:
+    answer = api.get("/contracts/x", headers={"X-Request-Id": given.encode("latin-1")})
+    assert answer.headers["x-request-id"] == answer.json()["request_id"] != given
+
+
+def test_requests_without_an_id_get_different_ones(api: httpx.Client) -> None:
+    assert api.get("/contracts").headers["x-request-id"] != api.get("/contracts").headers["x-request-id"]
+
+
+def test_every_answer_is_private_and_asked_for_again(service: RunningService, api: httpx.Client) -> None:
+    contract_id = open_contract(api)
+    event_id = api.get(f"/contracts/{contract_id}/events").json()["items"][0]["event_id"]
+    answers = [
+        api.get(path)
+        for path in (
+            "/contracts",
+            f"/contracts/{contract_id}",
+            f"/contracts/{contract_id}/events",
+            "/events",
+            f"/events/{event_id}",
+            "/contracts/x",
+        )
+    ]
+    answers.append(record(api, contract_id, "note.added", note()))
+    with service.client(service.admin) as client:
+        answers += [client.get("/v1/ledgers"), client.put("/v1/ledgers/main", json={})]
+    assert {answer.headers["cache-control"] for answer in answers} == {"private, no-cache"}
+    assert {answer.headers["vary"] for answer in answers} == {"Authorization, Accept"}
+
+
+# Faults
+
+
+@pytest.fixture
+def broken(new_database: NewDatabase, tmp_path: Path) -> Iterator[RunningService]:
+    """A service with a database of its own, to be broken."""
+    with new_database() as database, running(database, tmp_path) as served:
+        served.make_ledger("main")
+        yield served
+
+
+def test_an_unexpected_failure_is_a_problem_with_its_request_id(broken: RunningService) -> None:
+    with psycopg.connect(broken.database.owner_url) as connection:
+        connection.execute("ALTER TABLE contracts RENAME TO contracts_away")
+    answer = httpx.get(
+        f"{broken.url}/v1/ledgers/main/contracts",
+        headers={"Authorization": f"Bearer {broken.admin}", "X-Request-Id": "find-me"},
+        trust_env=False,
+    )
+    assert answer.status_code == 500
+    check_problem(answer)
+    assert answer.json()["request_id"] == "find-me"
+    assert "contracts" not in answer.json()["detail"]
+
+
+def test_reads_and_appends_outlive_the_loss_of_every_connection(broken: RunningService) -> None:
+    with broken.client(broken.admin, ledger="main") as client:
+        contract_id = open_contract(client)
+        answers: list[httpx.Response] = []
+        for attempt in range(5):
+            cut_connections(broken)
+            answers += [client.get(f"/contracts/{contract_id}"), client.get("/events"), client.get("/contracts")]
+            answers.append(client.post(f"/contracts/{contract_id}/note-added", json=note(), headers=with_key(f"cut {attempt}")))
+        assert {answer.status_code for answer in answers} <= {200, 201, 503}
+        for attempt in range(5):
+            assert until_recorded(client, f"/contracts/{contract_id}/note-added", f"cut {attempt}").status_code == 201
+        assert revision_of(client, contract_id) == 6
+
+
+def cut_connections(service: RunningService) -> None:
+    with psycopg.connect(service.database.superuser_url, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND usename = 'ledger_service'"
+        )
+
+
+def until_recorded(client: httpx.Client, path: str, key: str) -> httpx.Response:
+    """The answer to an append that is sent again, with its key, while the service says to try later."""
+    deadline = time.monotonic() + RECOVERS_WITHIN_SECONDS
+    while True:
+        answer = client.post(path, json=note(), headers=with_key(key))
+        if answer.status_code != 503 or time.monotonic() > deadline:
+            return answer
+        assert int(answer.headers["retry-after"]) >= 1
+        time.sleep(0.1)
+
+
+def test_a_service_whose_ledger_holds_back_answers_503_with_retry_after(broken: RunningService) -> None:
+    with psycopg.connect(broken.database.owner_url) as connection:
+        connection.execute("UPDATE ledgers SET layout = 99")
+    with broken.client(broken.admin, ledger="main") as client:
+        answer = client.post("/contracts", json=SIGNED, headers=with_key())
+        assert (answer.status_code, answer.json()["code"]) == (503, "projection-unknown")
+        assert int(answer.headers["retry-after"]) >= 1
+        assert client.get("/contracts").status_code == 200
+
+
+def test_the_service_says_that_it_lives_and_is_ready(service: RunningService) -> None:
+    with service.client(None) as client:
+        assert (client.get("/livez").text, client.get("/readyz").text) == ("ok\n", "ready\n")
+
+
+def answer_of(**members: Any) -> httpx.Response:
+    """An answer that nobody gave, to try the check on."""
+    request = httpx.Request("GET", "http://x/v1/ledgers/main/contracts")
+    return httpx.Response(request=request, **members)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "content"),
+    [
+        (200, {}, {"items": [], "as_of": {}}),
+        (200, {"x-request-id": "a"}, {"items": []}),
+        (200, {"x-request-id": "a"}, {"items": [], "as_of": {}, "undocumented": 1}),
+        (299, {"x-request-id": "a"}, {}),
+        (404, {"x-request-id": "a"}, {}),
+        (500, {"x-request-id": "a"}, {}),
+    ],
+)
+def test_the_check_of_answers_finds_what_the_document_does_not_promise(status: int, headers: dict[str, str], content: Any) -> None:
+    with pytest.raises(Exception, match=r".+"):
+        check_answer(answer_of(status_code=status, headers=headers, json=content))

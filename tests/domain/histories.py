@@ -1,0 +1,419 @@
+"""Histories of contracts for the tests of the domain: a ledger in memory, events told in short, and events drawn at random.
+
+The ledger is the real decision of a batch, with dictionaries where the tables are: its rows are those that the service writes.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from functools import cache
+from typing import Any
+from uuid import UUID
+
+import orjson
+from hypothesis import strategies as st
+
+from service.api.envelope import read_event
+from service.domain.dates import last_day
+from service.domain.events import EVENT_TYPES, RecordedEvent, decode_body
+from service.domain.timeline import View, tell
+from service.errors import NotAllowedNow
+from service.log.decide import Append, Batch, Receipt
+from service.log.ledger import Ledger, zone
+from service.log.read import recorded_event
+from service.projections.contracts import LAYOUT, ContractRow
+
+Sent = dict[str, Any]
+Dates = st.SearchStrategy[str]
+Members = st.SearchStrategy[Sent]
+TODAY = date(2026, 11, 22)
+CONTRACT = "00000000-0000-7000-8000-0000000000c1"
+FIRST_POSITION = 918_273_645
+"""Where the ledger in memory begins: a number that stands out should a state hold it."""
+
+
+def sent(event_type: str, effective_on: str, data: Sent, *, hypothetical: bool = False, **source: str) -> Sent:
+    """A request for an event, with its type; `source` is the press unless it says otherwise."""
+    request = {"event_type": event_type, "effective_on": effective_on, "source": {"kind": "news", **source}, "data": data}
+    return request | ({"hypothetical": True} if hypothetical else {})
+
+
+SUPPLIER = {"party_id": "lges", "name": "LG Energy Solution", "roles": ["supplier"]}
+BUYER = {"party_id": "isuzu", "name": "Isuzu Motors", "roles": ["buyer"]}
+CELLS = {"item_id": "cells", "description": "cylindrical cells", "quantity": "100", "unit": "EA"}
+
+
+def reported(effective_on: str = "2022-07-06", **data: Any) -> Sent:
+    """The report that opens a contract; a member given as None is left out."""
+    members = {"stage": "reported", "title": "Cells", "kind": "supply", "parties": [SUPPLIER, BUYER], **data}
+    return sent("contract.reported", effective_on, _stated(members))
+
+
+def signed(effective_on: str = "2024-01-26", **data: Any) -> Sent:
+    return sent("contract.signed", effective_on, data)
+
+
+def figure(figure_id: str, amount: str | None = "1000", currency: str = "KRW", **members: Any) -> Sent:
+    """A figure as reported, exact, of the total; a member given as None is left out."""
+    known = {"figure_id": figure_id, "amount": amount, "currency": currency, "basis": "reported", "bound": "exact", "scope": "total"}
+    return _stated(known | members)
+
+
+def stated(figure: Sent, effective_on: str = "2024-02-01", **source: str) -> Sent:
+    return sent("figure.stated", effective_on, {"figure": figure}, **source)
+
+
+def revised(replaces: str, value: Sent, effective_on: str = "2024-03-01", reason: str = "renegotiation") -> Sent:
+    return sent("value.revised", effective_on, {"replaces": replaces, "value": value, "reason": reason})
+
+
+def delivered(delivery_id: str, delivered_on: str, quantity: str = "10", effective_on: str | None = None, **data: Any) -> Sent:
+    members = {"delivery_id": delivery_id, "item_id": "cells", "quantity": quantity, "unit": "EA", "delivered_on": delivered_on, **data}
+    return sent("delivery.recorded", effective_on or delivered_on, members)
+
+
+def noted(effective_on: str = "2026-01-01", **about: str) -> Sent:
+    return sent("note.added", effective_on, {"text": "why"} | ({"about": about} if about else {}))
+
+
+def _stated(members: Sent) -> Sent:
+    return {name: member for name, member in members.items() if member is not None}
+
+
+def events_of(*requests: Sent, recorded_on: date = TODAY) -> list[RecordedEvent]:
+    """Requests as recorded events, read from their stored bodies, whatever the rules would say."""
+    return [
+        RecordedEvent(
+            event_id=str(UUID(int=revision)),
+            position=FIRST_POSITION + revision,
+            revision=revision,
+            recorded_on=recorded_on,
+            effective_on=request["effective_on"],
+            data=decode_body(request["event_type"], 1, orjson.dumps({**request, "salt": "00"}))[0],
+            source=request["source"],
+            hypothetical=request.get("hypothetical", False),
+        )
+        for revision, request in enumerate(requests, 1)
+    ]
+
+
+def told(*requests: Sent, day: date | str = TODAY, published_by: str | None = None) -> View:
+    """The view that requests make, recorded in the order given."""
+    day = date.fromisoformat(day) if isinstance(day, str) else day
+    return tell(events_of(*requests), day, date.fromisoformat(published_by) if published_by else None)
+
+
+@dataclass
+class Log:
+    """A ledger in memory."""
+
+    time_zone: str = "Asia/Seoul"
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger("00000000-0000-7000-8000-00000000001e", "main", self.time_zone)
+        self.now = datetime(2020, 1, 1, tzinfo=UTC)
+        self.recorded_at = self.now
+        self.position = FIRST_POSITION
+        self.rows: dict[str, ContractRow] = {}
+        self.stored: dict[str, list[tuple[bytes, bytes]]] = {}
+        self.delivery_ids: set[tuple[str, str]] = set()
+        self.event_ids: set[tuple[str, str]] = set()
+        self.requests = 0
+
+    def at(self, day: date) -> "Log":
+        """Go on to the noon of a day in the ledger's zone."""
+        self.now = datetime(day.year, day.month, day.day, 12, tzinfo=zone(self.time_zone)).astimezone(UTC)
+        return self
+
+    @property
+    def day(self) -> date:
+        return self.now.astimezone(zone(self.time_zone)).date()
+
+    def request(self, *events: Sent, contract_id: str = CONTRACT, **options: Any) -> Append:
+        self.requests += 1
+        bodies = [({name: member for name, member in event.items() if name != "event_type"}, event["event_type"]) for event in events]
+        return Append(
+            ledger=self.ledger,
+            contract_id=contract_id,
+            opening=contract_id not in self.rows,
+            events=[read_event(event_type, body) for body, event_type in bodies],
+            recorded_by="00000000-0000-7000-8000-0000000000aa",
+            key=self.requests.to_bytes(16, "big"),
+            canonical=orjson.dumps(events),
+            **options,
+        )
+
+    def commit(self, *appends: Append) -> Batch:
+        """What `log.append.transact` does, table by table."""
+        batch = Batch(self.ledger, appends)
+        batch.begin((self.now, self.position, self.recorded_at, 1, LAYOUT, None), self.now.timestamp())
+        batch.load([[getattr(row, name) for name in ContractRow.__struct_fields__] for row in self.rows.values()], [])
+        batch.load_ids(self.delivery_ids, self.event_ids)
+        for contract_id in batch.histories_needed():
+            batch.load_histories(self.stored[contract_id])
+        batch.decide()
+        self._keep(batch)
+        return batch
+
+    def _keep(self, batch: Batch) -> None:
+        for row, payload in zip(batch.event_rows, batch.payload_rows, strict=True):
+            assert row["position"] == payload["position"]
+            self.stored.setdefault(row["contract_id"], []).append((row["header"].encode(), payload["body"].encode()))
+            self.event_ids.add((row["contract_id"], row["event_id"]))
+        self.delivery_ids |= {(row["contract_id"], row["delivery_id"]) for row in batch.delivery_rows}
+        self.rows |= {row.contract_id: row for row in batch.changed_rows}
+        if batch.written:
+            self.position, self.recorded_at = batch.position, batch.recorded_at
+
+    def append(self, *events: Sent, contract_id: str = CONTRACT, **options: Any) -> Receipt:
+        """Append one request; its refusal is raised."""
+        (outcome,) = self.commit(self.request(*events, contract_id=contract_id, **options)).outcomes
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def history(self, contract_id: str = CONTRACT) -> list[RecordedEvent]:
+        """The contract's events, read from their stored bytes."""
+        return [recorded_event(header, body, zone(self.time_zone))[1] for header, body in self.stored.get(contract_id, ())]
+
+
+def log_of(*events: Sent, day: date = TODAY) -> Log:
+    """A ledger in which the events are recorded, one request each."""
+    log = Log().at(day)
+    for event in events:
+        log.append(event)
+    return log
+
+
+# Events at random. Ids come from small sets, so that events meet.
+
+_DAYS = st.dates(date(2022, 1, 1), date(2030, 12, 31))
+DAYS = _DAYS.map(date.isoformat)
+_YEARS = st.integers(2021, 2031).map(str)
+_QUARTERS = st.builds("{}-Q{}".format, st.integers(2021, 2031), st.integers(1, 4))
+_MONTHS = st.builds("{}-{:02}".format, st.integers(2021, 2031), st.integers(1, 12))
+BUSINESS_DATES = st.one_of(DAYS, DAYS, _MONTHS, _QUARTERS, _YEARS)
+NEAR_DATES = st.one_of(
+    st.dates(date(2025, 12, 1), date(2026, 6, 30)).map(date.isoformat), st.sampled_from(["2025", "2026", "2026-Q1", "2026-02", "2026-05"])
+)
+_NAMES = st.sampled_from(["Reuters", "한국경제", "Nikkei", 'a "quote" \\ \u0001', "😀"])
+_ITEM_IDS = st.sampled_from(["cells", "cells", "packs"])
+_UNITS = st.sampled_from(["EA", "KWH", "x-cell"])
+_QUANTITIES = st.sampled_from(["0", "1", "10", "12.5", "60", "100", "0.001"])
+_FIGURE_IDS = st.sampled_from([f"f{index}" for index in range(6)])
+_AMOUNTS = st.sampled_from(["0", "98", "100", "101", "102", "103", "104", "200", "1000000000000"])
+_DURATIONS = st.sampled_from(["P1Y", "P4Y", "P6M", "P90D", "P2W"])
+
+
+_MONEY = st.fixed_dictionaries({"amount": _AMOUNTS, "currency": st.sampled_from(["KRW", "USD"])})
+_IDENTIFIERS = st.fixed_dictionaries({"scheme": st.just("LEI"), "id": _NAMES})
+
+
+def _members(required: dict[str, st.SearchStrategy[Any]], optional: dict[str, st.SearchStrategy[Any]]) -> Members:
+    return st.fixed_dictionaries(required, optional=optional)
+
+
+def _some(entries: Members, by: str) -> st.SearchStrategy[list[Sent]]:
+    return st.lists(entries, min_size=1, max_size=2, unique_by=lambda entry: entry[by])
+
+
+def _orderly(period: Sent) -> Sent:
+    """Start, end and latest end in their order."""
+    given = [member for member in ("start_on", "end_on", "max_end_on") if member in period]
+    return period | dict(zip(given, sorted((period[member] for member in given), key=last_day), strict=True))
+
+
+def _sources(dates: Dates) -> Members:
+    return _members({"kind": st.sampled_from(["party", "filing", "news"])}, {"name": _NAMES, "via": _NAMES, "published_on": dates})
+
+
+def _opening_members(dates: Dates) -> dict[str, st.SearchStrategy[Any]]:
+    """What a report or a signing may state about the contract."""
+    counted = _members({"item_id": _ITEM_IDS, "description": _NAMES, "quantity": _QUANTITIES, "unit": _UNITS}, {})
+    uncounted = _members({"item_id": _ITEM_IDS, "description": _NAMES}, {"unit": _UNITS})
+    related = {**SUPPLIER, "relation": {"kind": "subsidiary", "of": "lg"}}
+    period = {"start_on": dates, "end_on": dates, "max_end_on": dates, "duration": _DURATIONS}
+    return {
+        "title": _NAMES,
+        "kind": st.sampled_from(["supply", "framework"]),
+        "parties": st.sampled_from([[SUPPLIER, BUYER], [BUYER, SUPPLIER], [related, BUYER]]),
+        "items": _some(counted | uncounted, "item_id"),
+        "period": _members({}, period).map(_orderly),
+        "figures": _some(_figures(dates), "figure_id"),
+        "references": st.lists(_IDENTIFIERS, min_size=1, max_size=2),
+    }
+
+
+def _signing_members(dates: Dates) -> dict[str, st.SearchStrategy[Any]]:
+    """What only a signing states."""
+    paths = st.sampled_from(["/value", "/quantity", "/value/x", "/items", "/parties/buyer"])
+    price = {"item_id": _ITEM_IDS, "unit_price": _QUANTITIES, "currency": st.just("USD"), "per_unit": _UNITS}
+    terms = {
+        "payment": _NAMES,
+        "renewal": st.just({"automatic": True, "notice_days": 90}),
+        "prices": st.lists(_members(price, {"valid_from": dates}), min_size=1, max_size=2),
+    }
+    withheld = _some(_members({"path": paths, "reason": _NAMES}, {"until": dates}), "path")
+    return {"signed_on": dates, "signed_by": dates, "withheld": withheld, "terms": _members({}, terms)}
+
+
+def _data(dates: Dates) -> dict[str, Members]:
+    """For each event type a strategy for its data."""
+    figures, opening = _figures(dates), _opening_members(dates)
+    ending = _members({}, {"by": _NAMES, "cause": _NAMES, "notice_on": dates, "terminated_value": _MONEY, "successor": _IDENTIFIERS})
+    added = _members({"quantity": _QUANTITIES, "unit": _UNITS}, {"item_id": _ITEM_IDS})
+    about = st.one_of(
+        st.fixed_dictionaries({"figure_id": _FIGURE_IDS}),
+        st.fixed_dictionaries({"item_id": _ITEM_IDS}),
+        st.fixed_dictionaries({"anomaly_id": st.sampled_from(["figures-conflict.1.2", "start-before-signing.1", "value-halved.3"])}),
+    )
+    revision = {"replaces": _FIGURE_IDS, "value": figures, "reason": st.sampled_from(["quantity", "fx", "actuals"])}
+    delivery = {"item_id": _ITEM_IDS, "quantity": _QUANTITIES, "unit": _UNITS, "delivered_on": dates}
+    delivery_ids = st.integers(0, 9_999).map("d{}".format)
+    return {
+        "contract.reported": _members({"stage": st.sampled_from(["reported", "negotiating", "denied"])}, opening),
+        "contract.signed": _members({}, opening | _signing_members(dates)),
+        "figure.stated": _members({"figure": figures}, {}),
+        "value.revised": _members(revision, {}),
+        "order.extended": _members(
+            {"via": st.sampled_from(["amendment", "renewal"])}, {"added_quantity": added, "added_value": _MONEY, "new_end_on": dates}
+        ),
+        "delivery.started": _members({}, {"item_id": _ITEM_IDS, "place": _NAMES, "lot": _NAMES, "partial": st.booleans()}),
+        "delivery.recorded": _members({"delivery_id": delivery_ids, **delivery}, {"value": _MONEY}),
+        "agreement.linked": _members({"relation": st.just("joint-development")}, {"title": _NAMES, "reference": _IDENTIFIERS}),
+        "contract.completed": ending,
+        "contract.terminated": ending,
+        "note.added": _members({"text": _NAMES}, {"about": about}),
+    }
+
+
+def requests_on(dates: Dates) -> dict[str, Members]:
+    """For each event type a strategy for its requests, all business dates drawn from `dates`."""
+    return {event_type: _requests(event_type, data, dates) for event_type, data in _data(dates).items()}
+
+
+def _figures(dates: Dates) -> Members:
+    known = {
+        "figure_id": _FIGURE_IDS,
+        "currency": st.sampled_from(["KRW", "KRW", "USD"]),
+        "basis": st.sampled_from(["contractual", "disclosed", "confirmed", "reported", "estimated", "computed"]),
+        "bound": st.sampled_from(["exact", "about", "at_least", "at_most"]),
+        "scope": st.sampled_from(["total", "total", "annual", "unit"]),
+    }
+    rates = _members({"rate": st.sampled_from(["0", "1310.95"]), "base": st.just("USD"), "quote": st.just("KRW")}, {"rate_on": dates})
+    optional = {
+        "vat": st.sampled_from(["excluded", "included", "unknown"]),
+        "source": _sources(dates),
+        "derived_from": st.fixed_dictionaries({"figure_id": _FIGURE_IDS}),
+        "fx": rates,
+        "note": _NAMES,
+    }
+    point = _members(known | {"amount": _AMOUNTS}, optional)
+    span = _members(known | {"low": st.sampled_from(["0", "99", "100"]), "high": st.sampled_from(["100", "120", "300"])}, optional)
+    return (point | span).map(_underived)
+
+
+def _underived(figure: Sent) -> Sent:
+    """A figure cannot derive from itself."""
+    if figure.get("derived_from") == {"figure_id": figure["figure_id"]}:
+        del figure["derived_from"]
+    return figure
+
+
+def _requests(event_type: str, data: Members, dates: Dates) -> Members:
+    required = {"event_type": st.just(event_type), "effective_on": dates, "source": _sources(dates), "data": data}
+    return _members(required, {"hypothetical": st.just(True)})
+
+
+# Composite strategies, so that a failing test names them in a word instead of spelling them out over pages.
+
+
+@cache
+def _by_type(near: bool) -> dict[str, Members]:
+    return requests_on(NEAR_DATES if near else BUSINESS_DATES)
+
+
+@st.composite
+def openings(draw: st.DrawFn, *, near: bool = False) -> Sent:
+    """A request that may open a contract; most take effect before what follows. `near`: all dates about the turn of 2025."""
+    request = draw(_by_type(near)[draw(st.sampled_from(["contract.reported", "contract.signed"]))])
+    early = draw(st.sampled_from([None, "2020-05-05", "2021", "2021-Q3"]))
+    data = {
+        "title": "Cells",
+        "kind": "supply",
+        "parties": [SUPPLIER, BUYER],
+        "items": [CELLS],
+        "figures": [figure("f0")],
+        **request["data"],
+    }
+    data["figures"] = [_stated({**member, "derived_from": None}) for member in data["figures"]]
+    return request | {"effective_on": early or request["effective_on"], "data": data}
+
+
+_WEIGHTS = {"contract.completed": 1, "contract.terminated": 1, "contract.reported": 2, "figure.stated": 4, "value.revised": 4}
+_TYPES = [event_type for event_type in sorted(EVENT_TYPES, reverse=True) for _ in range(_WEIGHTS.get(event_type, 3))]
+
+
+@st.composite
+def requests(draw: st.DrawFn, *, near: bool = False) -> Sent:
+    """A request of any event type."""
+    return draw(_by_type(near)[draw(st.sampled_from(_TYPES))])
+
+
+@st.composite
+def histories(draw: st.DrawFn, *, near: bool = False, most: int = 10) -> list[Sent]:
+    """Requests that begin with an opening; the rules may refuse any but the first."""
+    return fitted([draw(openings(near=near)), *draw(st.lists(requests(near=near), min_size=2, max_size=most))])
+
+
+def fitted(history: list[Sent]) -> list[Sent]:
+    """The history with ids that fit, so that the rules accept most of it: new figures are new, and what is referred to is there."""
+    known: list[str] = []
+    return [_fitted(request, known) for request in history]
+
+
+def _fitted(request: Sent, known: list[str]) -> Sent:
+    data = dict(request["data"])
+    if request["event_type"] == "value.revised":
+        data["replaces"] = _one_of(known, data["replaces"])
+        data["value"] = _fitted_figure(data["value"], known)
+    if "figure" in data:
+        data["figure"] = _fitted_figure(data["figure"], known)
+    if "figures" in data:
+        data["figures"] = [_fitted_figure(member, known) for member in data["figures"]]
+    return request | {"data": data}
+
+
+def _fitted_figure(figure: Sent, known: list[str]) -> Sent:
+    figure_id = figure["figure_id"] if figure["figure_id"] not in known else f"f{len(known) + 6}"
+    origin = figure.get("derived_from", {}).get("figure_id")
+    known.append(figure_id)
+    fitted = figure | {"figure_id": figure_id}
+    return fitted | ({"derived_from": {"figure_id": _one_of(known[:-1], origin)}} if origin else {})
+
+
+def _one_of(known: Sequence[str], figure_id: str) -> str:
+    return known[int(figure_id[1:]) % len(known)] if known else figure_id
+
+
+def accepted(history: Iterable[Sent], day: date = TODAY) -> list[RecordedEvent]:
+    """The events of a history that the rules accept, as recorded on a day."""
+    log = Log().at(day)
+    for request in history:
+        append_if_allowed(log, request)
+    return log.history()
+
+
+def append_if_allowed(log: Log, *events: Sent) -> bool:
+    """Append a request, unless a rule refuses it; a refusal leaves no trace."""
+    before = log.position, log.recorded_at, dict(log.rows), len(log.event_ids)
+    (outcome,) = log.commit(log.request(*events)).outcomes
+    if isinstance(outcome, Receipt):
+        return True
+    assert isinstance(outcome, NotAllowedNow)
+    assert before == (log.position, log.recorded_at, log.rows, len(log.event_ids))
+    return False
+
+
+def days_between(first: date, last: date) -> Sequence[date]:
+    return [first + timedelta(days=count) for count in range((last - first).days + 1)]

@@ -1,0 +1,189 @@
+"""One real body for each published event schema, with every member: it must be read for ever, however the classes change."""
+
+import dataclasses
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import jsonschema_rs
+import orjson
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from service.api.envelope import read_event
+from service.api.openapi import event_schemas
+from service.domain.contract import decode_facts, encode_state, settle
+from service.domain.events import EVENT_TYPES, EventData, Evidence, Source, decode_body
+from service.domain.timeline import tell
+from service.errors import Refused
+from service.log.header import body_bytes, canonical
+from tests.domain.histories import TODAY, Log, Sent, events_of
+
+FOLDER = Path(__file__).parent.parent / "golden" / "events"
+BODIES = {tuple(file.name.removesuffix(".json").rsplit(".v", 1)): file.read_bytes().removesuffix(b"\n") for file in FOLDER.glob("*.json")}
+PUBLISHED = sorted((event_type, int(version)) for event_type, version in BODIES)
+CURRENT = sorted((event_type, cls.schema_version) for event_type, cls in EVENT_TYPES.items())
+
+# Members that exclude one another, by class: a body states one of the sets.
+ALTERNATIVES = {
+    "FigureData": [{"amount"}, {"low", "high"}],
+    "NoteSubject": [{"event_id"}, {"figure_id"}, {"item_id"}, {"anomaly_id"}],
+    # Only an option that was granted is exercised, and there is no event type yet that grants one.
+    "OrderExtended": [{"option_id"}, set()],
+}
+EFFECTIVE_ON = {
+    "contract.reported": "2022-07-06",
+    "figure.stated": "2022-07-06",
+    "agreement.linked": "2022-07-06",
+    "delivery.started": "2023-06",
+    "contract.signed": "2024-01-26",
+    "delivery.recorded": "2024-03-15",
+    "note.added": "2024-03-31",
+    "value.revised": "2025-03-01",
+    "order.extended": "2025-06-01",
+    "contract.completed": "2026-03-01",
+    "contract.terminated": "2026-03-01",
+}
+"""A life that the bodies make, in the order of the fold; of the two ends it has one."""
+
+
+def body_of(event_type: str, version: int = 1) -> bytes:
+    return BODIES[event_type, str(version)]
+
+
+def request_of(event_type: str, version: int = 1) -> Sent:
+    """The request that the body was sent in."""
+    body = {name: member for name, member in orjson.loads(body_of(event_type, version)).items() if name != "salt"}
+    return {"event_type": event_type, "effective_on": EFFECTIVE_ON[event_type], **body}
+
+
+def test_every_event_type_and_version_has_a_golden_body() -> None:
+    """For a new event type, or a new version of one, add a full body to tests/golden/events; never change one that is there."""
+    assert set(CURRENT) <= set(PUBLISHED)
+    assert {event_type for event_type, _ in PUBLISHED} == set(EVENT_TYPES) == set(EFFECTIVE_ON)
+
+
+@pytest.mark.parametrize(("event_type", "version"), PUBLISHED)
+def test_a_golden_body_is_read_as_its_class(event_type: str, version: int) -> None:
+    fact, source = decode_body(event_type, version, body_of(event_type, version))
+    assert isinstance(fact, EVENT_TYPES[event_type])
+    assert source["kind"] in ("party", "filing", "news", "system")
+
+
+@pytest.mark.parametrize(("event_type", "version"), CURRENT)
+def test_a_golden_body_is_accepted_as_a_request_and_read_the_same_both_ways(event_type: str, version: int) -> None:
+    request = request_of(event_type, version)
+    del request["event_type"]
+    new = read_event(event_type, request)
+    assert new.fact == decode_body(event_type, version, body_of(event_type, version))[0]
+    assert new.fact == TypeAdapter(EVENT_TYPES[event_type]).validate_python(request["data"])
+
+
+@pytest.mark.parametrize(("event_type", "version"), PUBLISHED)
+def test_a_golden_body_is_stored_as_the_bytes_it_was_hashed_as(event_type: str, version: int) -> None:
+    body = orjson.loads(body_of(event_type, version))
+    assert list(body) == ["data", "evidence", "salt", "source"]
+    assert canonical(body) == body_of(event_type, version)
+    assert body_bytes(body["data"], body["source"], body["evidence"], body["salt"]) == body_of(event_type, version)
+
+
+@pytest.mark.parametrize(("event_type", "version"), CURRENT)
+def test_the_data_of_a_golden_body_are_valid_by_the_json_schema(event_type: str, version: int) -> None:
+    schema = event_schemas()[f"{event_type}.v{version}.json"]
+    validator = jsonschema_rs.Draft202012Validator(schema)
+    data = orjson.loads(body_of(event_type, version))["data"]
+    assert [str(error) for error in validator.iter_errors(data)] == []
+    assert not validator.is_valid({**data, "unknown_member": "x"})
+    assert not validator.is_valid({**data, next(iter(data)): None})
+
+
+def dataclasses_in(value: object) -> Iterator[Any]:
+    """Every dataclass within a value."""
+    if isinstance(value, list):
+        for element in value:
+            yield from dataclasses_in(element)
+    elif dataclasses.is_dataclass(value):
+        yield value
+        for field in dataclasses.fields(value):
+            yield from dataclasses_in(getattr(value, field.name))
+
+
+def classes_of(hint: Any) -> Iterator[type]:
+    """Every dataclass that a type mentions, at any depth."""
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        yield hint
+        for member in get_type_hints(hint).values():
+            yield from classes_of(member)
+    for argument in get_args(hint):
+        yield from classes_of(argument)
+
+
+def assert_every_member_is_stated(cls: type, values: list[Any]) -> None:
+    stated: dict[str, set[str]] = defaultdict(set)
+    for value in values:
+        for found in dataclasses_in(value):
+            names = {field.name for field in dataclasses.fields(found)}
+            stated[type(found).__name__] |= {name for name in names if getattr(found, name) is not None}
+    for known in {known.__name__: known for known in classes_of(cls)}.values():
+        missing = {field.name for field in dataclasses.fields(known)} - stated[known.__name__]
+        alternatives = ALTERNATIVES.get(known.__name__, [])
+        chosen = [choice for choice in alternatives if choice <= stated[known.__name__]] or [set()]
+        excluded = set().union(*alternatives) - set().union(*chosen)
+        assert missing - excluded == set(), f"{known.__name__} in the golden body of {cls.__name__}"
+
+
+@pytest.mark.parametrize(("event_type", "version"), CURRENT)
+def test_a_golden_body_states_every_member(event_type: str, version: int) -> None:
+    fact, source = decode_body(event_type, version, body_of(event_type, version))
+    assert_every_member_is_stated(EVENT_TYPES[event_type], [fact])
+    assert set(source) == {field.name for field in dataclasses.fields(Source)}
+    evidence = orjson.loads(body_of(event_type, version))["evidence"]
+    assert set(evidence[0]) == {field.name for field in dataclasses.fields(Evidence)}
+
+
+def required(cls: type[EventData]) -> set[str]:
+    return {field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING}
+
+
+@pytest.mark.parametrize(("event_type", "version"), CURRENT)
+def test_a_request_without_a_member_that_is_required_or_with_one_too_many_is_refused(event_type: str, version: int) -> None:
+    request = request_of(event_type, version)
+    del request["event_type"]
+    validate = TypeAdapter(EVENT_TYPES[event_type]).validate_python
+    for name in request["data"]:
+        data = {member: value for member, value in request["data"].items() if member != name}
+        if name in required(EVENT_TYPES[event_type]):
+            with pytest.raises(ValidationError):
+                validate(data)
+        else:
+            validate(data)
+    for where in (request, request["data"], request["source"], request["evidence"][0]):
+        where["one_too_many"] = "x"
+        with pytest.raises(Refused, match="one_too_many"):
+            read_event(event_type, request)
+        del where["one_too_many"]
+
+
+@pytest.mark.parametrize("end", ["contract.completed", "contract.terminated"])
+def test_the_golden_bodies_make_one_life_that_the_rules_accept_and_the_fold_places(end: str) -> None:
+    log = Log().at(TODAY)
+    life = [event_type for event_type in EFFECTIVE_ON if event_type == end or not event_type.startswith(("contract.comp", "contract.term"))]
+    for event_type in life:
+        log.append(request_of(event_type))
+    view = tell(log.history(), TODAY)
+    assert (view.state.status, view.state.unplaced, view.pending) == (end.removeprefix("contract."), [], [])
+    state = encode_state(view.state)
+    assert encode_state(settle(decode_facts(state), TODAY)) == state
+    assert len(log.history()) == len(life) == len(EVENT_TYPES) - 1
+
+
+@pytest.mark.parametrize(("event_type", "version"), PUBLISHED)
+def test_a_golden_body_folds_alone_and_after_an_opening(event_type: str, version: int) -> None:
+    opening = request_of("contract.reported")
+    assert version == 1
+    for requests in ([request_of(event_type)], [opening, request_of(event_type)]):
+        view = tell(events_of(*requests), TODAY)
+        assert json.loads(encode_state(view.state))["status"] == view.state.status
+        assert len(view.state.unplaced) == (1 if event_type == "value.revised" else 0)

@@ -1,0 +1,336 @@
+"""Whatever happens in the life of a contract, in whatever order it is recorded: promises of the fold, on random histories."""
+
+import calendar
+import dataclasses
+from collections.abc import Iterator
+from datetime import date, timedelta
+from itertools import pairwise
+from random import Random
+
+import msgspec
+import orjson
+import pytest
+import rfc8785
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from service.audit.replay import fold_row
+from service.domain.contract import decode_facts, encode_state, evolve, fold, settle
+from service.domain.events import EVENT_TYPES, RecordedEvent
+from service.domain.state import Contract
+from service.domain.timeline import View, tell
+from service.projections.contracts import encode_beside, project
+from tests.domain.histories import (
+    BUSINESS_DATES,
+    CELLS,
+    CONTRACT,
+    DAYS,
+    TODAY,
+    Log,
+    Sent,
+    accepted,
+    append_if_allowed,
+    days_between,
+    delivered,
+    events_of,
+    figure,
+    histories,
+    log_of,
+    noted,
+    openings,
+    reported,
+    requests,
+    requests_on,
+    signed,
+    stated,
+)
+
+OTHER = "00000000-0000-7000-8000-0000000000c2"
+SOME_DAYS = (date(2021, 1, 1), date(2024, 2, 29), date(2025, 6, 30), TODAY, date(2028, 3, 1), date(2032, 1, 1))
+
+
+def test_random_histories_draw_every_event_type() -> None:
+    assert set(requests_on(BUSINESS_DATES)) == set(EVENT_TYPES)
+
+
+def assert_row_is_fold(log: Log, contract_id: str) -> None:
+    row, history = log.rows[contract_id], log.history(contract_id)
+    assert row == fold_row(contract_id, history, row.last_hash, row.settled_on)
+    for day in {log.day, *SOME_DAYS, row.holds_until or TODAY}:
+        told = project(history, day)
+        if row.holds_on(day):
+            assert (row.state, row.beside) == (encode_state(told.state).decode(), encode_beside(told).decode())
+
+
+steps = st.lists(st.tuples(st.integers(0, 400), st.lists(requests(), min_size=1, max_size=3)), max_size=7)
+
+
+@settings(max_examples=80, deadline=None)
+@given(openings(), steps)
+def test_the_row_written_with_each_append_is_the_fold_of_all_events(opening: Sent, steps: list[tuple[int, list[Sent]]]) -> None:
+    log = Log().at(date(2025, 3, 1))
+    log.append(opening)
+    assert_row_is_fold(log, CONTRACT)
+    for days, events in steps:
+        log.at(log.day + timedelta(days=days))
+        if append_if_allowed(log, *events):
+            assert_row_is_fold(log, CONTRACT)
+
+
+@settings(max_examples=40, deadline=None)
+@given(openings(), openings(), st.lists(st.tuples(st.booleans(), requests()), min_size=1, max_size=8))
+def test_requests_of_one_batch_leave_the_rows_that_requests_one_by_one_leave(
+    opening: Sent, other: Sent, requests: list[tuple[bool, Sent]]
+) -> None:
+    together, apart = Log().at(TODAY), Log().at(TODAY)
+    for log in (together, apart):
+        log.append(opening)
+        log.append(other, contract_id=OTHER)
+    batch = together.commit(*(together.request(event, contract_id=OTHER if second else CONTRACT) for second, event in requests))
+    alone = [apart.commit(apart.request(event, contract_id=OTHER if second else CONTRACT)).outcomes[0] for second, event in requests]
+    assert [type(outcome) for outcome in batch.outcomes] == [type(outcome) for outcome in alone]
+    for contract_id in (CONTRACT, OTHER):
+        assert_row_is_fold(together, contract_id)
+        assert together.rows[contract_id].state == apart.rows[contract_id].state
+
+
+def test_an_extended_row_is_written_without_reading_the_history() -> None:
+    log = log_of(reported(items=[CELLS]), signed())
+    batch = log.commit(log.request(delivered("d1", "2024-03")))
+    assert batch.histories_needed() == []
+    assert_row_is_fold(log, CONTRACT)
+
+
+# The times: which events count, in which order, told by another implementation, day by day.
+
+
+def days_of(text: str) -> list[date]:
+    """Every day that a business date may mean, by looking through the calendar."""
+    year = int(text[:4])
+    all_days = [date(year, month, day) for month in range(1, 13) for day in range(1, calendar.monthrange(year, month)[1] + 1)]
+    if "Q" in text:
+        return [day for day in all_days if f"{year}-Q{1 + (day.month - 1) // 3}" == text]
+    return [day for day in all_days if day.isoformat().startswith(text)]
+
+
+def oracle(events: list[RecordedEvent], effective_on: date, published_by: date | None) -> tuple[list[int], list[int]]:
+    """The revisions in effect, in the order of the fold, and those still to come."""
+    known = {}
+    for event in events:
+        published_on = event.source.get("published_on")
+        published = event.recorded_on if published_on is None else max(days_of(published_on))
+        if published_by is None or not published > published_by:
+            known[event.revision] = min(days_of(event.effective_on))
+    in_order = [revision for day in sorted(set(known.values())) for revision in sorted(known) if known[revision] == day]
+    return [r for r in in_order if not known[r] > effective_on], [r for r in in_order if known[r] > effective_on]
+
+
+def views(told: View) -> tuple[bytes, bytes]:
+    return encode_state(told.state), encode_beside(told)
+
+
+@settings(max_examples=50, deadline=None)
+@given(histories(), DAYS, st.none() | DAYS)
+def test_every_prefix_is_told_as_a_slow_oracle_selects_and_orders_its_events(
+    history: list[Sent], effective_on: str, published_by: str | None
+) -> None:
+    events, day = accepted(history), date.fromisoformat(effective_on)
+    by = published_by and date.fromisoformat(published_by)
+    for count in range(len(events) + 1):
+        prefix = events[:count]
+        in_effect, later = oracle(prefix, day, by or None)
+        told = tell(prefix, day, by or None)
+        by_revision = {event.revision: event for event in prefix}
+        assert [pending.revision for pending in told.pending] == later
+        assert told.state == settle(fold(by_revision[revision] for revision in in_effect).facts, day)
+        whole = fold(by_revision[revision] for revision in in_effect + later)
+        flagged = {anomaly.anomaly_id for anomaly in whole.anomalies}
+        assert flagged <= {anomaly.anomaly_id for anomaly in told.anomalies}
+        assert {basis.revision for basis in told.rests_on} <= set(in_effect)
+
+
+@settings(max_examples=40, deadline=None)
+@given(histories(), DAYS, st.none() | DAYS, st.randoms(use_true_random=False))
+def test_events_given_in_any_order_make_the_same_view(
+    history: list[Sent], effective_on: str, published_by: str | None, random: Random
+) -> None:
+    events, day = accepted(history), date.fromisoformat(effective_on)
+    by = date.fromisoformat(published_by) if published_by else None
+    shuffled = list(events)
+    random.shuffle(shuffled)
+    assert views(tell(shuffled, day, by)) == views(tell(events, day, by))
+
+
+@settings(max_examples=40, deadline=None)
+@given(histories(), requests(), DAYS)
+def test_an_event_effective_later_does_not_change_an_earlier_day(history: list[Sent], later: Sent, effective_on: str) -> None:
+    log = Log().at(TODAY)
+    for request in history:
+        append_if_allowed(log, request)
+    before = log.history()
+    if not append_if_allowed(log, later):
+        return
+    after = log.history()
+    first = min(days_of(later["effective_on"]))
+    for day in (date.fromisoformat(effective_on), first - timedelta(days=1), *SOME_DAYS):
+        if day < first:
+            assert encode_state(tell(after, day).state) == encode_state(tell(before, day).state)
+
+
+@settings(max_examples=40, deadline=None)
+@given(histories(), DAYS)
+def test_what_is_published_later_does_not_change_what_was_known_before(history: list[Sent], published_by: str) -> None:
+    events, by = accepted(history), date.fromisoformat(published_by)
+    known = [event for event in events if event.revision in {*oracle(events, date.max, by)[0]}]
+    for day in SOME_DAYS:
+        assert views(tell(events, day, by)) == views(tell(known, day))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(requests(), max_size=10), st.data())
+def test_the_fold_never_fails_whatever_events_it_is_given(requests: list[Sent], data: st.DataObject) -> None:
+    """Neither the rules nor the order hold: any subset, from any revision on, twice signed, without targets."""
+    events = events_of(*requests)
+    chosen = data.draw(st.lists(st.sampled_from(events), unique_by=lambda event: event.revision)) if events else []
+    contract = Contract()
+    for event in chosen:
+        evolve(contract, event)
+    for day in SOME_DAYS:
+        told = tell(chosen, day)
+        assert encode_state(settle(contract.facts, day))
+        assert told.state.status
+        assert {event.revision for event in chosen} >= {basis.revision for basis in told.rests_on}
+
+
+@settings(max_examples=50, deadline=None)
+@given(histories())
+def test_anomalies_have_ids_of_their_own_and_name_known_revisions(history: list[Sent]) -> None:
+    events = accepted(history)
+    for day in SOME_DAYS:
+        anomalies = tell(events, day).anomalies
+        ids = [anomaly.anomaly_id for anomaly in anomalies]
+        assert len(ids) == len(set(ids))
+        assert all(anomaly.events and set(anomaly.events) <= set(range(1, len(events) + 1)) for anomaly in anomalies)
+
+
+# The calendar: between two turning days nothing changes.
+
+
+def assert_holds(events: list[RecordedEvent], first: date, last: date) -> None:
+    """Every change from one day to the next falls on the `holds_until` of the day before."""
+    told = [(day, tell(events, day)) for day in days_between(first, last)]
+    for (_, before), (day, after) in pairwise(told):
+        assert before.holds_until is None or before.holds_until >= day
+        if before.holds_until != day:
+            assert views(after) == views(before), f"the view of {day} is another, and {before.holds_until} was said"
+            assert after.holds_until == before.holds_until
+
+
+@settings(max_examples=25, deadline=None)
+@given(histories(near=True, most=6))
+@example([reported("2026-01-15", period={"start_on": "2026-Q1", "end_on": "2026-02"})])
+@example([reported("2025"), signed("2026", withheld=[{"path": "/value", "reason": "kept", "until": "2026-02"}])])
+@example([reported("2025"), signed("2026-05", withheld=[{"path": "/value", "reason": "kept", "until": "2026-01-20"}])])
+def test_a_view_holds_until_the_day_it_names(history: list[Sent]) -> None:
+    assert_holds(accepted(history, date(2026, 1, 10)), date(2025, 11, 20), date(2027, 1, 10))
+
+
+def test_the_turning_days_of_a_contract_are_these() -> None:
+    events = events_of(
+        reported("2026-01-10", period={"start_on": "2026-03", "duration": "P2M"}, items=[CELLS]),
+        signed("2026-02-01", withheld=[{"path": "/value", "reason": "kept", "until": "2026-06-15"}]),
+        delivered("d1", "2026-08"),
+    )
+    turns = []
+    day: date | None = date(2026, 1, 1)
+    while day is not None:
+        turns.append((day.isoformat(), tell(events, day).state.status))
+        day = tell(events, day).holds_until
+    assert turns == [
+        ("2026-01-01", "unknown"),
+        ("2026-01-10", "reported"),
+        ("2026-02-01", "signed"),
+        ("2026-03-01", "in_force"),
+        ("2026-03-31", "in_force"),  # the coarse start is settled
+        ("2026-05-01", "expired"),  # March and April
+        ("2026-06-16", "expired"),  # the value is withheld past its day
+        ("2026-08-01", "expired"),
+        ("2026-08-31", "expired"),  # the coarse delivery is settled
+    ]
+
+
+# The state as bytes.
+
+
+@settings(max_examples=50, deadline=None)
+@given(histories(), DAYS)
+def test_a_state_is_its_own_canonical_json_and_reads_back_as_it_was(history: list[Sent], effective_on: str) -> None:
+    day = date.fromisoformat(effective_on)
+    told = tell(accepted(history), day)
+    state = encode_state(told.state)
+    assert state == rfc8785.dumps(orjson.loads(state))
+    assert b"null" not in state.replace(b"nullable", b"")
+    assert encode_state(settle(decode_facts(state), day)) == state
+    assert encode_beside(told) == rfc8785.dumps(orjson.loads(encode_beside(told)))
+
+
+def keys_of(value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, member in value.items():
+            yield key
+            yield from keys_of(member)
+    elif isinstance(value, list):
+        for element in value:
+            yield from keys_of(element)
+
+
+@settings(max_examples=40, deadline=None)
+@given(histories())
+def test_a_state_holds_no_contract_id_no_position_and_no_instant(history: list[Sent]) -> None:
+    log = Log().at(TODAY)
+    for request in history:
+        append_if_allowed(log, request)
+    state = log.rows[CONTRACT].state
+    assert not {"contract_id", "event_id", "position", "recorded_at", "recorded_by", "recorded_on"} & set(keys_of(orjson.loads(state)))
+    for event in log.history():
+        assert event.event_id not in state
+        assert str(event.position) not in state
+    assert CONTRACT not in state
+    assert TODAY.isoformat() not in state or TODAY.isoformat() in str(history)
+
+
+@settings(max_examples=40, deadline=None)
+@given(histories())
+def test_events_recorded_elsewhere_make_the_same_state(history: list[Sent]) -> None:
+    here = accepted(history)
+    there = [
+        msgspec.structs.replace(event, event_id=f"other-{event.revision}", position=event.position * 7, recorded_on=date(2031, 5, 5))
+        for event in here
+    ]
+    for day in SOME_DAYS:
+        assert encode_state(tell(here, day).state) == encode_state(tell(there, day).state)
+
+
+def test_what_is_stated_is_kept_as_it_was_sent() -> None:
+    sent_figure = figure("f1", "0.50", "USD", vat="excluded", note="키로와트시 😀", source={"kind": "party", "name": "LGES"})
+    state = orjson.loads(encode_state(tell(events_of(reported(), stated(sent_figure)), TODAY).state))
+    stands = state["figures"][0]
+    assert {name: stands[name] for name in sent_figure} == sent_figure
+    assert stands["rests_on"] == [2]
+
+
+@pytest.mark.parametrize("event_type", sorted(EVENT_TYPES))
+def test_event_data_are_frozen_and_say_what_they_are(event_type: str) -> None:
+    cls = EVENT_TYPES[event_type]
+    assert cls.event_type == event_type
+    assert cls.summary.endswith(".")
+    assert dataclasses.fields(cls)
+    assert cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
+
+
+def test_a_note_of_another_contract_changes_nothing_here() -> None:
+    log = log_of(reported())
+    log.append(reported(), contract_id=OTHER)
+    before = log.rows[CONTRACT]
+    log.append(noted(), contract_id=OTHER)
+    assert log.rows[CONTRACT] == before
