@@ -21,6 +21,7 @@ class What(StrEnum):
     all = "all"
 
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -34,8 +35,8 @@ def main(
 
     Ratios are medians of pairs of runs, made in turn. A database of its own is started for it, on a disk, and removed.
     """
-    # Ended by a signal, everything that was started is ended too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in _SIGNALS:
+        signal.signal(number, _stop)
     good = True
     chosen = [name for name in rates.BENCHMARKS if what in {What.all, name}]
     if chosen:
@@ -45,6 +46,13 @@ def main(
         good = verify.verify_rate(events // verify.EVENTS_A_CONTRACT * verify.EVENTS_A_CONTRACT, keep) and good
     if not good:
         raise typer.Exit(1)
+
+
+def _stop(number: int, _: object) -> None:
+    """End, and with us everything that was started; a second signal must not interrupt that."""
+    for other in _SIGNALS:
+        signal.signal(other, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

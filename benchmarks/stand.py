@@ -1,5 +1,6 @@
 """What is measured, and beside what: a real PostgreSQL with its promises on, the service and the empty endpoint as processes."""
 
+import fcntl
 import os
 import platform
 import secrets
@@ -22,14 +23,19 @@ from psycopg import sql
 
 from service import access
 from service.embedded import EmbeddedPostgres
+from service.errors import OperatorError
 from service.log.ledger import Ledger
 from service.log.ledgers import make_ledger
 from service.migration import migrate
 
 LEDGER = "main"
+PREFIX = "contract-ledger-bench-"
 OWNER, SERVICE, DATABASE = "ledger_owner", "ledger_service", "ledger"
-# The same for the service and for the empty endpoint.
-UVICORN = ["--loop", "uvloop", "--http", "httptools", "--workers", "1", "--no-access-log", "--log-level", "warning"]
+# As `serve` has it; the same for the service and for the empty endpoint.
+UVICORN = [
+    *("--loop", "uvloop", "--http", "httptools", "--ws", "none", "--lifespan", "on", "--workers", "1"),
+    *("--no-access-log", "--no-server-header", "--no-proxy-headers", "--timeout-keep-alive", "75", "--log-level", "warning"),
+]
 START_SECONDS = 60
 STOP_SECONDS = 40
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,22 +79,46 @@ def _events(connection: psycopg.Connection[Any]) -> int:
     return int(row[0])
 
 
-def work_folder() -> Path:
-    """A temporary folder on a disk: /tmp is memory on many machines, where a commit costs nothing."""
+def work_place() -> Path:
+    """Where temporary folders are made, on a disk: /tmp is memory on many machines, where a commit costs nothing."""
     place = Path("/var/tmp")
-    folder = Path(tempfile.mkdtemp(prefix="contract-ledger-bench-", dir=place if place.is_dir() else None))
+    return place if place.is_dir() else Path(tempfile.gettempdir())
+
+
+@contextmanager
+def work_folder() -> Iterator[Path]:
+    """A temporary folder. What a run left behind that was killed is removed first, with the server that runs on it."""
+    for left in work_place().glob(f"{PREFIX}*"):
+        # Another run's, another user's, or gone at this moment: theirs.
+        with suppress(OSError, OperatorError), held(left / "lock"):
+            if (left / "data" / "cluster").exists():
+                # A start ends whatever still runs there.
+                EmbeddedPostgres(left / "data").__enter__().stop()
+            shutil.rmtree(left)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=work_place()))
     # As root, the server's ordinary account has to walk through.
     folder.chmod(0o755)
-    return folder
+    (folder / "lock").touch()
+    with held(folder / "lock"):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def held(file: Path) -> Iterator[None]:
+    """Hold a lock that ends with this process, however it ends. OSError when another has it, or it is not there."""
+    with file.open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 @contextmanager
 def stand(folder: Path | None = None) -> Iterator[Stand]:
     """The database in a folder that is kept, or in one that is removed at the end."""
     with ExitStack() as stack:
-        if folder is None:
-            folder = work_folder()
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder = folder or stack.enter_context(work_folder())
         server = stack.enter_context(EmbeddedPostgres(folder / "data"))
         yield _prepared(server, folder)
 

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-import structlog
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid4
@@ -25,6 +24,7 @@ from service.log.heads import Heads
 from service.log.read import Reader
 from service.log.turn import keep_turning
 from service.settings import Settings
+from service.telemetry import configure_logging
 
 GC_THRESHOLD = 50_000
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -33,6 +33,7 @@ _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The service, for an ASGI server; connections are made when it starts."""
     settings = settings or Settings.from_environment()
+    configure_logging(settings.log_format)
     app = FastAPI(
         title="contract-ledger",
         version=__version__,
@@ -106,6 +107,3 @@ class RequestIds:
             await send(message)
 
         await self._app(scope, receive, send_with_id)
-
-
-structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(20))

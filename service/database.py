@@ -278,10 +278,11 @@ class Database:
         finally:
             await self._pool.putconn(connection)
 
-    async def rows(self, statement: str, parameters: Mapping[str, Any] | None = None) -> list[TupleRow]:
-        """All rows of one statement, in a transaction of its own."""
+    async def rows(self, statement: str, parameters: Mapping[str, Any] | None = None, *, planned_anew: bool = False) -> list[TupleRow]:
+        """All rows of one statement, in a transaction of its own; planned for these parameters alone where no one plan suits all."""
         async with self.connection() as connection:
-            return await (await connection.execute(statement, parameters)).fetchall()
+            prepare = False if planned_anew else None
+            return await (await connection.execute(statement, parameters, prepare=prepare)).fetchall()
 
     async def _configure(self, connection: AsyncConnection[TupleRow]) -> None:
         await check_durability(connection)

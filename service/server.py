@@ -5,12 +5,10 @@ are processes of uvicorn's, which end when this one does, however it ends.
 """
 
 import errno
-import logging
 import multiprocessing
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -34,6 +32,7 @@ from service.errors import OperatorError
 from service.log.ledgers import make_ledger
 from service.migration import check_migrated, migrate
 from service.settings import Settings
+from service.telemetry import configure_logging
 from service.welcome import Welcome, say_stopped, say_welcome
 
 BACKLOG = 2_048
@@ -199,27 +198,7 @@ def worker() -> FastAPI:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         threading.Thread(target=_end_with, args=(parent,), name="end-with-parent", daemon=True).start()
     settings = Settings.from_environment()
-    configure_logging(settings.log_format)
     return create_app(settings)
-
-
-def configure_logging(log_format: str) -> None:
-    """Everything that is logged, by us and by the libraries, goes to stderr in one form. OperatorError for a form there is not."""
-    if log_format not in ("console", "json"):
-        raise OperatorError(f"LEDGER_LOG_FORMAT is {log_format!r}, and should be console or json.")
-    shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    last: list[Any] = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
-    if log_format == "json":
-        last = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
-    structlog.configure(processors=[*shared, *last], logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    handler = logging.StreamHandler()
-    remove = structlog.stdlib.ProcessorFormatter.remove_processors_meta
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[remove, *last]))
-    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
 
 
 def _end_with(parent: Any) -> None:

@@ -15,8 +15,8 @@ from service.api.envelope import read_body, read_event, read_events
 from service.api.events import contract_event_page
 from service.api.examples import example
 from service.api.operations import (
+    WHOLE,
     Call,
-    Count,
     Cursor,
     Day,
     Documented,
@@ -79,20 +79,24 @@ class AppendQuery(QueryModel):
     )
 
 
+Position = Annotated[int, Field(ge=1, le=2**53), WHOLE]
+Revision = Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE]
+
+
 class ContractQuery(QueryModel):
     effective_on: Annotated[Day | None, Field(description="The day the contract is told for; today in the ledger's zone if not said.")] = (
         None
     )
-    known_position: Annotated[Count | None, Field(ge=1, le=2**53, description="As the ledger knew it at this position.")] = None
+    known_position: Annotated[Position | None, Field(description="As the ledger knew it at this position.")] = None
     known_at: Annotated[Instant | None, Field(description="As the ledger knew it at this instant.")] = None
     published_by: Annotated[Day | None, Field(description="Of what its sources had published by the end of this day.")] = None
-    revision: Annotated[Count | None, Field(ge=1, le=2**31 - 1, description="As known when this was the contract's last revision.")] = None
+    revision: Annotated[Revision | None, Field(description="As known when this was the contract's last revision.")] = None
 
 
 class ListQuery(QueryModel):
     party: Annotated[str | None, Field(max_length=100, description="The party_id of a party.")] = None
     role: Annotated[str | None, Field(max_length=60, description="A role; with `party`, the role of that party.")] = None
-    status: Annotated[str | None, Field(max_length=60)] = None
+    status: Annotated[str | None, Field(max_length=60, description="A status, such as `in_force`.")] = None
     currency: Annotated[str | None, Field(max_length=3, description="The currency of any standing figure.")] = None
     reference: Annotated[str | None, Field(max_length=601, description="A reference, as `scheme:id`.")] = None
     after: Cursor | None = None
@@ -108,7 +112,7 @@ async def _append(call: Call, event_type: str | None, *, opening: bool) -> Respo
     request = call.request
     query = call.query(AppendQuery) if request.scope["query_string"] else AppendQuery()
     validate_only = query.validate_only == "true"
-    key = secrets.token_bytes(16) if validate_only else _idempotency_key(call)
+    key = secrets.token_bytes(16) if validate_only and "idempotency-key" not in request.headers else _idempotency_key(call)
     contract_id = str(uuid7()) if opening else call.contract_id
     expected = None if opening else match_revision(request.headers.get("if-match"))
     if call.ledger.if_match_required and not opening and request.headers.get("if-match") is None:

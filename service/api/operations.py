@@ -60,9 +60,10 @@ Instant = Annotated[
     Field(json_schema_extra={"example": "2026-11-22T09:30:00.123456Z"}),
     _spelt(f"{_DAY}T{_TIME}(Z|[+-][0-9]{{2}}:[0-9]{{2}})", "an instant of RFC 3339, such as 2026-11-22T09:30:00.123456Z"),
 ]
-Count = Annotated[int, _spelt("-?[0-9]{1,19}", "a whole number")]
+# After the bounds, which would miss the schema of what a validator before them lets through.
+WHOLE = _spelt("-?[0-9]{1,19}", "a whole number")
 Flag = Literal["true", "false"]
-Limit = Annotated[Count, Field(ge=1, le=500, description="How many items a page has at most.")]
+Limit = Annotated[int, Field(ge=1, le=500, description="How many items a page has at most."), WHOLE]
 Cursor = Annotated[str, Field(min_length=1, max_length=200, description="A cursor from an earlier answer.")]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
 from itertools import combinations, islice
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
@@ -227,10 +227,11 @@ def value_of(facts: Facts) -> Value:
     """The value that a contract's standing figures make: best, range, currencies, support, conflicts."""
     withheld = [part for part in facts.withheld if part.path == "/value" or part.path.startswith(("/value/", "/figures"))]
     figures = facts.figures
+    conflicts = _conflicts(facts) if len(figures) > 1 else []
     total = [figure for figure in figures if figure.scope == "total"]
     if not total:
         status = "withheld" if withheld else "unknown"
-        return Value(status=_firmness(figures) or status, withheld=withheld, conflicts=_conflicts(facts))
+        return Value(status=_firmness(figures) or status, withheld=withheld, conflicts=conflicts)
     best = _best(total)
     comparable = [figure for figure in total if (figure.vat or "unknown") == (best.vat or "unknown")]
     currencies = dict.fromkeys([best.currency, *sorted({figure.currency for figure in comparable})])
@@ -245,7 +246,7 @@ def value_of(facts: Facts) -> Value:
         open_below=any(figure.bound == "at_most" for figure in same),
         by_currency=ranges,
         support=len({_source_key(figure) for figure in figures if figure.currency == best.currency}),
-        conflicts=_conflicts(facts),
+        conflicts=conflicts,
         withheld=withheld,
     )
 
@@ -258,15 +259,10 @@ def _firmness(figures: Sequence[StandingFigure]) -> str | None:
 
 def _best(figures: Sequence[StandingFigure]) -> StandingFigure:
     """The firmest basis; among equals a root of a derivation, then the latest."""
-    return min(
-        figures,
-        key=lambda f: (
-            _RANK[f.basis],
-            f.derived_from is not None,
-            -first_day(f.effective_on).toordinal(),
-            -f.rests_on[0],
-        ),
-    )
+    firmest = min(_RANK[figure.basis] for figure in figures)
+    equals = [figure for figure in figures if _RANK[figure.basis] == firmest]
+    roots = [figure for figure in equals if figure.derived_from is None] or equals
+    return max(roots, key=lambda figure: (first_day(figure.effective_on), figure.rests_on[0]))
 
 
 def _range(currency: str, figures: Sequence[StandingFigure]) -> CurrencyRange:
@@ -280,10 +276,10 @@ def _range(currency: str, figures: Sequence[StandingFigure]) -> CurrencyRange:
     )
 
 
-def _source_key(figure: StandingFigure) -> tuple[str, ...]:
+def _source_key(figure: StandingFigure) -> tuple[Any, ...]:
     """Two figures have one source when the same body says it, whenever it was published."""
-    source = figure.source
-    return tuple(str(source.get(member, "")) for member in ("kind", "name", "attributed_to", "via"))
+    stated = figure.source.get
+    return stated("kind"), stated("name"), stated("attributed_to"), stated("via")
 
 
 def _conflicts(facts: Facts) -> list[Conflict]:

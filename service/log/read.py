@@ -47,13 +47,13 @@ WITH whole AS (
     WHERE ledger_id = %(ledger_id)s::uuid AND recorded_at <= greatest(%(known_at)s::timestamptz, '1970-01-01T00:00:00Z')
     ORDER BY recorded_at DESC LIMIT 1
 ), next AS (
-    SELECT b.last_position FROM batches b, whole
-    WHERE b.ledger_id = %(ledger_id)s::uuid AND b.last_position > whole.last_position
-    ORDER BY b.last_position LIMIT 1
+    SELECT last_position FROM batches
+    WHERE ledger_id = %(ledger_id)s::uuid AND last_position > (SELECT last_position FROM whole)
+    ORDER BY last_position LIMIT 1
 )
-SELECT coalesce(max(e.position), (SELECT last_position FROM whole)) FROM events e, whole, next
-WHERE e.ledger_id = %(ledger_id)s::uuid AND e.recorded_at <= %(known_at)s
-  AND e.position > whole.last_position AND e.position <= next.last_position
+SELECT coalesce(max(position), (SELECT last_position FROM whole)) FROM events
+WHERE ledger_id = %(ledger_id)s::uuid AND recorded_at <= %(known_at)s
+  AND position > (SELECT last_position FROM whole) AND position <= (SELECT last_position FROM next)
 """
 _EVENT = """
 SELECT e.header, e.event_hash, p.body FROM events e LEFT JOIN payloads p USING (ledger_id, position)
@@ -299,7 +299,8 @@ class Reader:
     async def contracts(self, ledger: Ledger, filters: Sequence[str], after: str, limit: int) -> list[Sequence[Any]]:
         """Contracts whose rows carry all the filter terms: (contract_id, revision, state), in the order of their ids."""
         parameters = {"ledger_id": ledger.ledger_id, "filters": list(filters), "after": after, "limit": limit}
-        return [*await self.database.rows(_CONTRACTS, parameters)]
+        # A prepared plan would end up walking the whole ledger for a rare term, once common ones had been asked for.
+        return [*await self.database.rows(_CONTRACTS, parameters, planned_anew=True)]
 
     async def next_turn(self, ledger: Ledger) -> date | None:
         """The earliest day on which a row stops to hold; rows whose day has come are refreshed by the turn of the day."""

@@ -135,8 +135,6 @@ def test_a_method_that_an_address_does_not_answer_is_refused_with_those_that_it_
         "/docs/nothing",
         "/openapi.yaml",
         "/metrics",
-    ]
-    + [
         "/v1/ledgers/main/contracts/",
         "/v1/ledgers/main/contracts//events",
         "//v1/ledgers",

@@ -21,6 +21,11 @@ from tests.api.documented import Operation, document, operations, walk
 ROOT = Path(__file__).parents[2]
 REF = "#/components/schemas/"
 UNIONS = {"oneOf", "anyOf", "allOf", "not", "if", "discriminator"}
+KEYWORDS = UNIONS | {
+    *("$ref", "type", "format", "description", "example", "examples", "default", "title", "enum", "const"),
+    *("properties", "required", "additionalProperties", "items", "propertyNames"),
+    *("minimum", "maximum", "minLength", "maxLength", "pattern", "minItems", "maxItems"),
+}
 DECIMALS = {"amount", "low", "high", "quantity", "rate", "unit_price", "minimum", "maximum"}
 # Members that hold whatever their event type says, and are checked by the server.
 FREE = {"data"}
@@ -113,6 +118,12 @@ def test_every_reference_resolves_and_every_schema_is_used() -> None:
 def test_every_schema_is_valid_json_schema() -> None:
     for schema in schemas().values():
         jsonschema_rs.meta.validate({"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema)
+
+
+def test_schemas_say_what_they_mean_in_words_of_json_schema() -> None:
+    nodes = [node for _, node in schema_nodes(set(schemas()))]
+    nodes += [parameter["schema"] for operation in operations() for parameter in operation.documented.get("parameters", [])]
+    assert {keyword for node in nodes for keyword in node} - KEYWORDS == set()
 
 
 def test_requests_and_answers_share_no_schema() -> None:

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from service.access import FIND_KEY
+from service.database import Database as ServiceDatabase
 from service.log import append, read, turn
 from tests.conftest import Database
 
@@ -168,6 +169,21 @@ def test_many_at_once_or_few_among_many_are_found_by_an_index(
     filled: psycopg.Connection[Any], name: str, parameters: dict[str, Any]
 ) -> None:
     check_plan_of_one_use(filled, QUERIES[name], parameters)
+
+
+async def test_a_list_is_planned_for_its_own_filters(filled: psycopg.Connection[Any], database: Database) -> None:
+    service = ServiceDatabase(database.service_url, 2)
+    await service.open()
+    try:
+        reader = read.Reader(service)
+        ledger, _ = await reader.ledger("ledger-1")
+        for _ in range(10):
+            assert len(await reader.contracts(ledger, ["status=in_force"], START, 501)) == 501
+            assert len(await reader.contracts(ledger, ["reference=DART:1234"], START, 51)) == 1
+        prepared = await service.rows("SELECT count(*) FROM pg_prepared_statements WHERE position('filters @>' in statement) > 0")
+    finally:
+        await service.close()
+    assert prepared == [(0,)]
 
 
 def test_a_query_without_an_index_would_be_found(filled: psycopg.Connection[Any]) -> None:
