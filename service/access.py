@@ -2,17 +2,15 @@
 
 import hashlib
 import secrets
-import time
-from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from service.database import Database
 from service.errors import Forbidden, Unauthorized
+from service.remembered import Remembered
 
 RIGHTS = ("contracts:read", "contracts:write", "sealed:read", "audit:read", "ledger:admin")
 CACHE_SECONDS = 5
-CACHE_KEYS = 10_000
 MIN_KEY_LENGTH = 32
 _PREFIX = "cl_"
 
@@ -53,27 +51,19 @@ class Keyring:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._cache: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
+        self._principals = Remembered(self._find)
 
     async def principal(self, authorization: str | None) -> Principal:
         """The caller by the Authorization header. Unauthorized when there is none, or its key is not valid."""
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not key:
             raise Unauthorized("Send the key as `Authorization: Bearer <key>`; `contract-ledger keys create` makes one.")
-        digest = key_hash(key.strip())
-        cached = self._cache.get(digest)
-        if cached and cached[0] > time.monotonic():
-            return cached[1]
-        return await self._find(digest)
+        return await self._principals.get(key_hash(key.strip()))
 
-    async def _find(self, digest: bytes) -> Principal:
+    async def _find(self, digest: bytes) -> tuple[Principal, float]:
         rows = await self._database.rows(FIND_KEY, {"key_hash": digest})
         if not rows:
-            self._cache.pop(digest, None)
             raise Unauthorized("This key is not known, has expired, or was revoked.")
         principal = Principal(rows[0][0], {ledger_id: frozenset(rights or ()) for _, _, ledger_id, rights in rows})
-        seconds = CACHE_SECONDS if rows[0][1] is None else min(CACHE_SECONDS, (rows[0][1] - datetime.now(UTC)).total_seconds())
-        self._cache[digest] = (time.monotonic() + seconds, principal)
-        while len(self._cache) > CACHE_KEYS:
-            self._cache.popitem(last=False)
-        return principal
+        expires_at = rows[0][1]
+        return principal, CACHE_SECONDS if expires_at is None else min(CACHE_SECONDS, (expires_at - datetime.now(UTC)).total_seconds())

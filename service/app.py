@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import re
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -63,7 +62,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     database.on_connect.append(heads.check)
     await database.open()
     reader, writers = Reader(database), Writers(database, settings, heads)
-    app.state.services = Services(reader, writers, Keyring(database), LedgerDirectory(reader, time.monotonic))
+    app.state.services = Services(reader, writers, Keyring(database), LedgerDirectory(reader))
     turning = asyncio.create_task(keep_turning(database, reader))
     # With Python's defaults the collector walks the whole heap every few hundred requests.
     gc.collect()

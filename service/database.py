@@ -230,10 +230,14 @@ def refuse_unsafe(row: tuple[Any, ...]) -> None:
         raise OperatorError(f"Postgres is version {version // 10000}; contract-ledger needs 16 or later.")
 
 
+RECONNECT_SECONDS = 10
+
+
 class Database:
     """The connections of one process. Each is checked when it is made, and runs in autocommit: transactions are explicit."""
 
     def __init__(self, url: str, connections: int) -> None:
+        self._url = url
         self._pool: AsyncConnectionPool[AsyncConnection[TupleRow]] = AsyncConnectionPool(
             url,
             min_size=2,
@@ -250,12 +254,21 @@ class Database:
                 "keepalives_count": 3,
             },
             configure=self._configure,
-            reconnect_timeout=2**31,
+            # After it the next request tries anew: the pool's own attempts come ever rarer, so that a long outage would be followed by
+            # as long a wait.
+            reconnect_timeout=RECONNECT_SECONDS,
         )
         self.on_connect: list[Callable[[AsyncConnection[TupleRow]], Awaitable[None]]] = []
 
     async def open(self) -> None:
         """Connect, or raise OperatorError with what stands in the way."""
+        # The pool would go on trying, and keep to itself why it cannot.
+        try:
+            connection = await AsyncConnection.connect(self._url, autocommit=True, connect_timeout=10)
+        except psycopg.OperationalError as error:
+            raise _unreachable(self._url, error) from error
+        async with connection:
+            await check_durability(connection)
         await self._pool.open()
 
     async def close(self) -> None:
@@ -295,7 +308,11 @@ def connect(url: str, **options: Any) -> psycopg.Connection[TupleRow]:
     try:
         connection = psycopg.connect(url, connect_timeout=10, application_name="contract-ledger", **options)
     except psycopg.OperationalError as error:
-        where = psycopg.conninfo.make_conninfo(url, password="***")  # noqa: S106 - it hides one
-        reason = str(error).strip().splitlines()[-1] if str(error) else "no answer"
-        raise OperatorError(f"The database cannot be reached ({where}): {reason}") from error
+        raise _unreachable(url, error) from error
     return connection
+
+
+def _unreachable(url: str, error: psycopg.OperationalError) -> OperatorError:
+    where = psycopg.conninfo.make_conninfo(url, password="***")  # noqa: S106 - it hides one
+    reason = str(error).strip().splitlines()[-1] if str(error) else "no answer"
+    return OperatorError(f"The database cannot be reached ({where}): {reason}")

@@ -133,7 +133,8 @@ ALTER TABLE {table} ENABLE ALWAYS TRIGGER refuse_change;
 ALTER TABLE {table} ENABLE ALWAYS TRIGGER refuse_truncate;
 """
 
-# FOR NO KEY UPDATE on the lock row needs the right to UPDATE it; nothing ever does.
+# FOR NO KEY UPDATE on the lock row needs the right to UPDATE it; nothing ever does, and the trigger sees to it: without its lock row a
+# ledger would have no order.
 PRIVILEGES = """
 REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {role};
 GRANT USAGE ON SCHEMA public TO {role};
@@ -149,6 +150,6 @@ GRANT SELECT ON alembic_version TO {role};
 def upgrade() -> None:
     op.execute(TABLES)
     op.execute(REFUSAL)
-    for table in LOG:
+    for table in (*LOG, "ledger_locks"):
         op.execute(REFUSE_CHANGES.format(table=table))
     op.execute(PRIVILEGES.format(role=context.config.attributes["service_role"]))

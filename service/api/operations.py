@@ -25,6 +25,7 @@ from service.errors import ContractNotFound, LedgerError, LedgerNotFound, Malfor
 from service.log.append import Writers
 from service.log.ledger import Ledger
 from service.log.read import Reader
+from service.remembered import Remembered
 
 LEDGER_SECONDS = 10
 MAX_PARAMETERS = 50
@@ -80,20 +81,19 @@ class Services:
 class LedgerDirectory:
     """The ledgers by name, remembered a few seconds."""
 
-    def __init__(self, reader: Reader, clock: Callable[[], float]) -> None:
+    def __init__(self, reader: Reader, seconds: float = LEDGER_SECONDS) -> None:
         self._reader = reader
-        self._clock = clock
-        self._known: dict[str, tuple[float, Ledger, int]] = {}
+        self._seconds = seconds
+        self._ledgers = Remembered(self._find)
 
     async def find(self, name: str) -> tuple[Ledger, int]:
         """A ledger and its epoch. LedgerNotFound for what cannot be one."""
         if not LEDGER_NAME.fullmatch(name):
             raise LedgerNotFound(f"There is no ledger {name[:100]!r}.")
-        known = self._known.get(name)
-        if known is None or known[0] < self._clock():
-            ledger, epoch = await self._reader.ledger(name)
-            known = self._known[name] = (self._clock() + LEDGER_SECONDS, ledger, epoch)
-        return known[1], known[2]
+        return await self._ledgers.get(name)
+
+    async def _find(self, name: str) -> tuple[tuple[Ledger, int], float]:
+        return await self._reader.ledger(name), self._seconds
 
 
 @dataclass(slots=True)

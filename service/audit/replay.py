@@ -5,9 +5,11 @@ always belong together while appends go on, memory is bounded by a chunk, and ch
 gaps, and that its instants rise, is checked by position.
 """
 
+import gc
 import multiprocessing
 import os
 import resource
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -63,12 +65,15 @@ WHERE ledger_id = %(ledger_id)s::uuid AND generation = %(generation)s
   AND contract_id > %(after)s::uuid AND contract_id <= %(upto)s::uuid
 """
 _ORDER = """
-SELECT count(*), min(position) FILTER (WHERE position <> expected), min(position) FILTER (WHERE recorded_at < before)
+SELECT count(*) FILTER (WHERE position > %(after)s), min(position) FILTER (WHERE recorded_at < before)
 FROM (
-    SELECT position, recorded_at, lag(recorded_at) OVER w AS before, %(after)s + row_number() OVER w AS expected
-    FROM events WHERE ledger_id = %(ledger_id)s::uuid AND position > %(after)s AND position <= %(upto)s
-    WINDOW w AS (ORDER BY position)
+    SELECT position, recorded_at, lag(recorded_at) OVER (ORDER BY position) AS before
+    FROM events WHERE ledger_id = %(ledger_id)s::uuid AND position >= %(after)s AND position <= %(upto)s
 ) o
+"""
+_GAP = """
+SELECT min(p) FROM generate_series(%(after)s + 1, %(upto)s) AS p
+WHERE NOT EXISTS (SELECT 1 FROM events WHERE ledger_id = %(ledger_id)s::uuid AND position = p)
 """
 _BATCHES = """
 SELECT min(b.last_position) FROM batches b LEFT JOIN events e ON e.ledger_id = b.ledger_id AND e.position = b.last_position
@@ -80,6 +85,7 @@ SELECT min(p.position) FROM payloads p
 WHERE p.ledger_id = %(ledger_id)s::uuid AND p.position > %(after)s AND p.position <= %(upto)s
   AND NOT EXISTS (SELECT 1 FROM events e WHERE e.ledger_id = p.ledger_id AND e.position = p.position)
 """
+_COPIES = ("ledger_id", "contract_id", "position", "event_id", "event_type", "schema")
 _FIRST_ID = "00000000-0000-0000-0000-000000000000"
 _LAST_ID = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
@@ -162,11 +168,10 @@ def verify(database_url: str, ledger: str, progress: Progress, processes: int = 
     began = time.monotonic()
     with _connect(database_url) as connection:
         book = _open_book(connection, ledger)
-        difference = _check_order(connection, book)
         chunks = list(_chunks(connection, book))
     total = sum(chunk.events for chunk in chunks)
-    events, found, peak = 0, 0, _peak_bytes() if total > SMALL_LEDGER else 0
-    peaks: dict[int, int] = {}
+    events, found, difference = 0, 0, None
+    peaks: dict[int, int] = {os.getpid(): _peak_bytes()}
     for worker, told in _walk(database_url, book, chunks, processes, total):
         events, found = events + told.events, found + told.contracts
         peaks[worker] = max(peaks.get(worker, 0), told.peak_bytes)
@@ -174,21 +179,31 @@ def verify(database_url: str, ledger: str, progress: Progress, processes: int = 
         progress(events, total, "events")
     if difference is None and book.layout != LAYOUT:
         difference = Difference(f"ledger {ledger}", f"its rows have layout {book.layout}, not {LAYOUT}: run `contract-ledger rebuild`")
-    return Verdict(ledger, events, found, time.monotonic() - began, peak + sum(peaks.values()), difference)
+    return Verdict(ledger, events, found, time.monotonic() - began, sum(peaks.values()), difference)
 
 
 def _walk(url: str, book: _Book, chunks: Sequence[_Chunk], processes: int, total: int) -> Iterator[tuple[int, _Told]]:
+    """What the check of the order and each chunk came to, with the process that did it."""
     workers = processes or min(os.cpu_count() or 1, 4)
     if workers == 1 or total <= SMALL_LEDGER:
         _start_worker(url, book)
         try:
+            yield _verify_order()
             yield from (_verify_chunk(chunk) for chunk in chunks)
         finally:
             _end_worker()
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(url, book)) as pool:
+    # A forked process is there at once; one that is spawned imports everything anew, but forking is safe on Linux only.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_process, initargs=(url, book)) as pool:
+        order = pool.submit(_verify_order)
         yield from pool.map(_verify_chunk, chunks)
+        yield order.result()
+
+
+def _start_process(url: str, book: _Book) -> None:
+    gc.disable()  # a chunk makes no cycles, and the collector would walk all of its rows again and again
+    _start_worker(url, book)
 
 
 _worker: tuple[Connection, _Book] | None = None
@@ -204,6 +219,11 @@ def _end_worker() -> None:
     if _worker:
         _worker[0].close()
     _worker = None
+
+
+def _verify_order() -> tuple[int, _Told]:
+    assert _worker is not None
+    return os.getpid(), _Told(0, 0, _peak_bytes(), _check_order(*_worker))
 
 
 def _verify_chunk(chunk: _Chunk) -> tuple[int, _Told]:
@@ -270,17 +290,11 @@ def _check_header(ledger: Ledger, contract_id: str, revision: int, prev: str, kn
             f"position {position}",
             f"contract {contract_id} has revision {known.revision} where {revision} with prev {prev[:16]}… belongs",
         )
-    copies = (
-        ("ledger_id", known.ledger_id, ledger.ledger_id),
-        ("contract_id", known.contract_id, contract_id),
-        ("position", known.position, position),
-        ("event_id", known.event_id, event_id),
-        ("event_type", known.event_type, event_type),
-        ("schema", known.schema, SCHEMA),
-    )
-    for name, in_header, in_column in copies:
-        if in_header != in_column:
-            raise _Found(f"position {position}", f"{name} is {in_column} in its column and {in_header} in the header")
+    in_header = (known.ledger_id, known.contract_id, known.position, known.event_id, known.event_type, known.schema)
+    in_columns = (ledger.ledger_id, contract_id, position, event_id, event_type, SCHEMA)
+    if in_header != in_columns:
+        name, header, column = next(pair for pair in zip(_COPIES, in_header, in_columns, strict=True) if pair[1] != pair[2])
+        raise _Found(f"position {position}", f"{name} is {column} in its column and {header} in the header")
     if datetime.fromisoformat(known.recorded_at) != recorded_at:
         raise _Found(f"position {position}", f"recorded_at is {recorded_at} in its column and {known.recorded_at} in the header")
 
@@ -343,6 +357,7 @@ def _connect(url: str) -> Connection:
     connection = connect(url, autocommit=True)
     connection.execute("SET timezone = 'UTC'")
     connection.execute("SET statement_timeout = 0")
+    connection.execute("SET jit = off")  # compiling these short queries takes longer than running them
     return connection
 
 
@@ -372,10 +387,10 @@ def _check_order(connection: Connection, book: _Book) -> Difference | None:
     for after in range(0, book.head, POSITIONS_A_LOOK):
         upto = min(after + POSITIONS_A_LOOK, book.head)
         parameters = {"ledger_id": book.ledger.ledger_id, "after": after, "upto": upto}
-        count, displaced, early = connection.execute(_ORDER, parameters).fetchone() or (0, None, None)
+        count, early = connection.execute(_ORDER, parameters).fetchone() or (0, None)
         if count != upto - after:
-            missing = displaced - 1 if displaced else after + count + 1
-            return Difference(f"position {missing}", "there is no event, and the log has later ones or a later head")
+            missing = connection.execute(_GAP, parameters).fetchone() or (upto,)
+            return Difference(f"position {missing[0]}", "there is no event, and the log has later ones or a later head")
         if early:
             return Difference(f"position {early}", "it was recorded before the event in front of it")
         for statement, sentence in (

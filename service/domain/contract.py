@@ -213,6 +213,8 @@ def revisions_of(facts: Facts) -> set[int]:
     revisions: set[int] = set(facts.terms_rest_on)
     for name in Facts.__struct_fields__:
         part = getattr(facts, name)
+        if not part or isinstance(part, str | int):
+            continue
         for entry in part if isinstance(part, list) else (part,):
             if isinstance(entry, dict):
                 revisions.update(entry.get("rests_on", ()))

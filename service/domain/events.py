@@ -7,6 +7,7 @@ docs follow from the class. Stored bodies are decoded here, and nowhere else, so
 import dataclasses
 from collections.abc import Callable
 from datetime import date
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, dataclass_transform
 
 import msgspec
@@ -157,28 +158,19 @@ def event_type(name: str, *, version: int = 1) -> Callable[[_Class], _Class]:
     return register
 
 
-class _Body(msgspec.Struct):
-    data: msgspec.Raw
-    source: JsonObject
-
-
-_body_decoder = msgspec.json.Decoder(_Body)
-_data_decoders: dict[tuple[str, int], Callable[[bytes], EventData]] = {}
-
-
 def decode_body(event_type: str, schema_version: int, body: bytes) -> tuple[EventData, JsonObject]:
     """The data and source of stored body bytes. KeyError for a type or version this release does not know."""
-    decode = _data_decoders.get((event_type, schema_version)) or _data_decoder(event_type, schema_version)
-    parts = _body_decoder.decode(body)
-    return decode(bytes(parts.data)), parts.source
+    known = _body_decoder(event_type, schema_version)(body)
+    return known.data, known.source
 
 
-def _data_decoder(event_type: str, schema_version: int) -> Callable[[bytes], EventData]:
+@cache
+def _body_decoder(event_type: str, schema_version: int) -> Callable[[bytes], Any]:
     cls = EVENT_TYPES[event_type]
     if schema_version != cls.schema_version:
         raise KeyError(f"{event_type} has no version {schema_version}")
-    decoder: Callable[[bytes], EventData] = msgspec.json.Decoder(cls).decode
-    return _data_decoders.setdefault((event_type, schema_version), decoder)
+    body = msgspec.defstruct("Body", [("data", cls), ("source", JsonObject)])
+    return msgspec.json.Decoder(body).decode
 
 
 def stated(value: Any) -> Any:

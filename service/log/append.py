@@ -117,8 +117,12 @@ async def transact(connection: AsyncConnection[Any], appends: Sequence[Append], 
         taken = await connection.execute(DELIVERY_IDS, parameters) if parameters["ids"] else None
         known = await connection.execute(EVENT_IDS, parameters) if parameters["event_ids"] != "{}" else None
     rows = await states.fetchall()
-    batch.begin(rows[0][:6] if rows else None, time.time())
-    heads.require(batch.ledger, batch.position)
+    try:
+        batch.begin(rows[0][:6] if rows else None, time.time())
+        heads.require(batch.ledger, batch.position)
+    except LedgerError:
+        await connection.rollback()
+        raise
     batch.load((row[6:] for row in rows if row[6] is not None), await keys.fetchall())
     batch.load_ids(await taken.fetchall() if taken else [], await known.fetchall() if known else [])
     if missing := batch.histories_needed():

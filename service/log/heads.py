@@ -7,6 +7,7 @@ same positions. So appends stop until an operator speaks (`contract-ledger head 
 import asyncio
 import fcntl
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +44,7 @@ class Heads:
         self._lost: dict[str, Head] = {}
         self._unwritten: set[str] = set()
         self._writing: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
 
     def require(self, ledger: Ledger, position: int) -> None:
         """HistoryLost when the ledger's log ends before its kept head, or was found to lack it."""
@@ -65,9 +67,11 @@ class Heads:
 
     async def check(self, connection: AsyncConnection[Any]) -> None:
         """Look for the kept heads in the database behind a new connection."""
-        heads = [{"ledger_id": ledger_id, "position": head.position} for ledger_id, head in self._heads.items()]
+        # What is committed while the database answers is not what it was asked about.
+        asked = dict(self._heads)
+        heads = [{"ledger_id": ledger_id, "position": head.position} for ledger_id, head in asked.items()]
         for ledger_id, event_hash in await (await connection.execute(_HASHES, [json.dumps(heads)])).fetchall():
-            head = self._heads[ledger_id]
+            head = asked[ledger_id]
             if event_hash == head.event_hash:
                 self._lost.pop(ledger_id, None)
             elif ledger_id not in self._lost:
@@ -76,19 +80,26 @@ class Heads:
 
     async def close(self) -> None:
         """Write what is not written yet."""
+        self._closing.set()
         if self._writing:
-            self._writing.cancel()
             await asyncio.wait([self._writing])
-        self._write()
+        self._write(self._take())
 
     async def _write_soon(self) -> None:
-        await asyncio.sleep(WRITE_SECONDS)
-        await asyncio.to_thread(self._write)
+        while self._unwritten:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), WRITE_SECONDS)
+            await asyncio.to_thread(self._write, self._take())
 
-    def _write(self) -> None:
-        unwritten, self._unwritten = self._unwritten, set()
-        for ledger_id in unwritten:
-            keep_head(self._folder, ledger_id, self._heads[ledger_id])
+    def _take(self) -> dict[str, Head]:
+        """The heads that are not written yet; they count as written from now on."""
+        taken = {ledger_id: self._heads[ledger_id] for ledger_id in self._unwritten}
+        self._unwritten.clear()
+        return taken
+
+    def _write(self, heads: dict[str, Head]) -> None:
+        for ledger_id, head in heads.items():
+            keep_head(self._folder, ledger_id, head)
 
 
 def read_heads(folder: Path) -> dict[str, Head]:

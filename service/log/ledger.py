@@ -23,4 +23,4 @@ def zone(name: str) -> ZoneInfo:
 
 def instant(at: datetime) -> str:
     """An instant as headers and answers hold it: UTC, always six digits."""
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return at.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"

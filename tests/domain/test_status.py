@@ -138,6 +138,13 @@ def test_an_extension_moves_the_end() -> None:
     assert [(one.via, one.new_end_on, one.rests_on) for one in state.extensions] == [("amendment", "2028", [3])]
 
 
+def test_an_extension_without_an_end_states_no_period() -> None:
+    added = {"via": "amendment", "added_value": {"amount": "100", "currency": "KRW"}}
+    state = told(reported(), signed(), sent("order.extended", "2025-01-01", added)).state
+    assert (state.period, state.term_end, state.extensions[0].added_value) == (None, None, {"amount": "100", "currency": "KRW"})
+    assert (state.value.status, state.figures) == ("unknown", [])
+
+
 # Coarse dates
 
 
