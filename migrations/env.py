@@ -15,6 +15,8 @@ def run(connection: Connection | None) -> None:
         dialect_name="postgresql",
         target_metadata=metadata,
         literal_binds=connection is None,
+        # Written out, a % stays one: only a driver would have it doubled.
+        dialect_opts={"paramstyle": "named"},
         transactional_ddl=True,
         transaction_per_migration=False,
     )

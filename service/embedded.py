@@ -52,8 +52,9 @@ SOCKET_FILE = ".s.PGSQL.5432"
 
 SETTINGS: Mapping[str, str] = {
     "max_connections": "100",
-    "shared_buffers": "256MB",
-    "effective_cache_size": "1GB",
+    # A quarter of the memory, as PostgreSQL's manual advises, up to what a large ledger's walk by contract needs.
+    "shared_buffers": f"{max(128, min(psutil.virtual_memory().total // 4, 2_147_483_648) // 1_048_576)}MB",
+    "effective_cache_size": f"{max(256, psutil.virtual_memory().total // 2 // 1_048_576)}MB",
     "work_mem": "8MB",
     "maintenance_work_mem": "128MB",
     "random_page_cost": "1.1",

@@ -1,5 +1,6 @@
 """Migrations: run as the owner of the tables, from the files that the package carries."""
 
+from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 from urllib.parse import quote
@@ -17,6 +18,11 @@ from sqlalchemy.exc import DBAPIError
 from service.database import connect
 from service.errors import OperatorError
 
+_LIMITS = """
+SELECT split_part(unnest(setconfig), '=', 1) FROM pg_db_role_setting
+WHERE setrole = (SELECT oid FROM pg_roles WHERE rolname = %s)
+  AND setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 _TIMEOUTS = {"lock_timeout": "5s", "statement_timeout": "30s", "idle_in_transaction_session_timeout": "30s"}
 
 
@@ -105,21 +111,28 @@ def _make_role(connection: psycopg.Connection[tuple[object, ...]], role: str, pa
     name = sql.Identifier(role)
     make = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(name, sql.Literal(password))
     database = connection.info.dbname
-    limits = [
-        sql.SQL("ALTER ROLE {} IN DATABASE {} SET {} = {}").format(name, sql.Identifier(database), sql.SQL(setting), sql.Literal(value))
+    limits = {
+        setting: sql.SQL("ALTER ROLE {} IN DATABASE {} SET {} = {}").format(
+            name, sql.Identifier(database), sql.SQL(setting), sql.Literal(value)
+        )
         for setting, value in _TIMEOUTS.items()
-    ]
+    }
     try:
-        # Two migrations at once may both find the role missing; the lock makes the second wait and find it.
+        # Two migrations at once may both find something missing; the lock makes the second wait and find it.
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(hashtext('contract-ledger role'))")
             if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone():
-                connection.execute(make)
-            for statement in limits:
-                connection.execute(statement)
+                # Of another database of the cluster the lock knows nothing.
+                with suppress(psycopg.errors.UniqueViolation, psycopg.errors.DuplicateObject), connection.transaction():
+                    connection.execute(make)
+            # What stands was made so by an administrator, or by an operator who knows better.
+            standing = {row[0] for row in connection.execute(_LIMITS, [role]).fetchall()}
+            for setting, statement in limits.items():
+                if setting not in standing:
+                    connection.execute(statement)
     except psycopg.errors.InsufficientPrivilege as error:
         shown = sql.SQL("CREATE ROLE {} LOGIN PASSWORD '...'").format(name)
-        statements = ";\n  ".join(part.as_string(connection) for part in (shown, *limits))
+        statements = ";\n  ".join(part.as_string(connection) for part in (shown, *limits.values()))
         raise OperatorError(
             f"The owner may not make the service's role {role}. Have an administrator run, then migrate again:\n  {statements};"
         ) from error

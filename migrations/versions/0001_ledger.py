@@ -67,7 +67,7 @@ CREATE TABLE contracts (
     has_pending boolean NOT NULL,
     settled_on date NOT NULL,
     holds_until date,
-    filters text[] NOT NULL,
+    filters text[] STORAGE EXTERNAL NOT NULL,
     state text NOT NULL,
     beside text NOT NULL,
     PRIMARY KEY (ledger_id, generation, contract_id)

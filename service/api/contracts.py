@@ -67,6 +67,10 @@ _APPEND_PROBLEMS = (
     AnomaliesRefused,
     Unavailable,
 )
+_RECEIPT = (
+    "The answer is a receipt, without the data that was sent. A request that is sent again with its Idempotency-Key has no second effect "
+    "and gets the same receipt."
+)
 _EMPTY_ID = "00000000-0000-0000-0000-000000000000"
 
 router = new_router()
@@ -257,6 +261,7 @@ def _declare_append(path: str, operation_id: str, summary: str, event_type: str 
         operation_id=operation_id,
         tag="contracts",
         summary=summary,
+        description=f"{_about(event_type)} {_RECEIPT}",
         query=AppendQuery,
         body=body,
         example=example(event_type),
@@ -266,6 +271,12 @@ def _declare_append(path: str, operation_id: str, summary: str, event_type: str 
         problems=_APPEND_PROBLEMS if opening else (*_APPEND_PROBLEMS, ContractNotFound, StaleRevision, RevisionRequired),
     )
     route(router, "POST", path, "contracts:write", documented, handler)
+
+
+def _about(event_type: str | None) -> str:
+    if event_type is None:
+        return "One to a hundred events of one contract; each is judged after those before it."
+    return " ".join((EVENT_TYPES[event_type].__doc__ or "").split())
 
 
 async def _list_contract_events(call: Call) -> Response:
@@ -283,6 +294,7 @@ def _declare_reads() -> None:
         Documented(
             operation_id="list_contracts",
             summary="List contracts by party, role, status, currency or reference",
+            description="In pages. A contract has to meet every filter that is given; its state is that of the day in `as_of`.",
             query=ListQuery,
             answers={200: ("A page of contracts", answers.ContractPage)},
             paged=True,
@@ -299,6 +311,10 @@ def _declare_reads() -> None:
             operation_id="get_contract",
             tag="contracts",
             summary="A contract as it is, was, or was believed to be",
+            description=(
+                "Today, as known now; or for another day, as known at a position, an instant or a revision, or of what was published by a "
+                "day. `as_of` says which, and `rests_on` names the events behind the answer."
+            ),
             query=ContractQuery,
             answers={200: ("The contract", answers.Contract), 304: ("Not changed", None)},
             problems=(Refused, ContractNotFound),
@@ -315,6 +331,7 @@ def _declare_reads() -> None:
             operation_id="list_contract_events",
             tag="contracts",
             summary="The events of a contract, in the order of recording",
+            description="In pages, each event as it was sent and with its place in the log.",
             query=PageQuery,
             answers={200: ("A page of events", answers.EventPage)},
             paged=True,

@@ -121,6 +121,10 @@ route(
         operation_id="list_events",
         tag="events",
         summary="The events of the ledger, in the order of the log",
+        description=(
+            "Gapless, from position 1. `next` is always there, at the head of the log too: ask again with it to go on, and nothing is "
+            "missed or seen twice. A filter leaves out events and still moves on."
+        ),
         query=FeedQuery,
         answers={200: ("A page of events, with the cursor to go on from", answers.FeedPage)},
         paged=True,
@@ -137,6 +141,7 @@ route(
         operation_id="get_event",
         tag="events",
         summary="One event as it was recorded",
+        description="What was sent, its place in the log, and the hashes that bind it there.",
         answers={200: ("The event", answers.Event), 304: ("Not changed", None)},
         problems=(Refused, EventNotFound),
         etag=True,

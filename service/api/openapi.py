@@ -106,6 +106,7 @@ def _operation(path: str, documented: Documented) -> dict[str, Any]:
         "operationId": documented.operation_id,
         "tags": [documented.tag],
         "summary": documented.summary,
+        "description": documented.description,
         "parameters": [*_path_parameters(path), *_query_parameters(documented.query), *_header_parameters(documented)],
     }
     if not operation["parameters"]:

@@ -147,6 +147,7 @@ class Documented:
     operation_id: str
     tag: str
     summary: str
+    description: str
     answers: dict[int, tuple[str, type | None]]
     problems: Sequence[type[LedgerError]] = ()
     query: type[BaseModel] | None = None

@@ -8,7 +8,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 
 from service.api.openapi import document
 from service.api.operations import Documented, Services, declare, json_response, new_router
-from service.errors import NotFound, Unavailable
+from service.errors import MethodNotAllowed, NotFound, Unavailable
 
 _ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css", "favicon.png": "image/png"}
 
@@ -56,9 +56,9 @@ async def _asset(request: Request) -> Response:
     return Response(content, media_type=_ASSETS[name], headers={"Cache-Control": "public, max-age=86400"})
 
 
-for path, operation_id, summary, endpoint in (
-    ("/livez", "get_liveness", "Whether the process lives", _live),
-    ("/readyz", "get_readiness", "Whether it can serve", _ready),
+for path, operation_id, summary, description, endpoint in (
+    ("/livez", "get_liveness", "Whether the process lives", "One word, for whoever restarts what does not live.", _live),
+    ("/readyz", "get_readiness", "Whether it can serve", "One word, or 503 while the database or a writer fails.", _ready),
 ):
     declare(
         router,
@@ -68,8 +68,9 @@ for path, operation_id, summary, endpoint in (
             operation_id=operation_id,
             tag="service",
             summary=summary,
+            description=description,
             answers={200: ("Yes, in one word", str)},
-            problems=(Unavailable,) if path == "/readyz" else (),
+            problems=(MethodNotAllowed, Unavailable) if path == "/readyz" else (MethodNotAllowed,),
             public=True,
         ),
         endpoint,

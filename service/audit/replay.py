@@ -42,13 +42,14 @@ Progress = Callable[[int, int, str], None]
 Connection = psycopg.Connection[tuple[Any, ...]]
 _LEDGER = """
 SELECT ledger_id::text, name, time_zone, if_match_required, generation, layout,
-       (SELECT max(last_position) FROM batches b WHERE b.ledger_id = l.ledger_id), clock_timestamp()
+       (SELECT coalesce(max(last_position), 0) FROM batches b WHERE b.ledger_id = l.ledger_id), clock_timestamp()
 FROM ledgers l WHERE name = %s
 """
 _SIZES = "SELECT contract_id::text, max(revision) FROM events WHERE ledger_id = %s::uuid GROUP BY contract_id ORDER BY contract_id"
 _EVENTS = """
-SELECT e.contract_id::text, e.position, e.revision, e.event_id::text, e.event_type, e.recorded_at, e.header, e.event_hash, p.body
-FROM events e LEFT JOIN payloads p USING (ledger_id, position)
+SELECT e.contract_id::text, e.position, e.revision, e.event_id::text, e.event_type, e.recorded_at, e.header, e.event_hash,
+       (SELECT p.body FROM payloads p WHERE p.ledger_id = e.ledger_id AND p.position = e.position) AS body
+FROM events e
 WHERE e.ledger_id = %(ledger_id)s::uuid AND e.contract_id > %(after)s::uuid AND e.contract_id <= %(upto)s::uuid
 ORDER BY e.contract_id, e.revision
 """
@@ -75,15 +76,31 @@ _GAP = """
 SELECT min(p) FROM generate_series(%(after)s + 1, %(upto)s) AS p
 WHERE NOT EXISTS (SELECT 1 FROM events WHERE ledger_id = %(ledger_id)s::uuid AND position = p)
 """
+# The event after a batch is of another request, so it is later.
 _BATCHES = """
-SELECT min(b.last_position) FROM batches b LEFT JOIN events e ON e.ledger_id = b.ledger_id AND e.position = b.last_position
+SELECT min(b.last_position) FROM batches b
+LEFT JOIN events e ON e.ledger_id = b.ledger_id AND e.position = b.last_position
+LEFT JOIN events n ON n.ledger_id = b.ledger_id AND n.position = b.last_position + 1
 WHERE b.ledger_id = %(ledger_id)s::uuid AND b.last_position > %(after)s AND b.last_position <= %(upto)s
-  AND e.recorded_at IS DISTINCT FROM b.recorded_at
+  AND (e.recorded_at IS DISTINCT FROM b.recorded_at OR n.recorded_at <= b.recorded_at)
 """
 _ORPHANS = """
 SELECT min(p.position) FROM payloads p
 WHERE p.ledger_id = %(ledger_id)s::uuid AND p.position > %(after)s AND p.position <= %(upto)s
   AND NOT EXISTS (SELECT 1 FROM events e WHERE e.ledger_id = p.ledger_id AND e.position = p.position)
+"""
+_OUTSIDE = """
+WITH head AS (SELECT coalesce(max(last_position), 0) AS last FROM batches WHERE ledger_id = %(ledger_id)s::uuid)
+SELECT min(position) FROM (
+    SELECT position FROM events, head WHERE ledger_id = %(ledger_id)s::uuid AND position > last
+    UNION ALL SELECT position FROM events WHERE ledger_id = %(ledger_id)s::uuid AND position < 1
+    UNION ALL SELECT position FROM payloads, head WHERE ledger_id = %(ledger_id)s::uuid AND position > last
+    UNION ALL SELECT position FROM payloads WHERE ledger_id = %(ledger_id)s::uuid AND position < 1
+    UNION ALL SELECT last_position FROM batches WHERE ledger_id = %(ledger_id)s::uuid AND last_position < 0
+) o
+"""
+_BEGINNING = """
+SELECT 1 FROM batches WHERE ledger_id = %(ledger_id)s::uuid AND last_position = 0 AND recorded_at = '1970-01-01T00:00:00Z'
 """
 _COPIES = ("ledger_id", "contract_id", "position", "event_id", "event_type", "schema")
 _FIRST_ID = "00000000-0000-0000-0000-000000000000"
@@ -295,7 +312,12 @@ def _check_header(ledger: Ledger, contract_id: str, revision: int, prev: str, kn
     if in_header != in_columns:
         name, header, column = next(pair for pair in zip(_COPIES, in_header, in_columns, strict=True) if pair[1] != pair[2])
         raise _Found(f"position {position}", f"{name} is {column} in its column and {header} in the header")
-    if datetime.fromisoformat(known.recorded_at) != recorded_at:
+    try:
+        first_day(known.effective_on or "")
+        same_instant = datetime.fromisoformat(known.recorded_at) == recorded_at
+    except ValueError as error:
+        raise _Found(f"position {position}", f"the header holds a day or an instant that is none: {error}") from None
+    if not same_instant:
         raise _Found(f"position {position}", f"recorded_at is {recorded_at} in its column and {known.recorded_at} in the header")
 
 
@@ -394,18 +416,24 @@ def _check_order(connection: Connection, book: _Book) -> Difference | None:
         if early:
             return Difference(f"position {early}", "it was recorded before the event in front of it")
         for statement, sentence in (
-            (_BATCHES, "the batch that ends here has another recorded_at than its last event"),
+            (_BATCHES, "the batch that ends here has another recorded_at than its last event, or ends within a request"),
             (_ORPHANS, "there is a body without an event"),
         ):
             row = connection.execute(statement, parameters).fetchone()
             if row and row[0] is not None:
                 return Difference(f"position {row[0]}", sentence)
-    beyond = connection.execute(
-        "SELECT max(position) FROM events WHERE ledger_id = %s::uuid"
-        " HAVING max(position) > (SELECT max(last_position) FROM batches WHERE ledger_id = %s::uuid)",
-        [book.ledger.ledger_id, book.ledger.ledger_id],
-    ).fetchone()
-    return Difference(f"position {beyond[0]}", "there is an event beyond the head of the log") if beyond else None
+    return _check_ends(connection, book)
+
+
+def _check_ends(connection: Connection, book: _Book) -> Difference | None:
+    """Nothing stands before the log's first position or beyond its head."""
+    parameters = {"ledger_id": book.ledger.ledger_id}
+    if connection.execute(_BEGINNING, parameters).fetchone() is None:
+        return Difference("position 0", "the row that the log begins with is missing, or has another recorded_at")
+    outside = connection.execute(_OUTSIDE, parameters).fetchone()
+    if outside and outside[0] is not None:
+        return Difference(f"position {outside[0]}", "there is an event, a body or a batch outside the log, which goes from 1 to its head")
+    return None
 
 
 def _peak_bytes() -> int:

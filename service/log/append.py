@@ -70,7 +70,8 @@ SELECT contract_id::text, event_id::text FROM events
 WHERE ledger_id = %(ledger_id)s::uuid AND event_id = ANY(%(event_ids)s::uuid[])
 """
 HISTORIES = """
-SELECT e.header, p.body FROM events e JOIN payloads p USING (ledger_id, position)
+SELECT e.header, (SELECT p.body FROM payloads p WHERE p.ledger_id = e.ledger_id AND p.position = e.position) AS body
+FROM events e
 WHERE e.ledger_id = %(ledger_id)s::uuid AND e.contract_id = ANY(%(contract_ids)s::uuid[])
 ORDER BY e.contract_id, e.revision
 """

@@ -31,8 +31,11 @@ _HEAD = """
 SELECT last_position, recorded_at, clock_timestamp() FROM batches
 WHERE ledger_id = %(ledger_id)s::uuid ORDER BY last_position DESC LIMIT 1
 """
+# The body by a subquery, here and wherever events are read: for a ledger that the statistics do not know yet, a join is planned as if
+# the ledger had one payload, and goes through all of them for each event.
 _HISTORY = """
-SELECT e.header, p.body FROM events e JOIN payloads p USING (ledger_id, position)
+SELECT e.header, (SELECT p.body FROM payloads p WHERE p.ledger_id = e.ledger_id AND p.position = e.position) AS body
+FROM events e
 WHERE e.ledger_id = %(ledger_id)s::uuid AND e.contract_id = %(contract_id)s::uuid AND e.position <= %(position)s
 ORDER BY e.revision
 """
@@ -56,17 +59,14 @@ WHERE ledger_id = %(ledger_id)s::uuid AND recorded_at <= %(known_at)s
   AND position > (SELECT last_position FROM whole) AND position <= (SELECT last_position FROM next)
 """
 _EVENT = """
-SELECT e.header, e.event_hash, p.body FROM events e LEFT JOIN payloads p USING (ledger_id, position)
+SELECT e.header, e.event_hash, (SELECT p.body FROM payloads p WHERE p.ledger_id = e.ledger_id AND p.position = e.position) AS body
+FROM events e
 WHERE e.ledger_id = %(ledger_id)s::uuid AND """
 _EVENT_BY_ID = _EVENT + "e.event_id = %(event_id)s::uuid"
-# The page first and its payloads then: a join of all that follows may begin at the payloads' start.
-_EVENTS_AFTER = """
-SELECT e.header, e.event_hash, p.body FROM (
-    SELECT ledger_id, position, header, event_hash FROM events
-    WHERE ledger_id = %(ledger_id)s::uuid AND position > %(after)s AND (%(event_type)s::text IS NULL OR event_type = %(event_type)s)
-    ORDER BY position LIMIT %(limit)s
-) e LEFT JOIN payloads p USING (ledger_id, position) ORDER BY e.position
-"""
+_EVENTS_AFTER = (
+    _EVENT
+    + "e.position > %(after)s AND (%(event_type)s::text IS NULL OR e.event_type = %(event_type)s) ORDER BY e.position LIMIT %(limit)s"
+)
 _CONTRACT_EVENTS = _EVENT + "e.contract_id = %(contract_id)s::uuid AND e.revision > %(after)s ORDER BY e.revision LIMIT %(limit)s"
 _NEWEST = """
 SELECT position, encode(event_hash, 'hex') FROM events WHERE ledger_id = %(ledger_id)s::uuid ORDER BY position DESC LIMIT 1

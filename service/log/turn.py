@@ -25,7 +25,8 @@ WHERE ledger_id = %(ledger_id)s::uuid AND generation = %(generation)s AND holds_
 ORDER BY holds_until LIMIT %(chunk)s
 """
 _EVENTS = """
-SELECT e.header, p.body FROM events e JOIN payloads p USING (ledger_id, position)
+SELECT e.header, (SELECT p.body FROM payloads p WHERE p.ledger_id = e.ledger_id AND p.position = e.position) AS body
+FROM events e
 WHERE e.ledger_id = %(ledger_id)s::uuid AND e.contract_id = ANY(%(contract_ids)s::uuid[])
 """
 _UPSERT = insert_rows(contracts, upsert=True)

@@ -141,10 +141,11 @@ def test_operation_ids_are_unique_and_read_as_methods() -> None:
 
 
 @pytest.mark.parametrize("operation", operations(), ids=named)
-def test_an_operation_is_tagged_summarised_and_its_parameters_are_declared(operation: Operation) -> None:
+def test_an_operation_is_tagged_described_and_its_parameters_are_declared(operation: Operation) -> None:
     (tag,) = operation.documented["tags"]
     assert tag in {known["name"] for known in document()["tags"]}
     assert operation.documented["summary"]
+    assert operation.documented["description"].endswith(".")
     parameters = operation.documented.get("parameters", [])
     in_path = {parameter["name"] for parameter in parameters if parameter["in"] == "path"}
     assert in_path == set(re.findall(r"{(\w+)}", operation.path))
@@ -165,6 +166,7 @@ def test_an_operation_with_a_body_has_an_example_that_its_schema_allows(operatio
 @pytest.mark.parametrize("operation", operations(), ids=named)
 def test_an_operation_documents_its_problems(operation: Operation) -> None:
     responses = operation.documented["responses"]
+    assert any(status.startswith("4") for status in responses)
     wanted = set() if operation.operation_id in PUBLIC else {"401", "403", "503"}
     if "{ledger}" in operation.path and operation.method != "PUT":
         wanted |= {"404"}
