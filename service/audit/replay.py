@@ -261,7 +261,7 @@ def _verify_chunk(chunk: _Chunk) -> tuple[int, _Told]:
             difference = difference or error.difference
             rows.pop(contract_id, None)
             ids.pop(contract_id, None)
-    for contract_id in (*rows, *ids):
+    for contract_id in (*rows, *ids) if book.layout == LAYOUT else ():
         difference = difference or Difference(f"contract {contract_id}", "it has a row, and no event")
     return os.getpid(), _Told(count, found, _peak_bytes(), difference)
 
@@ -346,10 +346,18 @@ def _check_row(contract_id: str, row: ContractRow | None, history: Sequence[Reco
     """A projected row is the fold of the events at the row's own day."""
     if row is None:
         raise _Found(f"contract {contract_id}", "it has events, and no row")
-    folded = fold_row(contract_id, history, last[7].hex(), row.settled_on)
+    folded = _fold(contract_id, history, last, row.settled_on)
     for name in ContractRow.__struct_fields__:
         if getattr(folded, name) != getattr(row, name):
             raise _Found(f"contract {contract_id}", f"{name} in its row is not the fold of its {len(history)} events")
+
+
+def _fold(contract_id: str, history: Sequence[RecordedEvent], last: tuple[Any, ...], day: date) -> ContractRow:
+    """The fold is total over what was validated; a forged body is not."""
+    try:
+        return fold_row(contract_id, history, last[7].hex(), day)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise _Found(f"contract {contract_id}", f"its events cannot be folded: {error!r}") from error
 
 
 def fold_row(contract_id: str, history: Sequence[RecordedEvent], last_hash: str, day: date) -> ContractRow:
@@ -379,7 +387,9 @@ def _connect(url: str) -> Connection:
     connection = connect(url, autocommit=True)
     connection.execute("SET timezone = 'UTC'")
     connection.execute("SET statement_timeout = 0")
-    connection.execute("SET jit = off")  # compiling these short queries takes longer than running them
+    # Compiling these short queries, or starting workers for them, takes longer than running them.
+    connection.execute("SET jit = off")
+    connection.execute("SET max_parallel_workers_per_gather = 0")
     return connection
 
 
@@ -486,27 +496,34 @@ def _rebuild_chunk(connection: Connection, book: _Book, chunk: _Chunk) -> tuple[
     for contract_id, group in groupby(events, key=itemgetter(0)):
         stored = list(group)
         count += len(stored)
-        try:
-            history = _check_chain(book.ledger, contract_id, stored)
-        except _Found as error:
-            raise OperatorError(f"The log itself is not intact, so nothing is rebuilt from it: {error.difference}") from None
-        folded.append(fold_row(contract_id, history, stored[-1][7].hex(), book.today))
+        history, row = _checked_fold(book, contract_id, stored)
+        folded.append(row)
         delivered += (
             {"generation": book.generation + 1, "contract_id": contract_id, "delivery_id": name, "revision": revision}
             for name, revision in _delivery_ids(history).items()
         )
+        row_was, ids_were = rows.pop(contract_id, None), ids.pop(contract_id, {})
         try:
             if book.layout == LAYOUT:
-                _check_row(contract_id, rows.pop(contract_id, None), history, stored[-1])
-                _check_deliveries(contract_id, ids.pop(contract_id, {}), history)
+                _check_row(contract_id, row_was, history, stored[-1])
+                _check_deliveries(contract_id, ids_were, history)
         except _Found as error:
             changed, difference = changed + 1, difference or error.difference
-    for contract_id in rows if book.layout == LAYOUT else ():
+    for contract_id in {**rows, **ids} if book.layout == LAYOUT else ():
         changed, difference = changed + 1, difference or Difference(f"contract {contract_id}", "it has a row, and no event")
     with connection.transaction():
         connection.execute(_LOCK, {"ledger_id": book.ledger.ledger_id})
         _write_rows(connection, book, folded, delivered)
     return _Told(count, len(folded), 0, difference), changed
+
+
+def _checked_fold(book: _Book, contract_id: str, stored: Sequence[tuple[Any, ...]]) -> tuple[list[RecordedEvent], ContractRow]:
+    """The events of a contract and the row they make today. OperatorError when they are not what was recorded."""
+    try:
+        history = _check_chain(book.ledger, contract_id, stored)
+        return history, _fold(contract_id, history, stored[-1], book.today)
+    except _Found as error:
+        raise OperatorError(f"The log itself is not intact, so nothing is rebuilt from it: {error.difference}") from None
 
 
 def _write_rows(connection: Connection, book: _Book, rows: Sequence[ContractRow], delivered: Sequence[dict[str, Any]]) -> None:
@@ -542,8 +559,7 @@ def _refold(connection: Connection, book: _Book, contract_id: str) -> None:
         statement = _EVENTS.replace("e.contract_id > %(after)s::uuid AND e.contract_id <=", "e.contract_id =")
         parameters = {"ledger_id": book.ledger.ledger_id, "upto": contract_id}
         stored = connection.execute(statement, parameters, binary=True).fetchall()
-        history = _check_chain(book.ledger, contract_id, stored)
-        row = fold_row(contract_id, history, stored[-1][7].hex(), book.today)
+        history, row = _checked_fold(book, contract_id, stored)
         delivered = [
             {"generation": book.generation + 1, "contract_id": contract_id, "delivery_id": name, "revision": revision}
             for name, revision in _delivery_ids(history).items()

@@ -6,6 +6,7 @@ no I/O, no randomness. What is particular to an event type stands with its class
 
 from collections.abc import Iterable, Iterator
 from datetime import date, timedelta
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -208,18 +209,21 @@ def turning_day(facts: Facts, known: Facts, uncertain: Iterable[CoarseDate], pen
     return min((turn for turn in days if turn > day), default=None)
 
 
+_parts_of = attrgetter(*(name for name in Facts.__struct_fields__ if name not in ("kind", "title", "notes", "hypothetical", "unplaced")))
+
+
 def revisions_of(facts: Facts) -> set[int]:
     """Every revision that the facts rest on."""
-    revisions: set[int] = set(facts.terms_rest_on)
-    for name in Facts.__struct_fields__:
-        part = getattr(facts, name)
-        if not part or isinstance(part, str | int):
+    revisions: set[int] = set()
+    for part in filter(None, _parts_of(facts)):
+        if not isinstance(part, list):
+            revisions.update(getattr(part, "rests_on", ()))
             continue
-        for entry in part if isinstance(part, list) else (part,):
-            if isinstance(entry, dict):
-                revisions.update(entry.get("rests_on", ()))
-            elif (rests_on := getattr(entry, "rests_on", None)) is not None:
-                revisions.update(rests_on)
+        for entry in part:
+            if isinstance(entry, int):
+                revisions.add(entry)
+            else:
+                revisions.update(entry["rests_on"] if isinstance(entry, dict) else entry.rests_on)
     return revisions
 
 

@@ -7,6 +7,7 @@ in each currency, and the conflicts between figures that do not derive from one 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
+from functools import lru_cache
 from itertools import combinations, islice
 from typing import Annotated, Any, Literal
 
@@ -215,12 +216,15 @@ def _flag_fall(contract: Contract, old: StandingFigure, new: FigureData, event: 
         contract.flag("value-halved", [event.revision], sentence)
 
 
+_decimal = lru_cache(16_384)(Decimal)
+
+
 def _low(figure: StandingFigure) -> Decimal:
-    return Decimal(figure.amount or figure.low or "0")
+    return _decimal(figure.amount or figure.low or "0")
 
 
 def _high(figure: StandingFigure) -> Decimal:
-    return Decimal(figure.amount or figure.high or "0")
+    return _decimal(figure.amount or figure.high or "0")
 
 
 def value_of(facts: Facts) -> Value:
@@ -233,10 +237,12 @@ def value_of(facts: Facts) -> Value:
         status = "withheld" if withheld else "unknown"
         return Value(status=_firmness(figures) or status, withheld=withheld, conflicts=conflicts)
     best = _best(total)
-    comparable = [figure for figure in total if (figure.vat or "unknown") == (best.vat or "unknown")]
-    currencies = dict.fromkeys([best.currency, *sorted({figure.currency for figure in comparable})])
-    ranges = [_range(currency, comparable) for currency in currencies]
-    same = [figure for figure in comparable if figure.currency == best.currency]
+    currencies: dict[str, list[StandingFigure]] = {best.currency: []}
+    for figure in total:
+        if (figure.vat or "unknown") == (best.vat or "unknown"):
+            currencies.setdefault(figure.currency, []).append(figure)
+    same = currencies.pop(best.currency)
+    ranges = [_range(best, same), *(_range(_best(others), others) for _, others in sorted(currencies.items()))]
     return Value(
         status=_firmness(figures) or "unknown",
         best=best,
@@ -265,12 +271,12 @@ def _best(figures: Sequence[StandingFigure]) -> StandingFigure:
     return max(roots, key=lambda figure: (first_day(figure.effective_on), figure.rests_on[0]))
 
 
-def _range(currency: str, figures: Sequence[StandingFigure]) -> CurrencyRange:
-    same = [figure for figure in figures if figure.currency == currency]
+def _range(best: StandingFigure, same: Sequence[StandingFigure]) -> CurrencyRange:
+    """The range of the figures in the currency of the best of them."""
     low, high = min(same, key=_low), max(same, key=_high)
     return CurrencyRange(
-        currency=currency,
-        best=_best(same),
+        currency=best.currency,
+        best=best,
         low=Extreme(amount=low.amount or low.low or "0", figure_id=low.figure_id),
         high=Extreme(amount=high.amount or high.high or "0", figure_id=high.figure_id),
     )
