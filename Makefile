@@ -27,7 +27,7 @@ install: $(INSTALLED) ## install everything into .venv
 
 .PHONY: test
 test: $(INSTALLED) ## the tests: make test ARGS="-k append", WORKERS=0 for one process
-	$(BIN)/pytest -n $(WORKERS) $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 .PHONY: check
 check: format-check lint types imports drift coverage ## everything a change has to pass
@@ -61,7 +61,7 @@ drift: $(INSTALLED) ## openapi.yaml and schemas/ are what the code says
 
 .PHONY: coverage
 coverage: $(INSTALLED) ## the tests, with coverage reported
-	$(BIN)/pytest -n $(WORKERS) --cov --cov-report=term $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term $(ARGS)
 
 # Written whole and then moved, so that a failure leaves the old file.
 INTO ?= .

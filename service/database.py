@@ -230,6 +230,8 @@ def refuse_unsafe(row: tuple[Any, ...]) -> None:
         raise OperatorError(f"Postgres is version {version // 10000}; contract-ledger needs 16 or later.")
 
 
+WAIT_SECONDS = 5
+"""How long a request waits for a connection."""
 RECONNECT_SECONDS = 10
 
 
@@ -243,7 +245,7 @@ class Database:
             min_size=2,
             max_size=max(connections, 2),
             open=False,
-            timeout=5,
+            timeout=WAIT_SECONDS,
             kwargs={
                 "autocommit": True,
                 "prepare_threshold": 1,

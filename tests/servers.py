@@ -38,7 +38,7 @@ _LISTENING = re.compile(r"running on http://127\.0\.0\.1:(\d+)")
 Found = TypeVar("Found")
 
 
-def wait_for(condition: Callable[[], Found], what: str, seconds: float = 30) -> Found:
+def wait_for(condition: Callable[[], Found | None], what: str, seconds: float = 30) -> Found:
     """What a condition comes to, once that is true; it is asked until a deadline."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -117,7 +117,7 @@ class Service:
         self.port = int(listening[1])
         wait_for(lambda: self._died_or(self.ready()), "the service is ready", START_SECONDS)
 
-    def _died_or(self, found: Found) -> Found:
+    def _died_or(self, found: Found | None) -> Found | None:
         assert self._process is not None
         assert self._process.poll() is None, f"the service ended with {self._process.returncode}:\n{self.log[-3_000:]}"
         return found

@@ -244,7 +244,8 @@ class Writer:
             await self._settle(batch[:middle])
             await self._settle(batch[middle:])
             return
-        _log.error("append refused by the database", sqlstate=error.sqlstate, error=str(error))
+        # Only the first line: what follows quotes the rows, and the service's own log keeps nothing of contracts.
+        _log.error("append refused by the database", sqlstate=error.sqlstate, error=error.diag.message_primary)
         if isinstance(error, psycopg.DataError):
             batch[0].resolve(Refused(f"The database refuses the content: {error.diag.message_primary}."))
         else:

@@ -21,3 +21,11 @@ def api(service: RunningService) -> Iterator[httpx.Client]:
     """Requests below the ledger `main`, with every right."""
     with service.client(service.admin, ledger="main") as client:
         yield client
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under pytest 9.2 schemathesis gives the tests of all operations one node id; xdist and --last-failed tell tests apart by theirs."""
+    for item in items:
+        label = getattr(item, "operation_label", None)
+        if label is not None and label not in item.nodeid:
+            item._id = item._id.with_params(label)

@@ -31,10 +31,17 @@ FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 
 # A primary key's NOT NULL is a constraint of its own from PostgreSQL 18 on, with a name that Postgres gives.
 CONSTRAINTS = """
 SELECT conrelid::regclass::text, conname::text, pg_get_constraintdef(oid) FROM pg_constraint
-WHERE connamespace = 'public'::regnamespace AND conrelid <> 'alembic_version'::regclass AND contype IN ('c', 'f', 'p', 'u', 'x') ORDER BY 1, 2
+WHERE connamespace = 'public'::regnamespace AND conrelid <> 'alembic_version'::regclass AND contype IN ('c', 'f', 'p', 'u', 'x')
+ORDER BY 1, 2
 """
-INDEXES = "SELECT tablename::text, indexname::text, indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename <> 'alembic_version' ORDER BY 1, 2"
-TRIGGERS = "SELECT tgrelid::regclass::text, tgname::text, tgenabled::text, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal ORDER BY 1, 2"
+INDEXES = """
+SELECT tablename::text, indexname::text, indexdef FROM pg_indexes
+WHERE schemaname = 'public' AND tablename <> 'alembic_version' ORDER BY 1, 2
+"""
+TRIGGERS = """
+SELECT tgrelid::regclass::text, tgname::text, tgenabled::text, pg_get_triggerdef(oid) FROM pg_trigger
+WHERE NOT tgisinternal ORDER BY 1, 2
+"""
 FUNCTIONS = "SELECT proname::text, prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace ORDER BY 1"
 RIGHTS = "SELECT relname::text, relacl::text FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' ORDER BY 1"
 
@@ -84,9 +91,7 @@ class Fresh:
 def fresh_database(server: Server, *options: str) -> Iterator[Fresh]:
     name = f"fresh_{secrets.token_hex(5)}"
     made = Fresh(server, name, f"{name}_owner", f"{name}_service", secrets.token_hex(8))
-    statement = sql.SQL("CREATE ROLE {} LOGIN {} PASSWORD {}").format(
-        sql.Identifier(made.owner), sql.SQL(" ".join(options)), made.password
-    )
+    statement = sql.SQL("CREATE ROLE {} LOGIN {} PASSWORD {}").format(sql.Identifier(made.owner), sql.SQL(" ".join(options)), made.password)
     with psycopg.connect(server.superuser_url(), autocommit=True) as connection:
         connection.execute(statement)
     server.execute("CREATE DATABASE {} OWNER {}", made.name, made.owner)
@@ -170,7 +175,8 @@ def test_two_databases_of_one_cluster_migrated_at_the_same_time_share_the_role(f
 
 def test_the_services_time_limits_hold_in_its_database_only(fresh: Fresh) -> None:
     fresh.migrate()
-    limits = "SELECT current_setting('lock_timeout'), current_setting('statement_timeout'), current_setting('idle_in_transaction_session_timeout')"
+    settings = "lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout"
+    limits = "SELECT " + ", ".join(f"current_setting('{setting}')" for setting in settings)
     assert rows(fresh.service_url, limits) == [("5s", "30s", "30s")]
     assert rows(fresh.owner_url, limits) == [("0", "0", "0")]
     elsewhere = fresh.server.url("postgres", fresh.role, fresh.password)
@@ -219,7 +225,12 @@ def test_the_sql_for_an_administrator_makes_the_same_database(fresh: Fresh) -> N
 
 
 def squawk(statements: str) -> subprocess.CompletedProcess[str]:
-    command = [Path(sys.executable).with_name("squawk"), "--pg-version=16", f"--exclude={ACCEPTED_BY_SQUAWK}", "--stdin-filepath=migration.sql"]
+    command = [
+        str(Path(sys.executable).with_name("squawk")),
+        "--pg-version=16",
+        f"--exclude={ACCEPTED_BY_SQUAWK}",
+        "--stdin-filepath=migration.sql",
+    ]
     return subprocess.run(command, input=statements, capture_output=True, text=True, check=False, timeout=60)
 
 
