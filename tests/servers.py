@@ -208,10 +208,6 @@ class OwnPostgres:
         self._owner_password, self._service_password = secrets.token_hex(16), secrets.token_hex(16)
 
     @property
-    def superuser_url(self) -> str:
-        return self.server.url("ledger", self.server.superuser)
-
-    @property
     def owner_url(self) -> str:
         return self.server.url("ledger", "ledger_owner", self._owner_password)
 

@@ -15,7 +15,7 @@ from tests.guarantees.conftest import Pair
 from tests.guarantees.load import Answer, Work, at_work, note, opening
 from tests.servers import OwnPostgres, Service, client, make_key, make_ledger, rows, serving, verified, wait_for
 
-REQUESTS = 120
+REQUESTS = 80
 _SIZE = "SELECT max(last_position) FROM batches JOIN ledgers USING (ledger_id) WHERE name = %s"
 
 
