@@ -10,7 +10,11 @@ The house, dependencies pointing down:
     domain              pure: events with their rules and folds, values, days, times
     errors              every failure, once
 
-`settings`, `database`, `embedded` and `access` stand beside them and are used by those that need them.
+`settings`, `database`, `migration`, `embedded`, `access`, `remembered` and `telemetry` stand beside them and are used by those that
+need them. The command's parts are `server`, `deployment` and `welcome` (serve), `admin` (keys, ledgers, clocks, heads), and `client`,
+`case`, `demo`, `story`, `prose` and `report` (what speaks HTTP, and what is told to a person).
+
+An event is written in `log.append`; an event type is a class in a subject module of `domain`.
 """
 
 __version__ = "0.1.0"

@@ -24,7 +24,7 @@ class Settings:
     )
     migration_url: str | None = field(
         default=None,
-        metadata=_of("LEDGER_MIGRATION_URL", "Postgres, as the owner of the tables: for `migrate`, `clock accept` and `head accept`."),
+        metadata=_of("LEDGER_MIGRATION_URL", "Postgres, as the owner of the tables: for `migrate` and `clock accept`."),
     )
     data_dir: Path | None = field(
         default=None,
