@@ -17,11 +17,10 @@ import psycopg
 
 from benchmarks.mixture import Request, append
 from benchmarks.report import Advance
-from service.database import rows_json
-from service.log.append import HISTORIES, WRITE
+from service.log.append import END, HISTORIES, WRITE, write_parameters
 from service.log.decide import Batch, Receipt
 from service.log.ledger import Ledger
-from service.projections.contracts import LAYOUT, ContractRow, contract_rows_json
+from service.projections.contracts import LAYOUT, ContractRow
 
 CHUNK_CONTRACTS = 500
 MOST_PROCESSES = 4
@@ -90,20 +89,15 @@ def _load_share(url: str, plan: Plan, chunks: Sequence[range]) -> None:
 
 def _load_chunk(connection: Connection, plan: Plan, turn: int, chunk: range, rows: dict[int, ContractRow]) -> dict[int, ContractRow]:
     batch = _decided(connection, plan, turn, chunk, rows)
+    batch.rows.keys.clear()
+    changed = list(batch.rows.contracts.values())
     # The rows of contracts are what the last round leaves of them.
-    changed = batch.changed_rows if turn == len(plan.rounds) - 1 else []
-    parameters = {
-        "ledger_id": plan.ledger.ledger_id,
-        "events": rows_json(batch.event_rows),
-        "payloads": rows_json(batch.payload_rows),
-        "idempotency": "[]",
-        "deliveries": rows_json(batch.delivery_rows),
-        "contracts": contract_rows_json(changed, batch.generation),
-        "position": batch.position,
-        "recorded_at": batch.recorded_at,
-    }
-    connection.execute(WRITE, parameters)
-    return dict(zip(chunk, batch.changed_rows, strict=True))
+    if turn < len(plan.rounds) - 1:
+        batch.rows.contracts.clear()
+    with connection.transaction():
+        connection.execute(WRITE, write_parameters(batch, batch.rows))
+        connection.execute(END, {"ledger_id": plan.ledger.ledger_id, "position": batch.position, "recorded_at": batch.recorded_at})
+    return dict(zip(chunk, changed, strict=True))
 
 
 def _decided(connection: Connection, plan: Plan, turn: int, chunk: range, rows: dict[int, ContractRow]) -> Batch:
@@ -116,7 +110,7 @@ def _decided(connection: Connection, plan: Plan, turn: int, chunk: range, rows: 
     if missing := batch.histories_needed():
         wanted = {"ledger_id": plan.ledger.ledger_id, "contract_ids": missing}
         batch.load_histories(connection.execute(HISTORIES, wanted).fetchall())
-    batch.decide()
+    batch.decide(appends)
     refused = [outcome for outcome in batch.outcomes if not isinstance(outcome, Receipt)]
     if refused:
         raise SystemExit(f"The service refuses the benchmark's own contracts: {refused[0]}")

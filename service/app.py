@@ -2,18 +2,16 @@
 
 import asyncio
 import gc
-import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import FastAPI
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uuid_utils import uuid4
 
 from service import __version__
-from service.access import Keyring
-from service.api import contracts, events, ledgers, problems, status
+from service.access import Keyring, Rates
+from service.api import contracts, events, ledgers, status
+from service.api.dispatch import Dispatch
 from service.api.openapi import document
 from service.api.operations import LedgerDirectory, Services
 from service.database import Database
@@ -21,12 +19,12 @@ from service.errors import OperatorError
 from service.log.append import Writers
 from service.log.heads import Heads
 from service.log.read import Reader
-from service.log.turn import keep_turning
+from service.log.turn import Turning
+from service.metrics import MetricsServer, Requests
 from service.settings import Settings
 from service.telemetry import configure_logging
 
 GC_THRESHOLD = 50_000
-_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -47,8 +45,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.openapi = document  # type: ignore[method-assign]
     for module in (contracts, events, ledgers, status):
         app.router.routes.extend(module.router.routes)  # an included router would match every request twice
-    problems.install(app)
-    app.add_middleware(RequestIds)
+    app.state.issuer = None
+    if settings.oidc_issuer is not None:
+        from service.tokens import trusted_issuer
+
+        app.state.issuer = trusted_issuer(settings)
+    app.state.requests = Requests() if settings.metrics_port else None
+    app.middleware_stack = Dispatch(app, app.state.requests)
     return app
 
 
@@ -62,21 +65,25 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     database.on_connect.append(heads.check)
     await database.open()
     reader, writers = Reader(database), Writers(database, settings, heads)
-    app.state.services = Services(reader, writers, Keyring(database), LedgerDirectory(reader))
-    turning = asyncio.create_task(keep_turning(database, reader))
+    rates = Rates(settings.rate_per_second) if settings.rate_per_second else None
+    app.state.services = Services(reader, writers, Keyring(database, rates, app.state.issuer), LedgerDirectory(reader))
+    app.state.turning = turning = Turning(database, reader)
     # With Python's defaults the collector walks the whole heap every few hundred requests.
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 20, 50)
+    metrics = None
     try:
+        if settings.metrics_port:
+            metrics = MetricsServer(settings.metrics_port, app.state.requests, writers.waiting, database.pool_figures)
         yield
     finally:
-        turning.cancel()
-        with suppress(asyncio.CancelledError):
-            await turning
+        await turning.close()
         await writers.drain()
         await heads.close()
         await database.close()
+        if metrics is not None:
+            await asyncio.to_thread(metrics.close)
 
 
 def heads_folder(settings: Settings) -> Path:
@@ -84,25 +91,3 @@ def heads_folder(settings: Settings) -> Path:
     if settings.data_dir is None:
         raise OperatorError("LEDGER_DATA_DIR is not set; it keeps the last committed event of each ledger.")
     return settings.data_dir / "heads"
-
-
-class RequestIds:
-    """Gives every request an id, or takes the caller's, and says it in the answer."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid4()).encode()
-        scope["request_id"] = request_id.decode()
-
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"].append((b"x-request-id", request_id))
-            await send(message)
-
-        await self._app(scope, receive, send_with_id)

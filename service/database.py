@@ -6,10 +6,11 @@ SQL, and a test holds the two equal. What only the migrations hold: the triggers
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 import psycopg
+import structlog
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
@@ -177,6 +178,8 @@ api_keys = Table(
 )
 """Keys, as SHA-256 of their text."""
 
+Found = TypeVar("Found")
+_log = structlog.get_logger()
 _DIALECT = dialect()  # type: ignore[no-untyped-call]
 
 
@@ -276,6 +279,10 @@ class Database:
     async def close(self) -> None:
         await self._pool.close()
 
+    def pool_figures(self) -> dict[str, int]:
+        """How the pool stands, by psycopg's names."""
+        return self._pool.get_stats()
+
     async def recover(self) -> None:
         """After a failure: let go of the connections that are broken, and make new ones."""
         with suppress(PoolTimeout):
@@ -295,9 +302,24 @@ class Database:
 
     async def rows(self, statement: str, parameters: Mapping[str, Any] | None = None, *, planned_anew: bool = False) -> list[TupleRow]:
         """All rows of one statement, in a transaction of its own; planned for these parameters alone where no one plan suits all."""
+
+        async def run(connection: AsyncConnection[TupleRow]) -> list[TupleRow]:
+            return await (await connection.execute(statement, parameters, prepare=False if planned_anew else None)).fetchall()
+
+        return await self.read(run)
+
+    async def read(self, run: Callable[[AsyncConnection[TupleRow]], Awaitable[Found]]) -> Found:
+        """What a read finds. It may run twice: that a restart of Postgres ended an idle connection is found out by who uses it next."""
         async with self.connection() as connection:
-            prepare = False if planned_anew else None
-            return await (await connection.execute(statement, parameters, prepare=prepare)).fetchall()
+            try:
+                return await run(connection)
+            except psycopg.OperationalError as error:
+                if not connection.closed:
+                    raise
+                _log.info("a read lost its connection and is run again", error=str(error).partition("\n")[0])
+        await self.recover()
+        async with self.connection() as connection:
+            return await run(connection)
 
     async def _configure(self, connection: AsyncConnection[TupleRow]) -> None:
         await check_durability(connection)

@@ -3,6 +3,7 @@
 A `LedgerError` becomes an RFC 9457 problem of type `urn:problem-type:contract-ledger:<code>` by the one handler in `api.problems`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -68,6 +69,10 @@ class EventNotFound(LedgerError):
 class MethodNotAllowed(LedgerError):
     code, status, title = "method-not-allowed", 405, "This address does not answer that method"
 
+    def __init__(self, detail: str, allowed: Sequence[str]) -> None:
+        super().__init__(detail)
+        self.allowed = allowed
+
 
 class NotAllowedNow(LedgerError):
     """A hard rule of the domain refuses the event; `rule` names it."""
@@ -99,6 +104,10 @@ class StaleRevision(LedgerError):
         )
 
 
+class NothingToMatch(LedgerError):
+    code, status, title = "nothing-to-match", 412, "An opening has no contract yet that If-Match could name"
+
+
 class BodyTooLarge(LedgerError):
     code, status, title = "body-too-large", 413, "The body is too large"
 
@@ -125,6 +134,16 @@ class RevisionRequired(LedgerError):
     code, status, title = "if-match-required", 428, "This ledger requires If-Match on an append"
 
 
+class TooManyRequests(LedgerError):
+    """The caller sends more than a principal may; `retry_after_seconds` says when there is room again."""
+
+    code, status, title = "too-many-requests", 429, "This principal sends too many requests"
+
+    def __init__(self, detail: str, retry_after_seconds: int) -> None:
+        super().__init__(detail)
+        self.retry_after_seconds = retry_after_seconds
+
+
 class Internal(LedgerError):
     pass
 
@@ -138,6 +157,11 @@ class Unavailable(LedgerError):
 
 class DatabaseUnreachable(Unavailable):
     code, title = "database-unreachable", "The database cannot be reached"
+
+
+class IssuerUnreachable(Unavailable):
+    code, title = "issuer-unreachable", "The issuer of access tokens cannot be asked for its keys"
+    retry_after_seconds = 10
 
 
 class QueueFull(Unavailable):

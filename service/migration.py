@@ -23,7 +23,19 @@ SELECT split_part(unnest(setconfig), '=', 1) FROM pg_db_role_setting
 WHERE setrole = (SELECT oid FROM pg_roles WHERE rolname = %s)
   AND setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
-_TIMEOUTS = {"lock_timeout": "5s", "statement_timeout": "30s", "idle_in_transaction_session_timeout": "30s"}
+# A client that vanishes within a pipeline leaves a transaction that waits for no statement and counts as busy: only the last five end it,
+# and with it the lock on its ledger. A batch has less time than transaction_timeout.
+_TIMEOUTS = {
+    "lock_timeout": "5s",
+    "statement_timeout": "30s",
+    "idle_in_transaction_session_timeout": "30s",
+    "tcp_keepalives_idle": "5s",
+    "tcp_keepalives_interval": "2s",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "10s",
+    "transaction_timeout": "25s",
+}
+_SINCE = {"transaction_timeout": 170000}
 
 
 def migrations_folder() -> Path:
@@ -107,6 +119,11 @@ def _config(role: str) -> Config:
     return config
 
 
+def timeouts(server_version: int) -> dict[str, str]:
+    """The time limits of the service's role, as far as a server knows them."""
+    return {setting: value for setting, value in _TIMEOUTS.items() if server_version >= _SINCE.get(setting, 0)}
+
+
 def _make_role(connection: psycopg.Connection[tuple[object, ...]], role: str, password: str) -> None:
     name = sql.Identifier(role)
     make = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(name, sql.Literal(password))
@@ -115,7 +132,7 @@ def _make_role(connection: psycopg.Connection[tuple[object, ...]], role: str, pa
         setting: sql.SQL("ALTER ROLE {} IN DATABASE {} SET {} = {}").format(
             name, sql.Identifier(database), sql.SQL(setting), sql.Literal(value)
         )
-        for setting, value in _TIMEOUTS.items()
+        for setting, value in timeouts(connection.info.server_version).items()
     }
     try:
         # Two migrations at once may both find something missing; the lock makes the second wait and find it.

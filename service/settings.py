@@ -55,6 +55,45 @@ class Settings:
     pool_connections: int = field(
         default=8, metadata=_of("LEDGER_POOL_CONNECTIONS", "Connections to Postgres that each worker process may hold.")
     )
+    oidc_issuer: str | None = field(
+        default=None,
+        metadata=_of(
+            "LEDGER_OIDC_ISSUER",
+            "The OpenID Connect issuer whose access tokens (JWT) are taken beside keys: its `iss`, an `https` URL, where discovery begins.",
+        ),
+    )
+    oidc_audience: str | None = field(
+        default=None, metadata=_of("LEDGER_OIDC_AUDIENCE", "The `aud` that its tokens must have; needed with an issuer.")
+    )
+    oidc_algorithm: str = field(
+        default="RS256", metadata=_of("LEDGER_OIDC_ALGORITHM", "The one algorithm by which its tokens must be signed.")
+    )
+    oidc_claim: str = field(
+        default="scope",
+        metadata=_of(
+            "LEDGER_OIDC_CLAIM",
+            "The claim with the rights, as words or a list: `contracts:read` in all ledgers, `contracts:read@main` in one.",
+        ),
+    )
+    oidc_jwks_url: str | None = field(
+        default=None, metadata=_of("LEDGER_OIDC_JWKS_URL", "Where its keys are, if not where its discovery document says.")
+    )
+    rate_per_second: int | None = field(
+        default=None,
+        metadata=_of(
+            "LEDGER_RATE_PER_SECOND",
+            "Requests a second that one principal may send to one process, in bursts of ten seconds' worth; beyond it the answer is 429. "
+            "Without it there is no such bound.",
+        ),
+    )
+    metrics_port: int | None = field(
+        default=None,
+        metadata=_of(
+            "LEDGER_METRICS_PORT",
+            "Port on 127.0.0.1 for `/metrics`, as Prometheus reads it; with several workers each has one, from this port on. "
+            "Without it there is none.",
+        ),
+    )
     log_format: str = field(default="console", metadata=_of("LEDGER_LOG_FORMAT", "`console` for people, `json` for machines."))
 
     @classmethod
@@ -69,7 +108,7 @@ class Settings:
 
 
 def _read(variable: str, text: str, kind: object) -> object:
-    if kind is int:
+    if kind in (int, int | None):
         if not text.isdecimal() or int(text) < 1:
             raise OperatorError(f"{variable} is {text!r}, and should be a whole number above 0.")
         return int(text)

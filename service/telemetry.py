@@ -1,12 +1,23 @@
 """What the service says about itself to those who run it: its log."""
 
 import logging
+import re
 import sys
 from typing import Any
 
 import structlog
 
 from service.errors import OperatorError
+
+_TRACEPARENT = re.compile("(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(?P<more>-.*)?")
+
+
+def trace_of(traceparent: str | None) -> dict[str, str]:
+    """The place in a trace that a request says it has (W3C Trace Context): nothing where it says none, or says it wrongly."""
+    named = _TRACEPARENT.fullmatch(traceparent or "")
+    if named is None or (named["more"] is not None and named[0].startswith("00")):
+        return {}
+    return {"trace_id": named[1], "parent_id": named[2]}
 
 
 def configure_logging(log_format: str) -> None:

@@ -20,10 +20,10 @@ import httpx
 import psycopg
 from psycopg import sql
 
-from service import admin
 from service.access import RIGHTS
 from service.app import create_app
 from service.audit.replay import Verdict, verify
+from service.cli import admin
 from service.embedded import EmbeddedPostgres
 from service.log.ledgers import make_ledger as insert_ledger
 from service.settings import Settings

@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 
 from service import __version__
 from service.access import FIND_KEY, RIGHTS, key_hash
-from service.admin import may_change_log
 from service.api.openapi import document, event_schemas
 from service.cli import app
-from service.client import Client
-from service.deployment import command_key, command_name, keep_secret
+from service.cli.admin import may_change_log
+from service.cli.client import Client
+from service.cli.deployment import command_key, command_name, keep_secret
 from service.errors import OperatorError
 from service.log.heads import Head, keep_head, read_heads
 from service.log.ledgers import make_ledger

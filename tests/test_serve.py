@@ -20,10 +20,10 @@ import httpx
 import psutil
 import pytest
 
+from service.cli.server import Address, serve
+from service.cli.welcome import curl_lines
 from service.errors import OperatorError
-from service.server import Address, serve
 from service.settings import Settings
-from service.welcome import curl_lines
 from tests.conftest import OWNER, Database, Server
 from tests.servers import ROOT, wait_for
 

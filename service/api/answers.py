@@ -58,6 +58,8 @@ class ContractPage(msgspec.Struct, omit_defaults=True, kw_only=True):
     items: list[ContractItem]
     as_of: AsOf
     next: str | None = None
+    count: int | None = None
+    count_is_exact: bool | None = None
 
 
 class Event(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -87,6 +89,8 @@ class Event(msgspec.Struct, omit_defaults=True, kw_only=True):
 class EventPage(msgspec.Struct, omit_defaults=True, kw_only=True):
     items: list[Event]
     next: str | None = None
+    count: int | None = None
+    count_is_exact: bool | None = None
 
 
 class FeedPage(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -108,6 +112,8 @@ class LedgerAnswer(msgspec.Struct, kw_only=True):
 class LedgerPage(msgspec.Struct, omit_defaults=True, kw_only=True):
     items: list[LedgerAnswer]
     next: str | None = None
+    count: int | None = None
+    count_is_exact: bool | None = None
 
 
 def encode(answer: Any) -> bytes:

@@ -1,12 +1,10 @@
 """Contracts over HTTP: opened and carried on by events, a path per event type; read as they are, were, and were believed to be."""
 
-import base64
-import binascii
 import hashlib
 import secrets
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import Response
+from fastapi import APIRouter, Response
 from pydantic import Field
 from uuid_utils import uuid7
 
@@ -17,30 +15,29 @@ from service.api.examples import example
 from service.api.operations import (
     WHOLE,
     Call,
-    Cursor,
     Day,
     Documented,
     Flag,
     Instant,
-    Limit,
     QueryModel,
     etag_response,
     json_response,
     match_revision,
-    new_router,
-    page_headers,
     route,
 )
+from service.api.pages import MAX_COUNT, PageQuery, counted, cursor_in, page_headers, place_in
 from service.domain.events import EVENT_TYPES
 from service.errors import (
     AnomaliesRefused,
     BodyTooLarge,
     ContractNotFound,
+    HistoryForked,
     KeyRequired,
     KeyReused,
     Malformed,
     MemberFault,
     NotAllowedNow,
+    NothingToMatch,
     Refused,
     RevisionRequired,
     StaleRevision,
@@ -71,9 +68,10 @@ _RECEIPT = (
     "The answer is a receipt, without the data that was sent. A request that is sent again with its Idempotency-Key has no second effect "
     "and gets the same receipt."
 )
+_CONTRACT_ID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _EMPTY_ID = "00000000-0000-0000-0000-000000000000"
 
-router = new_router()
+router = APIRouter()
 
 
 class AppendQuery(QueryModel):
@@ -83,6 +81,7 @@ class AppendQuery(QueryModel):
     )
 
 
+_AS_USUAL = AppendQuery()
 Position = Annotated[int, Field(ge=1, le=2**53), WHOLE]
 Revision = Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE]
 
@@ -97,30 +96,21 @@ class ContractQuery(QueryModel):
     revision: Annotated[Revision | None, Field(description="As known when this was the contract's last revision.")] = None
 
 
-class ListQuery(QueryModel):
+class ListQuery(PageQuery):
     party: Annotated[str | None, Field(max_length=100, description="The party_id of a party.")] = None
     role: Annotated[str | None, Field(max_length=60, description="A role; with `party`, the role of that party.")] = None
     status: Annotated[str | None, Field(max_length=60, description="A status, such as `in_force`.")] = None
     currency: Annotated[str | None, Field(max_length=3, description="The currency of any standing figure.")] = None
     reference: Annotated[str | None, Field(max_length=601, description="A reference, as `scheme:id`.")] = None
-    after: Cursor | None = None
-    limit: Limit = 50
-
-
-class PageQuery(QueryModel):
-    after: Cursor | None = None
-    limit: Limit = 50
 
 
 async def _append(call: Call, event_type: str | None, *, opening: bool) -> Response:
     request = call.request
-    query = call.query(AppendQuery) if request.scope["query_string"] else AppendQuery()
+    query = call.query(AppendQuery) if request.scope["query_string"] else _AS_USUAL
     validate_only = query.validate_only == "true"
     key = secrets.token_bytes(16) if validate_only and "idempotency-key" not in request.headers else _idempotency_key(call)
     contract_id = str(uuid7()) if opening else call.contract_id
-    expected = None if opening else match_revision(request.headers.get("if-match"))
-    if call.ledger.if_match_required and not opening and request.headers.get("if-match") is None:
-        raise RevisionRequired("Send If-Match with the ETag of the contract as you read it; this ledger requires it.")
+    expected = _expected_revision(call, opening=opening)
     body = await read_body(request)
     events: list[NewEvent] = read_events(body) if event_type is None else [read_event(event_type, body)]
     receipt = await call.services.writers.append(
@@ -138,6 +128,27 @@ async def _append(call: Call, event_type: str | None, *, opening: bool) -> Respo
         )
     )
     return _receipt_response(call, receipt, opening=opening, validate_only=validate_only)
+
+
+def _expected_revision(call: Call, *, opening: bool) -> int | None:
+    """The revision that the contract has to be at, by the request's preconditions; None where any will do."""
+    sent = dict(call.request.scope["headers"])
+    if b"if-none-match" in sent and not opening:
+        fault = MemberFault("header:If-None-Match", "not with an append to a contract")
+        raise Malformed("If-None-Match is for reads; send If-Match with the ETag of the contract as you read it.", (fault,))
+    if b"if-match" not in sent:
+        if call.ledger.if_match_required and not opening:
+            raise RevisionRequired("Send If-Match with the ETag of the contract as you read it; this ledger requires it.")
+        return None
+    expected = match_revision(call.request.headers["if-match"])
+    if opening and expected != 0:
+        members = {"current_revision": 0} | ({} if expected is None else {"expected_revision": expected})
+        raise NothingToMatch(
+            "An opening makes a contract, which has no revision before it: leave If-Match out, or append to the contract that you read.",
+            (),
+            **members,
+        )
+    return None if opening else expected
 
 
 def _idempotency_key(call: Call) -> bytes:
@@ -199,7 +210,10 @@ async def _list_contracts(call: Call) -> Response:
     reader, ledger = call.services.reader, call.ledger
     position, recorded_at, today = await reader.head(ledger)
     turn = await reader.next_turn(ledger)
-    rows = await reader.contracts(ledger, _filter_terms(query), _decode_after(query.after), query.limit + 1)
+    listed = f"contracts in {ledger.ledger_id} {call.epoch}"
+    after = place_in(listed, query.after, _CONTRACT_ID) if query.after else _EMPTY_ID
+    terms = _filter_terms(query)
+    rows = await reader.contracts(ledger, terms, after, query.limit + 1)
     items = rows[: query.limit]
     as_of = AsOf(
         effective_on=min(today, turn.fromordinal(turn.toordinal() - 1) if turn else today).isoformat(),
@@ -208,11 +222,12 @@ async def _list_contracts(call: Call) -> Response:
         time_zone=ledger.time_zone,
         final=False,
     )
-    more = _encode_after(items[-1][0]) if len(rows) > query.limit else None
+    more = cursor_in(listed, items[-1][0]) if len(rows) > query.limit else None
+    count, is_exact = counted(await reader.count(ledger, terms, MAX_COUNT + 1) if query.count else None)
     body = b",".join(b'{"contract_id":"%s","revision":%d,"state":%s}' % (row[0].encode(), row[1], row[2].encode()) for row in items)
-    tail = b"" if more is None else b',"next":"%s"' % more.encode()
-    answer = b'{"items":[%s],"as_of":%s%s}' % (body, answers.encode(as_of), tail)
-    return json_response(answer, 200, page_headers(call, more))
+    beside = answers.encode(answers.ContractPage(items=[], as_of=as_of, next=more, count=count, count_is_exact=is_exact))
+    answer = b'{"items":[%s]%s' % (body, beside.removeprefix(b'{"items":[]'))
+    return json_response(answer, 200, page_headers(call.request, more))
 
 
 def _filter_terms(query: ListQuery) -> list[str]:
@@ -222,22 +237,6 @@ def _filter_terms(query: ListQuery) -> list[str]:
     elif query.party is not None or query.role is not None:
         terms.append(f"party={query.party}" if query.party is not None else f"role={query.role}")
     return terms
-
-
-def _encode_after(contract_id: str) -> str:
-    return base64.urlsafe_b64encode(bytes.fromhex(contract_id.replace("-", ""))).decode().rstrip("=")
-
-
-def _decode_after(after: str | None) -> str:
-    if after is None:
-        return _EMPTY_ID
-    try:
-        contract_id = base64.b64decode(after + "=" * (-len(after) % 4), altchars=b"-_", validate=True).hex()
-    except (binascii.Error, ValueError):
-        contract_id = ""
-    if len(contract_id) != 32:
-        raise Malformed("`after` is not a cursor that this list gave.", (MemberFault("query:after", "not a cursor"),))
-    return contract_id
 
 
 def _declare_appends() -> None:
@@ -268,7 +267,7 @@ def _declare_append(path: str, operation_id: str, summary: str, event_type: str 
         appends=True,
         conditional=not opening,
         answers={201: ("Recorded", answers.Receipt), 200: ("What would be recorded (validate_only)", answers.Receipt)},
-        problems=_APPEND_PROBLEMS if opening else (*_APPEND_PROBLEMS, ContractNotFound, StaleRevision, RevisionRequired),
+        problems=(*_APPEND_PROBLEMS, NothingToMatch) if opening else (*_APPEND_PROBLEMS, ContractNotFound, StaleRevision, RevisionRequired),
     )
     route(router, "POST", path, "contracts:write", documented, handler)
 
@@ -281,11 +280,10 @@ def _about(event_type: str | None) -> str:
 
 async def _list_contract_events(call: Call) -> Response:
     query = call.query(PageQuery)
-    return await contract_event_page(call, call.contract_id, query.after, query.limit)
+    return await contract_event_page(call, call.contract_id, query)
 
 
 def _declare_reads() -> None:
-    listed: dict[str, Any] = {"tag": "contracts", "problems": (Malformed, Refused)}
     route(
         router,
         "GET",
@@ -293,12 +291,13 @@ def _declare_reads() -> None:
         "contracts:read",
         Documented(
             operation_id="list_contracts",
+            tag="contracts",
             summary="List contracts by party, role, status, currency or reference",
             description="In pages. A contract has to meet every filter that is given; its state is that of the day in `as_of`.",
             query=ListQuery,
             answers={200: ("A page of contracts", answers.ContractPage)},
             paged=True,
-            **listed,
+            problems=(Malformed, Refused, HistoryForked),
         ),
         _list_contracts,
     )
@@ -335,7 +334,7 @@ def _declare_reads() -> None:
             query=PageQuery,
             answers={200: ("A page of events", answers.EventPage)},
             paged=True,
-            problems=(Malformed, Refused, ContractNotFound),
+            problems=(Malformed, Refused, ContractNotFound, HistoryForked),
         ),
         _list_contract_events,
     )

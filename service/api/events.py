@@ -4,7 +4,7 @@ import re
 from typing import Annotated
 
 import orjson
-from fastapi import Response
+from fastapi import APIRouter, Response
 from pydantic import Field
 
 from service.api import answers
@@ -16,18 +16,17 @@ from service.api.operations import (
     QueryModel,
     etag_response,
     json_response,
-    new_router,
-    page_headers,
     route,
 )
-from service.errors import ContractNotFound, EventNotFound, HistoryForked, Malformed, MemberFault, Refused
+from service.api.pages import PageQuery, counted, cursor_in, page_headers, place_in
+from service.errors import ContractNotFound, EventNotFound, HistoryForked, Malformed, Refused
 from service.log.header import NO_PREVIOUS
 from service.log.read import StoredEvent, cursor_at
 
 EVENTS = "/v1/ledgers/{ledger}/events"
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
-router = new_router()
+router = APIRouter()
 
 
 class FeedQuery(QueryModel):
@@ -59,12 +58,14 @@ async def _list_events(call: Call) -> Response:
     else:
         following = query.after if query.after and position == after else cursor_at(call.epoch, position, event_hash)
     page = answers.FeedPage(items=items, has_more=more, next=following)
-    return json_response(page, 200, page_headers(call, following if more else None))
+    return json_response(page, 200, page_headers(call.request, following if more else None))
 
 
-async def contract_event_page(call: Call, contract_id: str, after: str | None, limit: int) -> Response:
+async def contract_event_page(call: Call, contract_id: str, query: PageQuery) -> Response:
     """A page of a contract's events, by revision."""
-    revision = _decode_revision(after)
+    listed = f"events of {contract_id} in {call.ledger.ledger_id} {call.epoch}"
+    revision = int(place_in(listed, query.after, "[1-9][0-9]{0,8}")) if query.after else 0
+    limit = query.limit
     # The event that the cursor stands at is read again: without it, there is no such contract here.
     seen = 1 if revision else 0
     stored = await call.services.reader.contract_events(call.ledger, contract_id, revision - seen, seen + limit + 1)
@@ -73,16 +74,10 @@ async def contract_event_page(call: Call, contract_id: str, after: str | None, l
         raise ContractNotFound(f"Ledger {call.ledger.name} has no contract {contract_id}{having}.")
     stored = stored[seen:]
     items = [event_answer(event, call.epoch) for event in stored[:limit]]
-    more = f"r{items[-1].revision}" if len(stored) > limit else None
-    return json_response(answers.EventPage(items=items, next=more), 200, page_headers(call, more))
-
-
-def _decode_revision(after: str | None) -> int:
-    if after is None:
-        return 0
-    if not re.fullmatch(r"r[1-9][0-9]{0,8}", after):
-        raise Malformed("`after` is not a cursor that this list gave.", (MemberFault("query:after", "not a cursor"),))
-    return int(after[1:])
+    more = cursor_in(listed, str(items[-1].revision)) if len(stored) > limit else None
+    count, is_exact = counted(await call.services.reader.last_revision(call.ledger, contract_id) if query.count else None)
+    page = answers.EventPage(items=items, next=more, count=count, count_is_exact=is_exact)
+    return json_response(page, 200, page_headers(call.request, more))
 
 
 def event_answer(stored: StoredEvent, epoch: int) -> answers.Event:

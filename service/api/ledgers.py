@@ -4,21 +4,24 @@ from dataclasses import dataclass
 from typing import Annotated
 from zoneinfo import available_timezones
 
-from fastapi import Request, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
 from service.api import answers
 from service.api.envelope import read_body
-from service.api.operations import LEDGER_NAME, Documented, QueryModel, Services, declare, json_response, new_router, read_query
+from service.api.operations import LEDGER_NAME, Documented, QueryModel, Services, declare, json_response, read_query
+from service.api.pages import MAX_COUNT, PageQuery, counted, cursor_in, page_headers, place_in
 from service.api.problems import faults_of
 from service.domain.events import STRICT
-from service.errors import BodyTooLarge, LedgerConflict, Malformed, MemberFault, Refused, UnsupportedMediaType
-from service.log.ledgers import all_ledgers, create_ledger
+from service.errors import BodyTooLarge, HistoryForked, LedgerConflict, Malformed, MemberFault, Refused, UnsupportedMediaType
+from service.log.ledger import Ledger
+from service.log.ledgers import count_ledgers, create_ledger, ledgers_after
 
 LEDGERS = "/v1/ledgers"
+_LIST = "ledgers"
 
-router = new_router()
+router = APIRouter()
 
 
 def _known_zone(name: str) -> str:
@@ -55,20 +58,25 @@ async def _create_ledger(request: Request) -> Response:
     ledger, created = await create_ledger(services.reader, name, wanted.time_zone)
     if not created and ledger.time_zone != wanted.time_zone:
         raise LedgerConflict(f"Ledger {name} exists, with the time zone {ledger.time_zone}, which is fixed.")
-    answer = answers.LedgerAnswer(ledger_id=ledger.ledger_id, name=ledger.name, time_zone=ledger.time_zone)
-    return json_response(answer, 201 if created else 200)
+    return json_response(_answer(ledger), 201 if created else 200)
 
 
 async def _list_ledgers(request: Request) -> Response:
     services: Services = request.app.state.services
     principal = await services.keyring.principal(request.headers.get("authorization"))
-    read_query(request, QueryModel)
-    items = [
-        answers.LedgerAnswer(ledger_id=ledger.ledger_id, name=ledger.name, time_zone=ledger.time_zone)
-        for ledger in await all_ledgers(services.reader)
-        if principal.may("contracts:read", ledger.ledger_id) or principal.may("ledger:admin", ledger.ledger_id)
-    ]
-    return json_response(answers.LedgerPage(items=items))
+    query = read_query(request, PageQuery)
+    visible = principal.ledgers("contracts:read", "ledger:admin")
+    after = place_in(_LIST, query.after, LEDGER_NAME.pattern) if query.after else ""
+    found = await ledgers_after(services.reader, after, query.limit + 1, visible)
+    items = [_answer(ledger) for ledger in found[: query.limit]]
+    more = cursor_in(_LIST, items[-1].name) if len(found) > query.limit else None
+    count, is_exact = counted(await count_ledgers(services.reader, MAX_COUNT + 1, visible) if query.count else None)
+    page = answers.LedgerPage(items=items, next=more, count=count, count_is_exact=is_exact)
+    return json_response(page, 200, page_headers(request, more))
+
+
+def _answer(ledger: Ledger) -> answers.LedgerAnswer:
+    return answers.LedgerAnswer(ledger_id=ledger.ledger_id, name=ledger.name, time_zone=ledger.time_zone)
 
 
 declare(
@@ -95,9 +103,11 @@ declare(
         operation_id="list_ledgers",
         tag="ledgers",
         summary="The ledgers that the caller may read",
-        description="Those in which the key may read contracts or is an admin, by name.",
-        answers={200: ("The ledgers", answers.LedgerPage)},
-        problems=(Refused,),
+        description="In pages, by name: those in which the caller may read contracts or is an admin.",
+        query=PageQuery,
+        answers={200: ("A page of ledgers", answers.LedgerPage)},
+        paged=True,
+        problems=(Malformed, Refused, HistoryForked),
     ),
     _list_ledgers,
 )

@@ -20,7 +20,7 @@ from service.api.ledgers import CreateLedgerRequest
 from service.api.operations import OPERATIONS, Documented
 from service.api.problems import Problem
 from service.domain.events import EVENT_TYPES
-from service.errors import Forbidden, LedgerError, LedgerNotFound, Unauthorized, Unavailable
+from service.errors import Forbidden, LedgerError, LedgerNotFound, TooManyRequests, Unauthorized, Unavailable
 
 _REF = "#/components/schemas/"
 _NAMED = {"BusinessDate", "CurrencyCode", "DecimalString", "Duration", "LocalId", "UnitCode", "Uuid"}
@@ -43,9 +43,11 @@ _HEADERS: dict[str, tuple[str, str | None, bool]] = {
     ),
     "If-None-Match": ("An ETag; 304 if the answer would be the same.", None, False),
 }
+_RETRY_AFTER = {"Retry-After": {"description": "In how many seconds to try again.", "schema": {"type": "string"}}}
 _PROBLEM_HEADERS: dict[int, dict[str, Any]] = {
     401: {"headers": {"WWW-Authenticate": {"description": "`Bearer`: send a key.", "schema": {"type": "string"}}}},
-    503: {"headers": {"Retry-After": {"description": "In how many seconds to try again.", "schema": {"type": "string"}}}},
+    429: {"headers": _RETRY_AFTER},
+    503: {"headers": _RETRY_AFTER},
 }
 
 
@@ -83,7 +85,13 @@ def document() -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": dict(sorted(schemas.items())),
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "An API key, as a bearer token."}},
+            "securitySchemes": {
+                "key": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "An API key, or an access token of the issuer that the service trusts.",
+                }
+            },
         },
     }
 
@@ -134,7 +142,7 @@ def _responses(path: str, documented: Documented) -> dict[str, Any]:
         responses[str(status)] = response
     problems: list[type[LedgerError]] = list(documented.problems)
     if not documented.public:
-        problems += [Unauthorized, Forbidden, Unavailable] + ([LedgerNotFound] if "{ledger}" in path else [])
+        problems += [Unauthorized, Forbidden, TooManyRequests, Unavailable] + ([LedgerNotFound] if "{ledger}" in path else [])
     for status in sorted({problem.status for problem in problems}):
         alike = dict.fromkeys(problem for problem in problems if problem.status == status)
         responses[str(status)] = {

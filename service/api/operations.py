@@ -4,19 +4,15 @@ Handlers read the request themselves: bodies must be read more strictly than a f
 """
 
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import urlencode
 
 import msgspec
 from fastapi import APIRouter, Request, Response
-from fastapi.routing import APIRoute
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
-from starlette.routing import Match
-from starlette.types import Scope
 
 from service.access import Keyring, Principal
 from service.api.answers import PRIVATE
@@ -160,23 +156,6 @@ class Documented:
     conditional: bool = False
 
 
-class LeanRoute(APIRoute):
-    """A route whose endpoint is handed the request as it is: no parameters to solve, no answer to serialise."""
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        # Most routes differ in how they end only: that is quicker to see than a regular expression is to try.
-        ending = self.path[self.path.rfind("}") + 1 :]
-        return super().matches(scope) if scope["path"].endswith(ending) else (Match.NONE, {})
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
-        return endpoint
-
-
-def new_router() -> APIRouter:
-    return APIRouter(route_class=LeanRoute)
-
-
 def route(router: APIRouter, method: str, path: str, right: str, documented: Documented, handler: Handler) -> None:
     """Declare an operation in a ledger: the caller is known and has the right before the handler runs."""
 
@@ -219,9 +198,9 @@ def etag_response(call: Call, etag: str, answer: Any) -> Response:
     return json_response(answer, 200, {"ETag": etag})
 
 
-def match_revision(header: str | None) -> int | None:
-    """The revision that If-Match expects; None without one, or for `*`. Malformed for what this service never gave."""
-    if header is None or header.strip() == "*":
+def match_revision(header: str) -> int | None:
+    """The revision that If-Match expects; None for `*`. Malformed for what this service never gave."""
+    if header.strip() == "*":
         return None
     etag = _ETAG.fullmatch(header.strip())
     if etag is None:
@@ -236,11 +215,3 @@ def none_match(header: str | None, etag: str) -> bool:
         return False
     given = [candidate.strip().removeprefix("W/") for candidate in header.split(",")]
     return "*" in given or etag in given
-
-
-def page_headers(call: Call, more: str | None) -> dict[str, str]:
-    """The headers of a page: a link to the next one, if there is more."""
-    if more is None:
-        return {}
-    params = [(name, value) for name, value in call.request.query_params.multi_items() if name != "after"]
-    return {"Link": f'<{call.request.scope["path"]}?{urlencode([*params, ("after", more)])}>; rel="next"'}

@@ -1,4 +1,4 @@
-"""Problems: every failure as RFC 9457 `application/problem+json`, by one handler."""
+"""Problems: every failure as RFC 9457 `application/problem+json`, by one function."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,28 +6,24 @@ from typing import Any
 import msgspec
 import psycopg
 import structlog
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import Request, Response
 from pydantic_core import ErrorDetails
-from starlette.exceptions import HTTPException
-from starlette.routing import Match
 
 from service.api.answers import PRIVATE
 from service.errors import (
     DatabaseUnreachable,
     Internal,
     LedgerError,
-    Malformed,
     MemberFault,
     MethodNotAllowed,
-    NotFound,
+    TooManyRequests,
     Unauthorized,
     Unavailable,
 )
+from service.telemetry import trace_of
 
 MEDIA_TYPE = "application/problem+json"
 _URN = "urn:problem-type:contract-ledger:"
-_BY_STATUS: dict[int, type[LedgerError]] = {404: NotFound, 405: MethodNotAllowed}
 _STRING_HINT = ' (send decimals and dates as strings, such as "1000000000000")'
 
 _log = structlog.get_logger()
@@ -70,58 +66,30 @@ def problem_response(request: Request, error: LedgerError) -> Response:
         **error.members,  # type: ignore[arg-type]
     )
     headers = dict(PRIVATE)
-    if isinstance(error, Unavailable):
+    if isinstance(error, Unavailable | TooManyRequests):
         headers["Retry-After"] = str(error.retry_after_seconds)
+    if isinstance(error, MethodNotAllowed):
+        headers["Allow"] = ", ".join(error.allowed)
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'Bearer realm="contract-ledger"'
     return Response(msgspec.json.encode(problem), error.status, headers, MEDIA_TYPE)
 
 
-def install(app: FastAPI) -> None:
-    """Make `app` answer every failure with a problem, also those that the framework would answer by itself."""
-    app.add_exception_handler(LedgerError, _on_ledger_error)
-    app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(RequestValidationError, _on_http_exception)
-    app.add_exception_handler(psycopg.OperationalError, _on_lost_database)
-    app.add_exception_handler(Exception, _on_fault)
+def problem_of(request: Request, error: Exception) -> Response:
+    """The problem that any failure of a request becomes; a fault of ours is logged, and its cause told to nobody."""
+    if isinstance(error, LedgerError):
+        return problem_response(request, error)
+    if isinstance(error, psycopg.OperationalError):
+        # A read; an append has already been tried again.
+        _log.warning("the database was lost within a request", error=str(error), **_named(request))
+        return problem_response(request, DatabaseUnreachable("The connection to the database was lost; try again."))
+    _log.error("unexpected failure", path=request.url.path, exc_info=error, **_named(request))
+    return problem_response(request, Internal("The fault is logged under this request_id; a retry with the same key is safe."))
 
 
-async def _on_ledger_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, LedgerError)
-    return problem_response(request, error)
-
-
-async def _on_http_exception(request: Request, error: Exception) -> Response:
-    """What the framework refuses: no such address or method."""
-    status = error.status_code if isinstance(error, HTTPException) else 400
-    known = _BY_STATUS.get(status, Malformed)
-    details: dict[type[LedgerError], str] = {
-        NotFound: f"There is nothing at {request.url.path}; /docs lists every address.",
-        MethodNotAllowed: f"{request.url.path} does not answer {request.method}.",
-    }
-    response = problem_response(request, known(details.get(known, "The request cannot be read.")))
-    if status == 405:
-        response.headers["Allow"] = ", ".join(_methods(request))
-    return response
-
-
-def _methods(request: Request) -> list[str]:
-    """Every method that the address answers; the framework names those of one route only."""
-    scopes = {method: {**request.scope, "method": method} for method in ("GET", "POST", "PUT")}
-    return [method for method, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)]
-
-
-async def _on_lost_database(request: Request, error: Exception) -> Response:
-    """A read failed with its connection; an append has already been tried again."""
-    _log.warning("the database was lost within a request", error=str(error))
-    return problem_response(request, DatabaseUnreachable("The connection to the database was lost; try again."))
-
-
-async def _on_fault(request: Request, error: Exception) -> Response:
-    _log.error("unexpected failure", path=request.url.path, exc_info=error)
-    response = problem_response(request, Internal("The fault is logged under this request_id; a retry with the same key is safe."))
-    response.headers["X-Request-Id"] = request.scope.get("request_id", "")  # this answer is made outside the middleware
-    return response
+def _named(request: Request) -> dict[str, str]:
+    """What a line of the log names a request by: its id, and its place in a trace."""
+    return {"request_id": request.scope.get("request_id", "")} | trace_of(request.headers.get("traceparent"))
 
 
 def faults_of(errors: Sequence[ErrorDetails], prefix: str = "") -> tuple[MemberFault, ...]:

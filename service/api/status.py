@@ -3,16 +3,16 @@
 import importlib.resources
 
 import psycopg
-from fastapi import Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 
 from service.api.openapi import document
-from service.api.operations import Documented, Services, declare, json_response, new_router
+from service.api.operations import Documented, Services, declare, json_response
 from service.errors import MethodNotAllowed, NotFound, Unavailable
 
 _ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css", "favicon.png": "image/png"}
 
-router = new_router()
+router = APIRouter()
 
 
 async def _live(_: Request) -> Response:
@@ -20,10 +20,12 @@ async def _live(_: Request) -> Response:
 
 
 async def _ready(request: Request) -> Response:
-    """Ready when the database answers and every writer lives."""
+    """Ready when the database answers and every writer lives, and so does the turn of the day."""
     services: Services = request.app.state.services
     if services.writers.failed:
         raise Unavailable(f"The writer of {', '.join(sorted(services.writers.failed))} died and has not committed since.")
+    if request.app.state.turning.failed:
+        raise Unavailable("The turn of the day died and has not come round since: lists may tell of an earlier day.")
     try:
         await services.reader.database.rows("SELECT 1")
     except psycopg.Error as error:

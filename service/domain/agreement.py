@@ -8,7 +8,7 @@ from pydantic import Field
 
 from service.domain.dates import BusinessDate, first_day, last_day
 from service.domain.events import EventData, Id, Name, RecordedEvent, Word, event_type, stated
-from service.domain.figures import Figures, add_figure, check_new_figures
+from service.domain.figures import Figures, add_figure, check_new_figures, has_origin, keep_apart
 from service.domain.state import (
     Agreement,
     Contract,
@@ -59,8 +59,10 @@ class _Opening(EventData):
 
     def _state_members(self, contract: Contract, event: RecordedEvent) -> None:
         facts, revision = contract.facts, event.revision
-        facts.title = self.title or facts.title
-        facts.kind = self.kind or facts.kind
+        if self.title is not None:
+            facts.title, facts.stated_in["title"] = self.title, revision
+        if self.kind is not None:
+            facts.kind, facts.stated_in["kind"] = self.kind, revision
         if self.references is not None:
             facts.references = [{**stated(reference), "rests_on": [revision]} for reference in self.references]
         if self.parties is not None:
@@ -70,8 +72,17 @@ class _Opening(EventData):
             _flag_more_delivered(contract, revision)
         if self.period is not None:
             state_period(facts, revision, self.period)
-        for figure in self.figures or ():
+        if self.figures is not None:
+            _add_figures(contract, self.figures, event)
+
+
+def _add_figures(contract: Contract, figures: Figures, event: RecordedEvent) -> None:
+    """A figure derived from one that is absent is left out, and the rest of the event folded: it is more than its figures."""
+    for figure in figures:
+        if has_origin(contract, figure):
             add_figure(contract, figure, event)
+        else:
+            keep_apart(contract, event.revision, [figure.figure_id])
 
 
 def _party(party: PartyData, revision: int) -> Party:
@@ -164,7 +175,9 @@ class ContractSigned(_Opening):
             facts.terms, facts.terms_rest_on = stated(self.terms), [revision]
         flag_start_before_signing(contract, self.period, revision)
         if facts.delivery:
-            flag_delivery_before_signing(contract, facts.delivery.started_on, facts.delivery.rests_on[0])
+            for delivery in facts.delivery.unsigned:
+                flag_delivery_before_signing(contract, delivery.delivered_on, delivery.rests_on[0])
+            facts.delivery.unsigned = []
 
 
 def more_than_ordered(contract: Contract, total: Delivered) -> str | None:

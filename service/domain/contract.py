@@ -4,18 +4,33 @@
 no I/O, no randomness. What is particular to an event type stands with its class in the subject modules imported here.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, timedelta
 from operator import attrgetter
 from typing import Any
 
 import msgspec
+from msgspec.structs import asdict
 
 from service.domain import agreement, delivery, ending, figures, notes, orders
-from service.domain.dates import first_day, is_coarse, last_day
+from service.domain.dates import first_day, last_day
 from service.domain.events import EVENT_TYPES, EventData, RecordedEvent
 from service.domain.figures import value_of
-from service.domain.state import Anomaly, CoarseDate, Contract, ContractState, Facts, Quantity, TermEnd, Value, anomaly
+from service.domain.state import (
+    Anomaly,
+    CoarseDate,
+    Contract,
+    ContractState,
+    Facts,
+    JsonObject,
+    Period,
+    Quantity,
+    StandingFigure,
+    TermEnd,
+    UnsignedDelivery,
+    Value,
+    anomaly,
+)
 from service.domain.terms import term_end
 from service.errors import NotAllowedNow
 
@@ -23,17 +38,29 @@ SUBJECTS = (agreement, delivery, ending, figures, notes, orders)
 """The modules whose event types are registered by importing them."""
 MAX_EVENTS = 10_000
 _JUDGED = frozenset({"figures-conflict", "withheld-past-its-day"})
-_DATED: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("opening", ("effective_on",)),
-    ("report", ("effective_on",)),
-    ("signing", ("effective_on", "signed_on", "signed_by")),
-    ("period", ("start_on", "end_on", "max_end_on")),
-    ("delivery", ("started_on",)),
-    ("ending", ("effective_on", "notice_on")),
-    ("withheld", ("until",)),
-    ("figures", ("effective_on",)),
-    ("extensions", ("effective_on", "new_end_on")),
-    ("agreements", ("effective_on",)),
+
+
+def _getters(
+    parts: dict[str, tuple[str, ...]],
+) -> tuple[tuple[str, Callable[[Any], Any], tuple[tuple[str, Callable[[Any], Any]], ...]], ...]:
+    """For each part its name, what gets it from the facts, and the same for its members."""
+    return tuple((name, attrgetter(name), tuple((member, attrgetter(member)) for member in members)) for name, members in parts.items())
+
+
+_DATED_PARTS = _getters(
+    {
+        "opening": ("effective_on",),
+        "report": ("effective_on",),
+        "signing": ("effective_on", "signed_on", "signed_by"),
+        "period": ("start_on", "end_on", "max_end_on"),
+        "delivery": ("started_on",),
+        "ending": ("effective_on", "notice_on"),
+    }
+)
+_DATED_ENTRIES = _getters({"withheld": ("until",), "extensions": ("effective_on", "new_end_on"), "agreements": ("effective_on",)})
+_parts_of = attrgetter("opening", "report", "signing", "period", "delivery", "ending", "notes")
+_entries_of = attrgetter(
+    *("parties", "items", "value.figures", "replaced_figures", "withheld", "extensions", "agreements", "explanations"),
 )
 _encoder = msgspec.json.Encoder(order="sorted")
 _facts_decoder = msgspec.json.Decoder(Facts)
@@ -69,25 +96,22 @@ def check_place(data: EventData, at: Contract) -> None:
 def evolve(contract: Contract, event: RecordedEvent) -> None:
     """Fold one event in. Total: what no longer fits, or takes effect before the opening, is flagged; what has no target is kept apart."""
     facts, data = contract.facts, event.data
-    if not data.is_placed(contract):
-        facts.unplaced.append(event.revision)
-        return
-    if facts.opening is None and event.revision != 1:
+    early = facts.opening is None and event.revision != 1
+    if early:
         sentence = f"{data.event_type} takes effect in {event.effective_on}, before the contract was opened"
         contract.flag("before-opening", [event.revision], sentence)
-    else:
-        _flag_misfit(contract, event)
+    if not data.is_placed(contract):
+        figures.keep_apart(contract, event.revision, data.figure_ids())
+        return
+    if not early:
+        # What was allowed when it was recorded may not fit what was recorded later about earlier days.
+        try:
+            check_place(data, contract)
+        except NotAllowedNow as refusal:
+            contract.flag("no-longer-fits", [event.revision], f"{data.event_type} no longer fits: {refusal.detail}")
     data.apply(contract, event)
     if event.hypothetical:
         facts.hypothetical = True
-
-
-def _flag_misfit(contract: Contract, event: RecordedEvent) -> None:
-    """What was allowed when it was recorded may not fit what was recorded later about earlier days."""
-    try:
-        check_place(event.data, contract)
-    except NotAllowedNow as refusal:
-        contract.flag("no-longer-fits", [event.revision], f"{event.data.event_type} no longer fits: {refusal.detail}")
 
 
 def fold(events: Iterable[RecordedEvent]) -> Contract:
@@ -102,17 +126,18 @@ def settle(facts: Facts, day: date) -> ContractState:
     """The state that the facts make on a day: status, value, what is uncertain and unsettled."""
     end = term_end(facts)
     status, rests_on = _status(facts, end, day)
-    coarse = list(_coarse_dates(facts))
+    coarse = _coarse_dates(facts)
+    shown = asdict(facts)
+    shown["value"] = value_of(facts)
     return ContractState(
-        **{name: getattr(facts, name) for name in Facts.__struct_fields__},
+        **shown,
         status=status,
         status_rests_on=rests_on,
         marks=["withheld"] if facts.withheld else [],
-        value=value_of(facts),
         quantity=_quantity(facts),
         term_end=end,
         uncertain=coarse,
-        unsettled=[entry for entry in coarse if last_day(entry.date) > day],
+        unsettled=[entry for entry in coarse if last_day(entry.date) > day] if coarse else [],
     )
 
 
@@ -144,24 +169,58 @@ def _quantity(facts: Facts) -> Quantity:
     return Quantity(status="withheld" if withheld else "unknown", withheld=withheld)
 
 
-def _coarse_dates(facts: Facts) -> Iterator[CoarseDate]:
-    """Every coarse date that the facts rest on: its path in the state, its text, the revision that stated it."""
-    for name, members in _DATED:
-        part: Any = getattr(facts, name)
-        if not part:
+def _coarse_dates(facts: Facts) -> list[CoarseDate]:
+    """Every coarse date that the facts rest on: its path in the state, its text, the revision that stated it.
+
+    Coarse is what is shorter than a day's ten characters, as `is_coarse` says; this is told at each append, without a call for each date.
+    """
+    found = [*_coarse_in_parts(facts), *_coarse_in_entries(facts), *_coarse_in_figures(facts.value.figures)]
+    if facts.delivery and facts.delivery.unsigned:
+        found += _coarse_in_unsigned(facts.delivery.unsigned)
+    if facts.terms:
+        found += _coarse_in_terms(facts.terms, facts.terms_rest_on)
+    return found
+
+
+def _coarse_in_parts(facts: Facts) -> Iterator[CoarseDate]:
+    for name, part_of, members in _DATED_PARTS:
+        if part := part_of(facts):
+            for member, date_of in members:
+                if (text := date_of(part)) and len(text) < 10:
+                    rests_on = [part.stated_in[member]] if isinstance(part, Period) else part.rests_on[:1]
+                    yield CoarseDate(path=f"/{name}/{member}", date=text, rests_on=rests_on)
+
+
+def _coarse_in_entries(facts: Facts) -> Iterator[CoarseDate]:
+    for name, entries_of, members in _DATED_ENTRIES:
+        for index, entry in enumerate(entries_of(facts)):
+            for member, date_of in members:
+                if (text := date_of(entry)) and len(text) < 10:
+                    yield CoarseDate(path=f"/{name}/{index}/{member}", date=text, rests_on=entry.rests_on[:1])
+
+
+def _coarse_in_figures(figures: Sequence[StandingFigure]) -> Iterator[CoarseDate]:
+    for index, figure in enumerate(figures):
+        published_on = figure.source.get("published_on", "")
+        if len(figure.effective_on) == 10 == len(published_on) and figure.fx is None:
             continue
-        entries = enumerate(part) if isinstance(part, list) else ((None, part),)
-        for index, entry in entries:
-            for member in members:
-                text = getattr(entry, member)
-                if text and is_coarse(text):
-                    path = f"/{name}/{member}" if index is None else f"/{name}/{index}/{member}"
-                    yield CoarseDate(path=path, date=text, rests_on=_stated_in(entry, member))
+        rate_on = figure.fx.get("rate_on", "") if figure.fx else ""
+        for member, text in (("effective_on", figure.effective_on), ("source/published_on", published_on), ("fx/rate_on", rate_on)):
+            if text and len(text) < 10:
+                yield CoarseDate(path=f"/value/figures/{index}/{member}", date=text, rests_on=figure.rests_on[:1])
 
 
-def _stated_in(part: Any, member: str) -> list[int]:
-    stated_in: dict[str, int] = getattr(part, "stated_in", {})
-    return [stated_in[member]] if member in stated_in else part.rests_on[:1]
+def _coarse_in_unsigned(deliveries: Sequence[UnsignedDelivery]) -> Iterator[CoarseDate]:
+    for index, known in enumerate(deliveries):
+        if len(known.delivered_on) < 10:
+            yield CoarseDate(path=f"/delivery/unsigned/{index}/delivered_on", date=known.delivered_on, rests_on=known.rests_on)
+
+
+def _coarse_in_terms(terms: JsonObject, rests_on: list[int]) -> Iterator[CoarseDate]:
+    for name, member in (("prices", "valid_from"), ("volumes", "period")):
+        for index, entry in enumerate(terms.get(name, ())):
+            if member in entry and len(entry[member]) < 10:
+                yield CoarseDate(path=f"/terms/{name}/{index}/{member}", date=entry[member], rests_on=rests_on)
 
 
 def judge(whole: Contract, day: date, value: Value | None = None) -> list[Anomaly]:
@@ -193,38 +252,36 @@ def _add(anomalies: list[Anomaly], found: Anomaly) -> None:
         same.sentence += f"; {found.sentence}"
 
 
-def turning_day(facts: Facts, known: Facts, uncertain: Iterable[CoarseDate], pending: Iterable[str], day: date) -> date | None:
-    """The next day after `day` on which the view would be another without any new event; None when none is known.
+def turning_day(state: ContractState, known: Facts, pending: Iterable[str], day: date) -> date | None:
+    """The next day after `day`, of which the state is, on which the view would be another without any new event; None when none is known.
 
     The state turns by the facts in effect, the anomalies by all that is `known`.
     """
-    end = term_end(facts)
     days = [first_day(effective_on) for effective_on in pending]
-    days += [last_day(coarse.date) for coarse in uncertain]
+    days += [last_day(coarse.date) for coarse in state.unsettled]
     days += [last_day(part.until) + timedelta(days=1) for part in known.withheld if part.until]
-    if facts.period and facts.period.start_on:
-        days.append(first_day(facts.period.start_on))
-    if end:
-        days.append(last_day(end.end_on) + timedelta(days=1))
+    if state.period and state.period.start_on:
+        days.append(first_day(state.period.start_on))
+    if state.term_end:
+        days.append(last_day(state.term_end.end_on) + timedelta(days=1))
     return min((turn for turn in days if turn > day), default=None)
 
 
-_parts_of = attrgetter(*(name for name in Facts.__struct_fields__ if name not in ("kind", "title", "notes", "hypothetical", "unplaced")))
-
-
 def revisions_of(facts: Facts) -> set[int]:
-    """Every revision that the facts rest on."""
-    revisions: set[int] = set()
-    for part in filter(None, _parts_of(facts)):
-        if not isinstance(part, list):
-            revisions.update(getattr(part, "rests_on", ()))
-            continue
-        for entry in part:
-            if isinstance(entry, int):
-                revisions.add(entry)
-            else:
-                revisions.update(entry["rests_on"] if isinstance(entry, dict) else entry.rests_on)
-    return revisions
+    """Every revision that the facts rest on; those under `unplaced` are not among them."""
+    revisions = [*facts.terms_rest_on, *facts.stated_in.values()]
+    for part in _parts_of(facts):
+        if part is not None:
+            revisions += part.rests_on
+    for entries in _entries_of(facts):
+        for entry in entries:
+            revisions += entry.rests_on
+    for reference in facts.references:
+        revisions += reference["rests_on"]
+    if facts.delivery:
+        for known in facts.delivery.unsigned:
+            revisions += known.rests_on
+    return set(revisions)
 
 
 def encode_state(state: ContractState) -> bytes:

@@ -1,14 +1,17 @@
 """Deliveries: when they started, and each that was recorded. The state keeps totals; the list is read from the events."""
 
+from msgspec.structs import replace
 from pydantic import StrictBool
 
 from service.domain.agreement import flag_delivery_before_signing, more_than_ordered
 from service.domain.dates import BusinessDate, first_day, last_day
 from service.domain.events import EventData, Id, Name, RecordedEvent, event_type
 from service.domain.money import DecimalText, Money, add, plain
-from service.domain.state import Contract, Delivered, Delivery
+from service.domain.state import Contract, Delivered, Delivery, UnsignedDelivery
 from service.domain.terms import Unit, term_end
 from service.errors import NotAllowedNow
+
+MAX_UNSIGNED_DELIVERIES = 100
 
 
 @event_type("delivery.started")
@@ -26,10 +29,13 @@ class DeliveryStarted(EventData):
     def allowed_after_end(self) -> bool:
         return True
 
+    def is_placed(self, at: Contract) -> bool:
+        return at.has_item(self.item_id)
+
     def apply(self, contract: Contract, event: RecordedEvent) -> None:
         stood = contract.facts.delivery
         if stood is None or first_day(event.effective_on) < first_day(stood.started_on):
-            contract.facts.delivery = Delivery(
+            stood = contract.facts.delivery = Delivery(
                 started_on=event.effective_on,
                 rests_on=[event.revision, *(stood.rests_on[-1:] if stood and stood.count else [])],
                 partial=bool(self.partial),
@@ -38,10 +44,11 @@ class DeliveryStarted(EventData):
                 item_id=self.item_id,
                 count=stood.count if stood else 0,
                 totals=stood.totals if stood else [],
+                unsigned=stood.unsigned if stood else [],
             )
         elif not self.partial:
             stood.partial = False
-        _flag_days(contract, event.effective_on, event.revision)
+        _flag_days(contract, stood, event.effective_on, event.revision)
 
 
 @event_type("delivery.recorded")
@@ -61,6 +68,9 @@ class DeliveryRecorded(EventData):
     def allowed_after_end(self) -> bool:
         return True
 
+    def is_placed(self, at: Contract) -> bool:
+        return at.has_item(self.item_id)
+
     def delivery_ids(self) -> tuple[str, ...]:
         return (self.delivery_id,)
 
@@ -73,7 +83,7 @@ class DeliveryRecorded(EventData):
         stood.count += 1
         stood.rests_on = list(dict.fromkeys([stood.rests_on[0], event.revision]))
         _add_total(contract, stood, self, event.revision)
-        _flag_days(contract, self.delivered_on, event.revision)
+        _flag_days(contract, stood, self.delivered_on, event.revision)
 
 
 def check_known_item(whole: Contract, item_id: str | None) -> None:
@@ -89,17 +99,27 @@ def _add_total(contract: Contract, stood: Delivery, delivery: DeliveryRecorded, 
     if total is None:
         total = Delivered(item_id=delivery.item_id, unit=delivery.unit, quantity="0")
         stood.totals.append(total)
-    flagged_before = more_than_ordered(contract, total)
-    total.quantity = plain(add(total.quantity, delivery.quantity))
-    if not flagged_before and (sentence := more_than_ordered(contract, total)):
+    before, total.quantity = total.quantity, plain(add(total.quantity, delivery.quantity))
+    if (sentence := more_than_ordered(contract, total)) and not more_than_ordered(contract, replace(total, quantity=before)):
         contract.flag("delivered-more-than-ordered", [revision], sentence)
 
 
-def _flag_days(contract: Contract, day: str, revision: int) -> None:
-    flag_delivery_before_signing(contract, day, revision)
+def _flag_days(contract: Contract, stood: Delivery, day: str, revision: int) -> None:
+    if contract.facts.signing is None:
+        _keep_unsigned(stood, UnsignedDelivery(delivered_on=day, rests_on=[revision]))
+    else:
+        flag_delivery_before_signing(contract, day, revision)
     ending, end = contract.facts.ending, term_end(contract.facts)
     if ending is not None and first_day(day) > last_day(ending.effective_on):
         sentence = f"delivery in {day} came after the contract was {ending.kind} in {ending.effective_on}"
         contract.flag("delivery-after-end", [revision, *ending.rests_on], sentence)
     elif end is not None and first_day(day) > last_day(end.end_on):
         contract.flag("delivery-after-end", [revision, *end.rests_on], f"delivery in {day} came after the term's end, {end.end_on}")
+
+
+def _keep_unsigned(stood: Delivery, delivery: UnsignedDelivery) -> None:
+    """Keep a delivery for the signing to come; of more than are kept the earliest."""
+    unsigned = stood.unsigned
+    unsigned.append(delivery)
+    if len(unsigned) > MAX_UNSIGNED_DELIVERIES:
+        unsigned.remove(max(unsigned, key=lambda kept: (first_day(kept.delivered_on), kept.rests_on[0])))

@@ -4,7 +4,7 @@ Nothing is averaged and nothing is converted silently: the value is the set of s
 in each currency, and the conflicts between figures that do not derive from one another.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
 from functools import lru_cache
@@ -18,11 +18,13 @@ from service.domain.dates import BusinessDate, first_day
 from service.domain.events import STRICT, EventData, Id, Name, RecordedEvent, Source, Text, event_type, stated
 from service.domain.money import CurrencyCode, DecimalText, check_minor_units, plain
 from service.domain.state import (
+    Best,
     Conflict,
     Contract,
     CurrencyRange,
     Extreme,
     Facts,
+    JsonObject,
     ReplacedFigure,
     StandingFigure,
     Value,
@@ -37,6 +39,7 @@ MAX_REPLACED_FIGURES = 1_000
 MAX_CONFLICTS = 100
 _TOLERANCE = Decimal("0.01")
 _LOOSE_TOLERANCE = Decimal("0.03")
+Rates = dict[tuple[str, str], Decimal]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +119,12 @@ class FigureStated(EventData):
     def allowed_after_end(self) -> bool:
         return True
 
+    def is_placed(self, at: Contract) -> bool:
+        return has_origin(at, self.figure)
+
+    def figure_ids(self) -> tuple[str, ...]:
+        return (self.figure.figure_id,)
+
     def apply(self, contract: Contract, event: RecordedEvent) -> None:
         add_figure(contract, self.figure, event)
 
@@ -139,7 +148,10 @@ class ValueRevised(EventData):
         return self.reason == "actuals"
 
     def is_placed(self, at: Contract) -> bool:
-        return at.knows_figure(self.replaces)
+        return at.knows_figure(self.replaces) and has_origin(at, self.value)
+
+    def figure_ids(self) -> tuple[str, ...]:
+        return (self.value.figure_id,)
 
     def apply(self, contract: Contract, event: RecordedEvent) -> None:
         replaced = contract.figure(self.replaces)
@@ -157,20 +169,25 @@ def check_new_figures(whole: Contract, figures: Sequence[FigureData], leaving: i
     """Refuse a figure_id that is taken, a derivation from a figure that is not known, or too many figures beside those that leave."""
     new: set[str] = set()
     for figure in figures:
-        if whole.knows_figure(figure.figure_id) or figure.figure_id in new:
+        if whole.has_heard_of_figure(figure.figure_id) or figure.figure_id in new:
             raise NotAllowedNow(
                 "unique-figure", f"The contract has a figure {figure.figure_id} already; give the new one an id of its own."
             )
         if figure.derived_from and figure.derived_from.figure_id not in new:
             check_known_figure(whole, figure.derived_from.figure_id)
         new.add(figure.figure_id)
-    if len(whole.facts.figures) - leaving + len(new) > MAX_FIGURES:
+    if len(whole.facts.figures) + len(whole.facts.unplaced_figures) - leaving + len(new) > MAX_FIGURES:
         raise NotAllowedNow("figures-limit", f"A contract holds at most {MAX_FIGURES} standing figures.")
 
 
 def check_known_figure(whole: Contract, figure_id: str) -> None:
-    if not whole.knows_figure(figure_id):
+    if not whole.has_heard_of_figure(figure_id):
         raise NotAllowedNow("known-figure", f"The contract has no figure {figure_id}; state it first with figure.stated.")
+
+
+def has_origin(at: Contract, figure: FigureData) -> bool:
+    """Whether the figure that this one derives from is there; so it is where it derives from none."""
+    return figure.derived_from is None or at.knows_figure(figure.derived_from.figure_id)
 
 
 def add_figure(contract: Contract, figure: FigureData, event: RecordedEvent) -> None:
@@ -186,13 +203,21 @@ def add_figure(contract: Contract, figure: FigureData, event: RecordedEvent) -> 
             scope=figure.scope,
             vat=figure.vat,
             source=event.source if figure.source is None else stated(figure.source),
-            derived_from=stated(figure.derived_from),
-            fx=stated(figure.fx),
+            derived_from=None if figure.derived_from is None else stated(figure.derived_from),
+            fx=None if figure.fx is None else stated(figure.fx),
             note=figure.note,
             effective_on=event.effective_on,
             rests_on=[event.revision],
         )
     )
+
+
+def keep_apart(contract: Contract, revision: int, figure_ids: Iterable[str]) -> None:
+    """An event, or figures of one, without what they refer to: kept under `unplaced`, and their ids are taken."""
+    unplaced = contract.facts.unplaced
+    if revision not in unplaced[-1:]:
+        unplaced.append(revision)
+    contract.facts.unplaced_figures.extend(figure_ids)
 
 
 def _replace(contract: Contract, old: StandingFigure, replaced_by: str, event: RecordedEvent) -> None:
@@ -229,29 +254,33 @@ def _high(figure: StandingFigure) -> Decimal:
 
 def value_of(facts: Facts) -> Value:
     """The value that a contract's standing figures make: best, range, currencies, support, conflicts."""
+    figures = facts.value.figures
     withheld = [part for part in facts.withheld if part.path == "/value" or part.path.startswith(("/value/", "/figures"))]
-    figures = facts.figures
     conflicts = _conflicts(facts) if len(figures) > 1 else []
     total = [figure for figure in figures if figure.scope == "total"]
     if not total:
-        status = "withheld" if withheld else "unknown"
-        return Value(status=_firmness(figures) or status, withheld=withheld, conflicts=conflicts)
+        status = _firmness(figures) or ("withheld" if withheld else "unknown")
+        return Value(status=status, figures=figures, withheld=withheld, conflicts=conflicts)
     best = _best(total)
     currencies: dict[str, list[StandingFigure]] = {best.currency: []}
     for figure in total:
-        if (figure.vat or "unknown") == (best.vat or "unknown"):
+        if figure.vat == best.vat or (figure.vat or "unknown") == (best.vat or "unknown"):
             currencies.setdefault(figure.currency, []).append(figure)
     same = currencies.pop(best.currency)
-    ranges = [_range(best, same), *(_range(_best(others), others) for _, others in sorted(currencies.items()))]
+    ranges = [_range(best, same)]
+    if currencies:
+        ranges += [_range(_best(others), others) for _, others in sorted(currencies.items())]
+    bounds = {figure.bound for figure in same}
     return Value(
         status=_firmness(figures) or "unknown",
         best=best,
         low=ranges[0].low,
         high=ranges[0].high,
-        open_above=any(figure.bound == "at_least" for figure in same),
-        open_below=any(figure.bound == "at_most" for figure in same),
+        open_above="at_least" in bounds,
+        open_below="at_most" in bounds,
         by_currency=ranges,
-        support=len({_source_key(figure) for figure in figures if figure.currency == best.currency}),
+        support=len({_source_key(figure.source) for figure in figures if figure.currency == best.currency}),
+        figures=figures,
         conflicts=conflicts,
         withheld=withheld,
     )
@@ -260,38 +289,51 @@ def value_of(facts: Facts) -> Value:
 def _firmness(figures: Sequence[StandingFigure]) -> str | None:
     if not figures:
         return None
-    return "known" if any(figure.basis in _FIRM for figure in figures) else "estimated"
+    return "estimated" if _FIRM.isdisjoint({figure.basis for figure in figures}) else "known"
 
 
 def _best(figures: Sequence[StandingFigure]) -> StandingFigure:
-    """The firmest basis; among equals a root of a derivation, then the latest."""
-    firmest = min(_RANK[figure.basis] for figure in figures)
-    equals = [figure for figure in figures if _RANK[figure.basis] == firmest]
-    roots = [figure for figure in equals if figure.derived_from is None] or equals
-    return max(roots, key=lambda figure: (first_day(figure.effective_on), figure.rests_on[0]))
+    return figures[0] if len(figures) == 1 else min(figures, key=_preference)
+
+
+def _preference(figure: StandingFigure) -> tuple[int, bool, int, int]:
+    """The firmest basis comes first; among equals a root of a derivation, then the latest."""
+    return _RANK[figure.basis], figure.derived_from is not None, -first_day(figure.effective_on).toordinal(), -figure.rests_on[0]
 
 
 def _range(best: StandingFigure, same: Sequence[StandingFigure]) -> CurrencyRange:
     """The range of the figures in the currency of the best of them."""
-    low, high = min(same, key=_low), max(same, key=_high)
+    (low, _), (high, _) = _extremes(same)
     return CurrencyRange(
         currency=best.currency,
-        best=best,
+        best=Best(figure_id=best.figure_id, amount=best.amount, low=best.low, high=best.high),
         low=Extreme(amount=low.amount or low.low or "0", figure_id=low.figure_id),
         high=Extreme(amount=high.amount or high.high or "0", figure_id=high.figure_id),
     )
 
 
-def _source_key(figure: StandingFigure) -> tuple[Any, ...]:
+def _extremes(figures: Sequence[StandingFigure]) -> tuple[tuple[StandingFigure, Decimal], tuple[StandingFigure, Decimal]]:
+    """The least and the greatest of figures in one currency, with what they say; among equals the first."""
+    least = greatest = figures[0]
+    low, high = _low(least), _high(greatest)
+    for figure in figures[1:]:
+        if (below := _low(figure)) < low:
+            least, low = figure, below
+        if (above := below if figure.amount else _high(figure)) > high:
+            greatest, high = figure, above
+    return (least, low), (greatest, high)
+
+
+def _source_key(source: JsonObject) -> tuple[Any, ...]:
     """Two figures have one source when the same body says it, whenever it was published."""
-    stated = figure.source.get
+    stated = source.get
     return stated("kind"), stated("name"), stated("attributed_to"), stated("via")
 
 
 def _conflicts(facts: Facts) -> list[Conflict]:
     """The conflicts between figures of one scope and VAT that have no root in common, the first MAX_CONFLICTS of them."""
     kinds: dict[tuple[str, str], list[StandingFigure]] = {}
-    for figure in facts.figures:
+    for figure in facts.value.figures:
         kinds.setdefault((figure.scope, figure.vat or "unknown"), []).append(figure)
     apart = [kind for kind in kinds.values() if len(kind) > 1 and not _agree(kind)]
     return list(islice(_compare(facts, apart), MAX_CONFLICTS)) if apart else []
@@ -299,10 +341,12 @@ def _conflicts(facts: Facts) -> list[Conflict]:
 
 def _agree(figures: Sequence[StandingFigure]) -> bool:
     """Whether all lie within what is tolerated of any two: the common case, told without comparing each with each."""
-    if any(figure.currency != figures[0].currency for figure in figures):
+    if len({figure.currency for figure in figures}) > 1:
         return False
-    tolerance = _TOLERANCE if sum(not _is_loose(figure) for figure in figures) > 1 else _LOOSE_TOLERANCE
-    return min(map(_low, figures)) >= max(map(_high, figures)) * (1 - tolerance)
+    (_, low), (_, high) = _extremes(figures)
+    if low >= high * (1 - _TOLERANCE):
+        return True
+    return low >= high * (1 - _LOOSE_TOLERANCE) and sum(not _is_loose(figure) for figure in figures) < 2
 
 
 def _is_loose(figure: StandingFigure) -> bool:
@@ -310,9 +354,10 @@ def _is_loose(figure: StandingFigure) -> bool:
 
 
 def _compare(facts: Facts, kinds: Sequence[Sequence[StandingFigure]]) -> Iterator[Conflict]:
+    figures = facts.value.figures
     origins = {figure.figure_id: figure.derived_from for figure in facts.replaced_figures}
-    origins |= {f.figure_id: f.derived_from["figure_id"] if f.derived_from else None for f in facts.figures}
-    rates = [figure.fx for figure in facts.figures if figure.fx]
+    origins |= {f.figure_id: f.derived_from["figure_id"] if f.derived_from else None for f in figures}
+    rates = _rates(figures)
     for kind in kinds:
         rooted = [(_root(figure.figure_id, origins), figure) for figure in kind]
         for (root, one), (other_root, other) in combinations(rooted, 2):
@@ -320,10 +365,10 @@ def _compare(facts: Facts, kinds: Sequence[Sequence[StandingFigure]]) -> Iterato
                 yield conflict
 
 
-def _conflict(one: StandingFigure, other: StandingFigure, rates: Sequence[dict[str, str]]) -> Conflict | None:
+def _conflict(one: StandingFigure, other: StandingFigure, rates: Rates) -> Conflict | None:
     if one.currency == other.currency and (one.amount or one.low) == (other.amount or other.high):
         return None
-    factor = _factor(one.currency, other.currency, rates)
+    factor = Decimal(1) if one.currency == other.currency else rates.get((one.currency, other.currency))
     if factor is None or not (percent := _excess(one, other, factor)):
         return None
     rests_on = sorted({*one.rests_on, *other.rests_on})
@@ -338,17 +383,33 @@ def _root(figure_id: str, origins: dict[str, str | None]) -> str:
     return figure_id
 
 
-def _factor(currency: str, into: str, rates: Sequence[dict[str, str]]) -> Decimal | None:
-    """What one unit of `currency` is in `into`, by a rate that a standing figure carries; None without one."""
-    if currency == into:
-        return Decimal(1)
-    for rate in rates:
-        amount = Decimal(rate["rate"])
-        if amount and (rate["base"], rate["quote"]) == (currency, into):
-            return amount
-        if amount and (rate["quote"], rate["base"]) == (currency, into):
-            return 1 / amount
-    return None
+def _rates(figures: Sequence[StandingFigure]) -> Rates:
+    """What one unit of a currency is in another: by a rate that a standing figure carries, else by two of which one derives from the other.
+
+    The rate that was stated first counts, and it counts both ways.
+    """
+    rates: Rates = {}
+    for figure in figures:
+        if figure.fx:
+            _add_rate(rates, figure.fx["base"], figure.fx["quote"], "1", figure.fx["rate"])
+    by_id = {figure.figure_id: figure for figure in figures}
+    for figure in figures:
+        origin = by_id.get(figure.derived_from["figure_id"]) if figure.derived_from else None
+        if origin and origin.amount and figure.amount and _is_same_kind(origin, figure):
+            _add_rate(rates, origin.currency, figure.currency, origin.amount, figure.amount)
+    return rates
+
+
+def _is_same_kind(one: StandingFigure, other: StandingFigure) -> bool:
+    """Whether two figures say the same thing, so that only their currencies set them apart."""
+    return (one.scope, one.vat or "unknown") == (other.scope, other.vat or "unknown")
+
+
+def _add_rate(rates: Rates, base: str, quote: str, one: str, other: str) -> None:
+    """An amount `one` of the base is `other` of the quote."""
+    before, after = _decimal(one), _decimal(other)
+    if before and after and base != quote and (base, quote) not in rates:
+        rates[base, quote], rates[quote, base] = after / before, before / after
 
 
 def _excess(one: StandingFigure, other: StandingFigure, factor: Decimal) -> str | None:

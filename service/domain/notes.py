@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 from service.domain.delivery import check_known_item
 from service.domain.events import STRICT, EventData, Id, RecordedEvent, Text, Uuid, event_type
 from service.domain.figures import check_known_figure
-from service.domain.state import Contract, Explanation
+from service.domain.state import Contract, Explanation, Notes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +46,16 @@ class NoteAdded(EventData):
     def allowed_after_end(self) -> bool:
         return True
 
+    def is_placed(self, at: Contract) -> bool:
+        """Figures and items are looked up; events and anomalies are not part of what is folded."""
+        about = self.about
+        if about is None:
+            return True
+        return (about.figure_id is None or at.knows_figure(about.figure_id)) and at.has_item(about.item_id)
+
     def apply(self, contract: Contract, event: RecordedEvent) -> None:
-        contract.facts.notes += 1
+        stood = contract.facts.notes
+        contract.facts.notes = Notes(count=stood.count + 1 if stood else 1, rests_on=[event.revision])
         if self.about and self.about.anomaly_id:
             explanation = Explanation(anomaly_id=self.about.anomaly_id, rests_on=[event.revision])
             contract.facts.explanations.append(explanation)

@@ -1,7 +1,10 @@
 """The order: extended in quantity, value or time."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
+from pydantic_core import PydanticCustomError
 
 from service.domain.dates import BusinessDate, last_day
 from service.domain.events import STRICT, EventData, Id, RecordedEvent, event_type, stated
@@ -40,12 +43,24 @@ class OrderExtended(EventData):
     via: Literal["amendment", "option", "renewal"]
     option_id: Id | None = None
 
+    @model_validator(mode="after")
+    def _adds_something(self) -> Self:
+        if self.added_quantity is None and self.added_value is None and self.new_end_on is None:
+            raise PydanticCustomError("extension", "an extension adds something: added_quantity, added_value or new_end_on")
+        return self
+
     def check_whole(self, whole: Contract) -> None:
         if self.via == "option" or self.option_id is not None:
             raise NotAllowedNow("known-option", f"The contract has no option {self.option_id or 'that was granted'}.")
         item_id = self.added_quantity and self.added_quantity.item_id
         if item_id and whole.item(item_id) is None:
             raise NotAllowedNow("known-item", f"The contract has no item {item_id}.")
+
+    def is_placed(self, at: Contract) -> bool:
+        """No event type grants an option yet, so one that is named is absent."""
+        if self.via == "option" or self.option_id is not None:
+            return False
+        return self.added_quantity is None or at.has_item(self.added_quantity.item_id)
 
     def check_place(self, at: Contract) -> None:
         if self.new_end_on is None:

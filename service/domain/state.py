@@ -111,8 +111,18 @@ class Delivered(Part):
     quantity: str
 
 
+class UnsignedDelivery(Part):
+    """A delivery in a contract that was not signed by then."""
+
+    delivered_on: str
+    rests_on: list[int]
+
+
 class Delivery(Part):
-    """`rests_on` names the events that say when deliveries started, and the latest of the recorded ones (`count` of them)."""
+    """`rests_on` names the events that say when deliveries started, and the latest of the recorded ones (`count` of them).
+
+    `unsigned` are those that a signing to come is held against: of more than a hundred the earliest.
+    """
 
     rests_on: list[int]
     started_on: str
@@ -122,6 +132,7 @@ class Delivery(Part):
     item_id: str | None = None
     count: int = 0
     totals: list[Delivered] = []
+    unsigned: list[UnsignedDelivery] = []
 
 
 class Agreement(Part):
@@ -147,6 +158,13 @@ class Ending(Part):
     successor: JsonObject | None = None
 
 
+class Notes(Part):
+    """How many notes there are, and the latest of them."""
+
+    count: int
+    rests_on: list[int]
+
+
 class Explanation(Part):
     """A note that explains an anomaly."""
 
@@ -154,11 +172,21 @@ class Explanation(Part):
     rests_on: list[int]
 
 
+class Figures(Part):
+    """The figures that stand: all that the fold knows of the value."""
+
+    figures: list[StandingFigure] = []
+
+
 class Facts(Part):
-    """What the events in effect say, folded; nothing in it depends on the day it is read."""
+    """What the events in effect say, folded; nothing in it depends on the day it is read.
+
+    `stated_in` names the revisions that stated kind and title. `unplaced_figures` are the ids that events under `unplaced` have taken.
+    """
 
     kind: str | None = None
     title: str | None = None
+    stated_in: dict[str, int] = {}
     references: list[JsonObject] = []
     opening: Report | None = None
     report: Report | None = None
@@ -166,7 +194,7 @@ class Facts(Part):
     parties: list[Party] = []
     items: list[Item] = []
     period: Period | None = None
-    figures: list[StandingFigure] = []
+    value: Figures = msgspec.field(default_factory=Figures)
     replaced_figures: list[ReplacedFigure] = []
     withheld: list[Withheld] = []
     extensions: list[Extension] = []
@@ -175,10 +203,15 @@ class Facts(Part):
     terms: JsonObject | None = None
     terms_rest_on: list[int] = []
     ending: Ending | None = None
-    notes: int = 0
+    notes: Notes | None = None
     explanations: list[Explanation] = []
     hypothetical: bool = False
     unplaced: list[int] = []
+    unplaced_figures: list[str] = []
+
+    @property
+    def figures(self) -> list[StandingFigure]:
+        return self.value.figures
 
 
 class TermEnd(Part):
@@ -194,9 +227,18 @@ class Extreme(Part):
     figure_id: str
 
 
+class Best(Part):
+    """The best figure in a currency; all that is known of it stands under `figures`."""
+
+    figure_id: str
+    amount: str | None = None
+    low: str | None = None
+    high: str | None = None
+
+
 class CurrencyRange(Part):
     currency: str
-    best: StandingFigure
+    best: Best
     low: Extreme
     high: Extreme
 
@@ -209,8 +251,8 @@ class Conflict(Part):
     rests_on: list[int]
 
 
-class Value(Part):
-    """The value as a set of figures: the best, the range in the best's currency, and each currency apart. Never an average."""
+class Value(Figures, kw_only=True):
+    """The value as a set of figures: the best, the range in the best's currency, each currency apart. Never an average."""
 
     status: str
     best: StandingFigure | None = None
@@ -273,14 +315,29 @@ class Contract:
         self.anomalies.append(anomaly(rule, events, sentence))
 
     def figure(self, figure_id: str) -> StandingFigure | None:
-        return next((f for f in self.facts.figures if f.figure_id == figure_id), None)
+        for figure in self.facts.value.figures:
+            if figure.figure_id == figure_id:
+                return figure
+        return None
 
     def knows_figure(self, figure_id: str) -> bool:
+        """Whether a figure stands or stood."""
         replaced = self.facts.replaced_figures
         return self.figure(figure_id) is not None or any(f.figure_id == figure_id for f in replaced)
 
+    def has_heard_of_figure(self, figure_id: str) -> bool:
+        """Whether an event states a figure with this id, be it that the fold could not place it."""
+        return self.knows_figure(figure_id) or figure_id in self.facts.unplaced_figures
+
     def item(self, item_id: str) -> Item | None:
-        return next((item for item in self.facts.items if item.item_id == item_id), None)
+        for item in self.facts.items:
+            if item.item_id == item_id:
+                return item
+        return None
+
+    def has_item(self, item_id: str | None) -> bool:
+        """Whether the item that an event names is there; so it is where the event names none."""
+        return item_id is None or self.item(item_id) is not None
 
 
 def anomaly(rule: str, events: list[int], sentence: str) -> Anomaly:

@@ -6,8 +6,7 @@ from datetime import date
 import msgspec
 
 from service.domain.contract import fold, judge, revisions_of, settle, turning_day
-from service.domain.dates import first_day
-from service.domain.events import RecordedEvent
+from service.domain.events import RecordedEvent, place_in_fold
 from service.domain.state import Anomaly, Contract, ContractState, JsonObject
 
 
@@ -53,8 +52,8 @@ def basis(event: RecordedEvent) -> Basis:
 
 def tell(events: Iterable[RecordedEvent], effective_on: date, published_by: date | None = None) -> View:
     """The contract effective on a day, from events in any order, of those published by a day if one is given."""
-    told = sorted((e for e in events if published_by is None or e.published_by <= published_by), key=lambda e: e.order)
-    in_effect = [event for event in told if first_day(event.effective_on) <= effective_on]
+    told = sorted((e for e in events if published_by is None or e.published_by <= published_by), key=place_in_fold)
+    in_effect = [event for event in told if event.day <= effective_on]
     later = told[len(in_effect) :]
     contract = fold(in_effect)
     whole = fold(told) if later else contract
@@ -70,5 +69,5 @@ def view(contract: Contract, whole: Contract, known: Sequence[Basis], later: Seq
         anomalies=judge(whole, effective_on, state.value if whole is contract else None),
         pending=[Pending(revision=event.revision, event_type=event.data.event_type, effective_on=event.effective_on) for event in later],
         rests_on=[entry for entry in known if entry.revision in revisions],
-        holds_until=turning_day(contract.facts, whole.facts, state.uncertain, (event.effective_on for event in later), effective_on),
+        holds_until=turning_day(state, whole.facts, (event.effective_on for event in later), effective_on),
     )

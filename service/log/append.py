@@ -8,7 +8,7 @@ COMMIT answered COMMIT.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,17 +27,22 @@ from service.errors import (
     Refused,
     Unavailable,
 )
-from service.log.decide import Append, Batch, Receipt
+from service.log.decide import Append, Batch, Receipt, Rows
 from service.log.heads import Heads
 from service.log.ledger import Ledger
+from service.metrics import commits
 from service.projections.contracts import contract_rows_json
 from service.settings import Settings
 
 MAX_BATCH_REQUESTS = 256
+SHARE_REQUESTS = 8
+"""How many requests of a batch are decided before they are sent, to be written while the next are decided."""
 MAX_BATCH_BYTES = 4_194_304
 MAX_QUEUE_BYTES = 67_108_864
 BATCH_SECONDS = 20
 DRAIN_SECONDS = 25
+TOLD_WITHIN_SECONDS = 0.01
+"""How long a certain outcome waits at most for the next batch to be on its way, such as when another process holds the lock."""
 _SHUTTING_DOWN = "The service is shutting down; retry with the same Idempotency-Key."
 _FAILURES = (psycopg.OperationalError, psycopg.InterfaceError, DatabaseUnreachable, TimeoutError)
 
@@ -70,7 +75,7 @@ SELECT contract_id::text, event_id::text FROM events
 WHERE ledger_id = %(ledger_id)s::uuid AND event_id = ANY(%(event_ids)s::uuid[])
 """
 HISTORIES = """
-SELECT e.header, (SELECT p.body FROM payloads p WHERE p.ledger_id = e.ledger_id AND p.position = e.position) AS body
+SELECT e.contract_id::text, e.header, (SELECT p.body FROM payloads p WHERE p.ledger_id = e.ledger_id AND p.position = e.position) AS body
 FROM events e
 WHERE e.ledger_id = %(ledger_id)s::uuid AND e.contract_id = ANY(%(contract_ids)s::uuid[])
 ORDER BY e.contract_id, e.revision
@@ -80,10 +85,10 @@ WRITE = f"""
 WITH e AS ({insert_rows(events, bytes_as_text=("header",))}),
      p AS ({insert_rows(payloads, bytes_as_text=("body",))}),
      k AS ({insert_rows(idempotency)}),
-     d AS ({insert_rows(deliveries)}),
-     c AS ({insert_rows(contracts, upsert=True)})
-INSERT INTO batches (ledger_id, last_position, recorded_at) VALUES (%(ledger_id)s::uuid, %(position)s, %(recorded_at)s)
-"""  # noqa: S608 - every part is made of our own tables
+     d AS ({insert_rows(deliveries)})
+{insert_rows(contracts, upsert=True)}
+"""
+END = "INSERT INTO batches (ledger_id, last_position, recorded_at) VALUES (%(ledger_id)s::uuid, %(position)s, %(recorded_at)s)"
 
 
 @dataclass(slots=True, eq=False)
@@ -103,10 +108,13 @@ class _Waiting:
             self.answer.set_result(outcome)
 
 
-async def transact(connection: AsyncConnection[Any], appends: Sequence[Append], heads: Heads) -> Batch:
+async def transact(
+    connection: AsyncConnection[Any], appends: Sequence[Append], heads: Heads, meanwhile: Callable[[], None] = lambda: None
+) -> Batch:
     """Decide and commit requests of one ledger in one transaction; each has its outcome in the batch.
 
-    Raises psycopg's errors: DataError and IntegrityError when nothing was written, OperationalError when the outcome may be unknown.
+    `meanwhile` is called when everything is sent and only the database has work to do. Raises psycopg's errors: DataError and
+    IntegrityError when nothing was written, OperationalError when the outcome may be unknown.
     """
     batch = Batch(appends[0].ledger, appends)
     parameters = batch.lookups()
@@ -129,32 +137,39 @@ async def transact(connection: AsyncConnection[Any], appends: Sequence[Append], 
     if missing := batch.histories_needed():
         wanted = {"ledger_id": batch.ledger.ledger_id, "contract_ids": missing}
         batch.load_histories(await (await connection.execute(HISTORIES, wanted)).fetchall())
-    batch.decide()
-    if batch.written:
-        await _write(connection, batch)
-    else:
-        await connection.rollback()
+    await _decide_and_write(connection, batch, meanwhile)
     return batch
 
 
-async def _write(connection: AsyncConnection[Any], batch: Batch) -> None:
+async def _decide_and_write(connection: AsyncConnection[Any], batch: Batch, meanwhile: Callable[[], None]) -> None:
+    """Decide the batch in shares, each while the database writes the one before it, and commit."""
+    commit = None
     async with connection.pipeline():
-        await connection.execute(
-            WRITE,
-            {
-                "ledger_id": batch.ledger.ledger_id,
-                "events": rows_json(batch.event_rows),
-                "payloads": rows_json(batch.payload_rows),
-                "idempotency": rows_json(batch.key_rows),
-                "deliveries": rows_json(batch.delivery_rows),
-                "contracts": contract_rows_json(batch.changed_rows, batch.generation),
-                "position": batch.position,
-                "recorded_at": batch.recorded_at,
-            },
-        )
-        commit = await connection.execute("COMMIT")
-    if commit.statusmessage != "COMMIT":
+        for first in range(0, len(batch.appends), SHARE_REQUESTS):
+            rows = batch.decide(batch.appends[first : first + SHARE_REQUESTS])
+            if rows.events:
+                await connection.execute(WRITE, write_parameters(batch, rows))
+        if batch.written:
+            end = {"ledger_id": batch.ledger.ledger_id, "position": batch.position, "recorded_at": batch.recorded_at}
+            await connection.execute(END, end)
+            commit = await connection.execute("COMMIT")
+            meanwhile()
+    if commit is None:
+        await connection.rollback()
+    elif commit.statusmessage != "COMMIT":
         raise psycopg.OperationalError(f"COMMIT was answered {commit.statusmessage}")
+
+
+def write_parameters(batch: Batch, rows: Rows) -> dict[str, Any]:
+    """Rows as the parameters of WRITE."""
+    return {
+        "ledger_id": batch.ledger.ledger_id,
+        "events": rows_json(rows.events),
+        "payloads": rows_json(rows.payloads),
+        "idempotency": rows_json(rows.keys),
+        "deliveries": rows_json(rows.deliveries),
+        "contracts": contract_rows_json(rows.contracts.values(), batch.generation),
+    }
 
 
 class Writer:
@@ -168,7 +183,13 @@ class Writer:
         self._queued_bytes = 0
         self._wake = asyncio.Event()
         self._draining = False
+        self._untold: list[tuple[_Waiting, Receipt | LedgerError]] = []
+        """Outcomes that are certain, and not told yet."""
         self.task = asyncio.create_task(self._run())
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
 
     async def submit(self, append: Append) -> Receipt:
         """The receipt of a request, or its refusal. The request is decided even when the caller is cancelled."""
@@ -180,7 +201,7 @@ class Writer:
         self._queue.append(waiting)
         self._queued_bytes += len(append.canonical)
         self._wake.set()
-        return await asyncio.shield(waiting.answer)
+        return await waiting.answer
 
     async def drain(self) -> None:
         """Refuse new requests, decide those that wait, and end the task."""
@@ -190,6 +211,7 @@ class Writer:
 
     def abandon(self) -> None:
         """Answer everything that waits for a writer that died."""
+        self._tell()
         for waiting in self._queue:
             waiting.resolve(OutcomeUnknown("The writer of this ledger failed; retry with the same Idempotency-Key."))
         self._queue.clear()
@@ -197,6 +219,7 @@ class Writer:
     async def _run(self) -> None:
         while self._queue or not self._draining:
             if not self._queue:
+                self._tell()
                 self._wake.clear()
                 await self._wake.wait()
                 continue
@@ -204,9 +227,19 @@ class Writer:
             try:
                 await self._settle(batch)
             except BaseException:
-                for waiting in batch:
-                    waiting.resolve(OutcomeUnknown("The writer of this ledger failed; retry with the same Idempotency-Key."))
+                self._queue.extendleft(reversed(batch))  # to be answered when it is known that this writer died
                 raise
+        self._tell()
+
+    def _tell(self) -> None:
+        """Answer the requests whose outcome is certain.
+
+        While others wait that is done when their batch is being written: to take it up before would leave this process busy with answers
+        while the database waits for the next decisions, and idle while the database writes (docs/decisions/0011).
+        """
+        untold, self._untold = self._untold, []
+        for waiting, outcome in untold:
+            waiting.resolve(outcome)
 
     def _take(self) -> list[_Waiting]:
         """Everything that waits, up to the bounds of a batch; what waited too long is answered and left out."""
@@ -235,8 +268,8 @@ class Writer:
             for waiting in batch:
                 waiting.resolve(refusal)
         else:
-            for waiting, outcome in zip(batch, decided.outcomes, strict=True):
-                waiting.resolve(outcome)
+            self._untold += zip(batch, decided.outcomes, strict=True)
+            asyncio.get_running_loop().call_later(TOLD_WITHIN_SECONDS, self._tell)
 
     async def _bisect(self, batch: list[_Waiting], error: psycopg.Error) -> None:
         if len(batch) > 1:
@@ -255,11 +288,14 @@ class Writer:
         """Run the batch; once again by the same path if the connection failed: under the lock the keys say what was recorded."""
         for last_try in (False, True):
             try:
+                started = time.perf_counter()
                 async with asyncio.timeout(BATCH_SECONDS), self._database.connection() as connection:
-                    batch = await transact(connection, appends, self._heads)
+                    batch = await transact(connection, appends, self._heads, self._tell)
+                commits.add(len(appends), time.perf_counter() - started)
                 self._heads.committed(batch)
                 return batch
             except _FAILURES as error:
+                commits.failed += 1
                 _log.warning("append failed", again=not last_try, error=str(error) or type(error).__name__)
                 if last_try:
                     raise OutcomeUnknown(
@@ -284,8 +320,11 @@ class Writers:
 
     async def append(self, append: Append) -> Receipt:
         """Append a request to its ledger's log: its receipt, or the LedgerError that refuses it."""
-        receipt = await self._writer(append.ledger).submit(append)
-        self.failed.discard(append.ledger.name)
+        writer = self._writer(append.ledger)
+        receipt = await writer.submit(append)
+        # What a writer had committed before it died does not make it live.
+        if self._writers.get(append.ledger.ledger_id) is writer:
+            self.failed.discard(append.ledger.name)
         return receipt
 
     def _writer(self, ledger: Ledger) -> Writer:
@@ -305,6 +344,10 @@ class Writers:
         self.failed.add(ledger.name)
         _log.critical("the writer of a ledger died", ledger=ledger.name, exc_info=None if task.cancelled() else task.exception())
         writer.abandon()
+
+    def waiting(self) -> int:
+        """How many requests wait for the next batch of their ledger."""
+        return sum(writer.waiting for writer in list(self._writers.values()))
 
     async def drain(self) -> None:
         """Decide everything that waits, then stop."""

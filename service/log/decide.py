@@ -1,7 +1,6 @@
 """What a batch decides under the ledger's lock: each request in order, each with its own fate. Pure once its rows are loaded."""
 
 import hashlib
-import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -12,12 +11,13 @@ from uuid_utils import uuid7
 
 from service.domain.contract import decide, evolve, fold, judge
 from service.domain.dates import first_day
-from service.domain.events import EventData, RecordedEvent
+from service.domain.events import EventData, RecordedEvent, place_in_fold
 from service.domain.state import Anomaly, Contract
 from service.errors import (
     AnomaliesRefused,
     ClockUntrusted,
     ContractNotFound,
+    Internal,
     KeyReused,
     LedgerError,
     LedgerNotFound,
@@ -26,9 +26,9 @@ from service.errors import (
     ProjectionUnknown,
     StaleRevision,
 )
-from service.log.header import NO_PREVIOUS, SCHEMA, body_bytes, body_digest, event_hash, header_bytes, new_salt
+from service.log.header import NO_PREVIOUS, SCHEMA, body_bytes, body_digest, event_hash, header_bytes, new_salts
 from service.log.ledger import Ledger, instant, zone
-from service.log.read import recorded_event
+from service.log.read import UNREADABLE, recorded_event
 from service.projections.contracts import (
     LAYOUT,
     Beside,
@@ -90,6 +90,7 @@ class _Standing:
 
     row: ContractRow | None
     history: list[RecordedEvent] | None = None
+    is_damaged: bool = False
 
 
 @dataclass(slots=True)
@@ -104,6 +105,17 @@ def request_digest(salt: bytes, canonical: bytes) -> bytes:
     return hashlib.sha256(salt + canonical).digest()
 
 
+@dataclass(slots=True)
+class Rows:
+    """What decided requests write, but for the head of the log."""
+
+    events: list[dict[str, Any]] = field(default_factory=list)
+    payloads: list[dict[str, Any]] = field(default_factory=list)
+    keys: list[dict[str, Any]] = field(default_factory=list)
+    deliveries: list[dict[str, Any]] = field(default_factory=list)
+    contracts: dict[str, ContractRow] = field(default_factory=dict)
+
+
 class Batch:
     """The requests of one commit: what they look up, what they decide, what they write."""
 
@@ -111,10 +123,10 @@ class Batch:
         self.ledger = ledger
         self.appends = appends
         self.outcomes: list[Receipt | LedgerError] = []
-        self.event_rows: list[dict[str, Any]] = []
-        self.payload_rows: list[dict[str, Any]] = []
-        self.key_rows: list[dict[str, Any]] = []
-        self.delivery_rows: list[dict[str, Any]] = []
+        self.rows = Rows()
+        self.salts = new_salts(sum(1 + len(append.events) for append in appends))
+        self.written = 0
+        """How many events have been decided."""
         self.generation = 0
         self.position = 0
         self.last_hash = ""
@@ -122,18 +134,9 @@ class Batch:
         self._now = self.recorded_at
         self._day = date.min
         self._standings: dict[str, _Standing] = {}
-        self._changed: dict[str, ContractRow] = {}
         self._kept: dict[bytes, _Kept] = {}
         self._delivery_ids: set[tuple[str, str]] = set()
         self._event_ids: set[tuple[str, str]] = set()
-
-    @property
-    def written(self) -> bool:
-        return bool(self.event_rows)
-
-    @property
-    def changed_rows(self) -> Sequence[ContractRow]:
-        return list(self._changed.values())
 
     def lookups(self) -> dict[str, Any]:
         """The parameters of the first flush: what the requests of the batch need to be decided."""
@@ -179,9 +182,8 @@ class Batch:
 
     def load(self, states: Iterable[Sequence[Any]], keys: Iterable[Sequence[Any]]) -> None:
         """Take the rows of the contracts concerned, and the receipts of keys that were used before."""
-        members = ContractRow.__struct_fields__
         for row in states:
-            self._standings[row[0]] = _Standing(ContractRow(**dict(zip(members, row, strict=True))))
+            self._standings[row[0]] = _Standing(ContractRow(*row))
         self._kept = {key: _Kept(salt, digest, receipt.encode()) for key, salt, digest, receipt in keys}
 
     def load_ids(self, delivery_ids: Iterable[Sequence[str]], event_ids: Iterable[Sequence[str]]) -> None:
@@ -208,20 +210,27 @@ class Batch:
         return [contract_id for contract_id in needed if self._standings[contract_id].row is not None]
 
     def load_histories(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Take the events (header, body) of the contracts that need them."""
-        for header, body in rows:
-            contract_id, event = recorded_event(header, body, zone(self.ledger.time_zone))
-            history = self._standings[contract_id].history
-            if history is not None:
-                history.append(event)
+        """Take the events (contract, header, body) of the contracts that need them."""
+        for contract_id, header, body in rows:
+            standing = self._standings[contract_id]
+            try:
+                event = recorded_event(header, body, zone(self.ledger.time_zone))
+            except UNREADABLE:
+                standing.is_damaged = True
+            else:
+                if standing.history is not None:
+                    standing.history.append(event)
 
-    def decide(self) -> None:
-        """Decide every request in order. A refusal is its outcome and leaves no trace."""
-        for append in self.appends:
+    def decide(self, appends: Sequence[Append]) -> Rows:
+        """Decide the next requests of the batch in order, and give what they write. A refusal is its outcome and leaves no trace."""
+        self.rows = Rows()
+        for append in appends:
             try:
                 self.outcomes.append(self._decide(append))
             except LedgerError as refusal:
                 self.outcomes.append(refusal)
+        self.written += len(self.rows.events)
+        return self.rows
 
     def _decide(self, append: Append) -> Receipt:
         if (kept := self._kept.get(append.key)) and not append.validate_only:
@@ -232,6 +241,8 @@ class Batch:
         current = standing.row.revision if standing.row else 0
         if append.expected_revision is not None and append.expected_revision != current:
             raise StaleRevision(append.expected_revision, current)
+        if standing.is_damaged:
+            raise _damaged(append)
         return _Decision(self, append, standing).run()
 
     def check_ids(self, contract_id: str, fact: EventData, new_delivery_ids: set[str]) -> None:
@@ -255,14 +266,14 @@ class Batch:
         """Take a decided request into what the batch will write."""
         row = decision.row
         self._standings[append.contract_id] = _Standing(row, decision.history)
-        self._changed[append.contract_id] = row
-        self.event_rows += decision.event_rows
-        self.payload_rows += decision.payload_rows
+        self.rows.contracts[append.contract_id] = row
+        self.rows.events += decision.event_rows
+        self.rows.payloads += decision.payload_rows
         self.position, self.recorded_at = row.position, decision.recorded_at
         self.last_hash = row.last_hash
         for delivery_id, revision in decision.delivery_ids.items():
             self._delivery_ids.add((append.contract_id, delivery_id))
-            self.delivery_rows.append(
+            self.rows.deliveries.append(
                 {
                     "generation": self.generation,
                     "contract_id": append.contract_id,
@@ -271,9 +282,9 @@ class Batch:
                 }
             )
         self._event_ids.update((append.contract_id, row["event_id"]) for row in decision.event_rows)
-        salt = secrets.token_bytes(16)
+        salt = self.salts.pop()
         kept = self._kept[append.key] = _Kept(salt, request_digest(salt, append.canonical), receipt.body)
-        self.key_rows.append(
+        self.rows.keys.append(
             {
                 "key": "\\x" + append.key.hex(),
                 "salt": "\\x" + salt.hex(),
@@ -301,7 +312,10 @@ class _Decision:
         stood, batch = self.standing.row, self.batch
         self.recorded_at = batch.next_instant()
         self.history = None if self.standing.history is None else list(self.standing.history)
-        contract, beside = decode_contract(stood)
+        try:
+            contract, beside = decode_contract(stood)
+        except UNREADABLE:
+            raise _damaged(self.append) from None
         recorded: list[RecordedEvent] = []
         before = self._flagged_before(contract, beside)
         for new in self.append.events:
@@ -310,7 +324,7 @@ class _Decision:
         raised = [found for found in told.anomalies if found.anomaly_id not in before]
         if self.append.strict and raised:
             raise _strict_refusal(raised)
-        last_on = max(first_day(event.effective_on) for event in recorded)
+        last_on = max(event.day for event in recorded)
         self.row = contract_row(
             self.append.contract_id,
             told,
@@ -332,7 +346,7 @@ class _Decision:
             return set()
         if stood.holds_on(day):
             return {known.anomaly_id for known in beside.anomalies}
-        whole = contract if self.history is None else fold(sorted(self.history, key=lambda event: event.order))
+        whole = contract if self.history is None else fold(sorted(self.history, key=place_in_fold))
         return {known.anomaly_id for known in judge(whole, day)}
 
     def _place(self, new: NewEvent, contract: Contract, index: int) -> RecordedEvent:
@@ -343,6 +357,7 @@ class _Decision:
             revision=(stood.revision if stood else 0) + index + 1,
             recorded_on=self.recorded_at.astimezone(zone(batch.ledger.time_zone)).date(),
             effective_on=new.effective_on,
+            day=first_day(new.effective_on),
             data=new.fact,
             source=new.source,
             hypothetical=bool(new.hypothetical),
@@ -360,12 +375,12 @@ class _Decision:
         return event
 
     def _decide_late(self, event: RecordedEvent) -> None:
-        ordered = sorted(self.history or (), key=lambda known: known.order)
-        at = fold(known for known in ordered if known.order < event.order)
+        ordered = sorted(self.history or (), key=place_in_fold)
+        at = fold(known for known in ordered if place_in_fold(known) < place_in_fold(event))
         decide(event.data, fold(ordered), at, event.revision, self.batch.day)
 
     def _write(self, event: RecordedEvent, new: NewEvent) -> None:
-        body = body_bytes(new.data, new.source, new.evidence, new_salt())
+        body = body_bytes(new.data, new.source, new.evidence, self.batch.salts.pop().hex())
         recorded_at = instant(self.recorded_at)
         header = header_bytes(
             {
@@ -433,6 +448,13 @@ def _replay(kept: _Kept, append: Append) -> Receipt:
         )
     receipt = orjson.loads(kept.receipt)
     return Receipt(kept.receipt, receipt["contract_id"], receipt["revision"], replayed=True)
+
+
+def _damaged(append: Append) -> Internal:
+    return Internal(
+        f"What is stored of contract {append.contract_id} cannot be read, so nothing is recorded of it. "
+        f"`contract-ledger verify --ledger {append.ledger.name}` says where; if only its row is at fault, `rebuild` writes it anew."
+    )
 
 
 def _strict_refusal(raised: Sequence[Anomaly]) -> AnomaliesRefused:

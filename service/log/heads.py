@@ -7,14 +7,17 @@ same positions. So appends stop until an operator speaks (`contract-ledger head 
 import asyncio
 import fcntl
 import json
+import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
+import msgspec
 import structlog
 from psycopg import AsyncConnection
 
-from service.errors import HistoryLost
+from service.errors import HistoryLost, OperatorError
 from service.log.decide import Batch
 from service.log.ledger import Ledger
 
@@ -30,6 +33,13 @@ _log = structlog.get_logger()
 
 class Head(NamedTuple):
     """A position and the hash of its event, in hex."""
+
+    position: int
+    event_hash: str
+
+
+class _Members(TypedDict):
+    """A head in its file."""
 
     position: int
     event_hash: str
@@ -83,39 +93,77 @@ class Heads:
         self._closing.set()
         if self._writing:
             await asyncio.wait([self._writing])
-        self._write(self._take())
+        await self._write()
 
     async def _write_soon(self) -> None:
         while self._unwritten:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), WRITE_SECONDS)
-            await asyncio.to_thread(self._write, self._take())
+            await self._write()
+            if self._closing.is_set():
+                return
 
-    def _take(self) -> dict[str, Head]:
-        """The heads that are not written yet; they count as written from now on."""
+    async def _write(self) -> None:
+        """Write the heads that are not written yet; those that cannot be are tried again with the next."""
         taken = {ledger_id: self._heads[ledger_id] for ledger_id in self._unwritten}
         self._unwritten.clear()
-        return taken
-
-    def _write(self, heads: dict[str, Head]) -> None:
-        for ledger_id, head in heads.items():
-            keep_head(self._folder, ledger_id, head)
+        try:
+            await asyncio.to_thread(keep_heads, self._folder, taken)
+        except (OSError, OperatorError) as error:
+            self._unwritten |= taken.keys()
+            _log.critical("the heads of the log cannot be kept", error=str(error))
 
 
 def read_heads(folder: Path) -> dict[str, Head]:
     """The heads kept in a folder, by ledger_id."""
     files = folder.glob("*.json") if folder.is_dir() else ()
-    return {file.stem: Head(**json.loads(file.read_text())) for file in files}
+    return {file.stem: _read_head(file) for file in files}
+
+
+def _read_head(file: Path) -> Head:
+    try:
+        return Head(**msgspec.json.decode(file.read_bytes(), type=_Members))
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise OperatorError(
+            f"The kept head {file} cannot be read ({error}), so whether the database lacks what was committed is not known. "
+            "Put the file back from a backup; or, if this database is sure to be the newest copy, delete it."
+        ) from error
 
 
 def keep_head(folder: Path, ledger_id: str, head: Head, *, backwards: bool = False) -> None:
     """Keep a ledger's head; one that is ahead of it stays, written by another process, unless told to go backwards."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{ledger_id}.json"
+    keep_heads(folder, {ledger_id: head}, backwards=backwards)
+
+
+def keep_heads(folder: Path, heads: Mapping[str, Head], *, backwards: bool = False) -> None:
+    """Keep heads by ledger_id. Once it returns, a power cut leaves them whole."""
+    if not heads:
+        return
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        _sync(folder.parent)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if file.exists() and not backwards and json.loads(file.read_text())["position"] > head.position:
-            return
-        unfinished = file.with_suffix(".new")
-        unfinished.write_text(json.dumps(head._asdict()))
-        unfinished.replace(file)
+        for ledger_id, head in heads.items():
+            file = folder / f"{ledger_id}.json"
+            if backwards or not file.exists() or _read_head(file).position <= head.position:
+                _replace(file, msgspec.json.encode(head._asdict()))
+        _sync(folder)
+
+
+def _replace(file: Path, content: bytes) -> None:
+    """Under its name a file is whole, the old or the new: what is renamed is on disk before."""
+    unfinished = file.with_suffix(".new")
+    with unfinished.open("wb") as target:
+        target.write(content)
+        target.flush()
+        os.fsync(target.fileno())
+    unfinished.replace(file)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,5 +1,6 @@
 """Making ledgers: a row, its lock, and the first row of its log, all or none."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -21,6 +22,9 @@ WITH made AS (
 SELECT count(*) FROM made
 """
 _ALL = "SELECT ledger_id::text, name, time_zone, if_match_required FROM ledgers ORDER BY name"
+_VISIBLE = "name > %(after)s AND (%(ledger_ids)s::uuid[] IS NULL OR ledger_id = ANY(%(ledger_ids)s::uuid[]))"
+_PAGE = f"SELECT ledger_id::text, name, time_zone, if_match_required FROM ledgers WHERE {_VISIBLE} ORDER BY name LIMIT %(limit)s"  # noqa: S608
+_COUNT = f"SELECT count(*) FROM (SELECT FROM ledgers WHERE {_VISIBLE} LIMIT %(limit)s) found"  # noqa: S608
 
 
 def make_parameters(name: str, time_zone: str) -> dict[str, Any]:
@@ -43,3 +47,15 @@ async def create_ledger(reader: Reader, name: str, time_zone: str) -> tuple[Ledg
 async def all_ledgers(reader: Reader) -> list[Ledger]:
     """Every ledger of the database, by name."""
     return [Ledger(*row) for row in await reader.database.rows(_ALL)]
+
+
+async def ledgers_after(reader: Reader, name: str, limit: int, ledger_ids: Sequence[str] | None) -> list[Ledger]:
+    """The ledgers after a name, by name; only those of the ids, if ids are given."""
+    parameters = {"after": name, "limit": limit, "ledger_ids": ledger_ids}
+    return [Ledger(*row) for row in await reader.database.rows(_PAGE, parameters)]
+
+
+async def count_ledgers(reader: Reader, limit: int, ledger_ids: Sequence[str] | None) -> int:
+    """How many ledgers there are, or are of the ids; no more than the limit are counted."""
+    rows = await reader.database.rows(_COUNT, {"after": "", "limit": limit, "ledger_ids": ledger_ids})
+    return int(rows[0][0])

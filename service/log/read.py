@@ -11,9 +11,11 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
+from psycopg import AsyncConnection
 
 from service.database import Database
 from service.domain.contract import encode_state
+from service.domain.dates import first_day
 from service.domain.events import RecordedEvent, decode_body
 from service.domain.timeline import View, tell
 from service.errors import ContractNotFound, EventNotFound, HistoryForked, LedgerNotFound, Malformed, MemberFault, Refused
@@ -68,6 +70,9 @@ _EVENTS_AFTER = (
     + "e.position > %(after)s AND (%(event_type)s::text IS NULL OR e.event_type = %(event_type)s) ORDER BY e.position LIMIT %(limit)s"
 )
 _CONTRACT_EVENTS = _EVENT + "e.contract_id = %(contract_id)s::uuid AND e.revision > %(after)s ORDER BY e.revision LIMIT %(limit)s"
+_LAST_REVISION = """
+SELECT coalesce(max(revision), 0) FROM events WHERE ledger_id = %(ledger_id)s::uuid AND contract_id = %(contract_id)s::uuid
+"""
 _NEWEST = """
 SELECT position, encode(event_hash, 'hex') FROM events WHERE ledger_id = %(ledger_id)s::uuid ORDER BY position DESC LIMIT 1
 """
@@ -77,6 +82,14 @@ SELECT c.contract_id::text, c.revision, c.state FROM contracts c
 WHERE c.ledger_id = %(ledger_id)s::uuid AND c.contract_id > %(after)s::uuid AND c.filters @> %(filters)s::text[]
   AND c.generation = (SELECT generation FROM ledgers WHERE ledger_id = %(ledger_id)s::uuid)
 ORDER BY c.contract_id LIMIT %(limit)s
+"""
+_COUNT = """
+SELECT count(*) FROM (
+    SELECT FROM contracts c
+    WHERE c.ledger_id = %(ledger_id)s::uuid AND c.filters @> %(filters)s::text[]
+      AND c.generation = (SELECT generation FROM ledgers WHERE ledger_id = %(ledger_id)s::uuid)
+    LIMIT %(limit)s
+) found
 """
 _LAST_FINISHED = """
 SELECT min(holds_until) FROM contracts c
@@ -128,16 +141,21 @@ class StoredEvent:
     body: bytes | None
 
 
-def recorded_event(header: bytes, body: bytes, time_zone: ZoneInfo) -> tuple[str, RecordedEvent]:
-    """A stored event for the fold, and the contract it is of. Days of recording are days in the ledger's zone."""
+UNREADABLE = (msgspec.DecodeError, KeyError, TypeError, ValueError)
+"""What reading a stored event or state raises when it is not what was stored."""
+
+
+def recorded_event(header: bytes, body: bytes, time_zone: ZoneInfo) -> RecordedEvent:
+    """A stored event for the fold. Days of recording are days in the ledger's zone. UNREADABLE when it was damaged."""
     known = decode_header(header)
     data, source = decode_body(known.event_type, known.schema_version, body)
-    return known.contract_id, RecordedEvent(
+    return RecordedEvent(
         event_id=known.event_id,
         position=known.position,
         revision=known.revision,
         recorded_on=local_day(known.recorded_at, time_zone),
         effective_on=known.effective_on or "",
+        day=first_day(known.effective_on or ""),
         data=data,
         source=source,
         hypothetical=bool(known.hypothetical),
@@ -190,12 +208,14 @@ class Reader:
 
     async def _answer(self, ledger: Ledger, wanted: dict[str, list[asyncio.Future[CurrentState]]]) -> None:
         parameters = {"ledger_id": ledger.ledger_id, "contract_ids": "{" + ",".join(wanted) + "}"}
-        async with self.database.connection() as connection:
+
+        async def head_and_rows(connection: AsyncConnection[Any]) -> tuple[Any, dict[str, Any]]:
             async with connection.pipeline():
                 head = await connection.execute(_HEAD, parameters)
                 cursor = await connection.execute(_CURRENT, parameters)
-            newest = await head.fetchone()
-            rows = {row[0]: row for row in await cursor.fetchall()}
+            return await head.fetchone(), {row[0]: row for row in await cursor.fetchall()}
+
+        newest, rows = await self.database.read(head_and_rows)
         if newest is None:
             raise LedgerNotFound(f"There is no ledger {ledger.name}.")
         position, recorded_at, now = newest
@@ -227,7 +247,7 @@ class Reader:
         """The events of a contract up to a position."""
         parameters = {"ledger_id": ledger.ledger_id, "contract_id": contract_id, "position": position}
         rows = await self.database.rows(_HISTORY, parameters)
-        return [recorded_event(header, body, zone(ledger.time_zone))[1] for header, body in rows]
+        return [recorded_event(header, body, zone(ledger.time_zone)) for header, body in rows]
 
     async def at(self, ledger: Ledger, contract_id: str, times: Times) -> CurrentState:
         """A contract as known, published and effective at given times, folded from the log."""
@@ -302,6 +322,16 @@ class Reader:
         # A prepared plan would end up walking the whole ledger for a rare term, once common ones had been asked for.
         return [*await self.database.rows(_CONTRACTS, parameters, planned_anew=True)]
 
+    async def count(self, ledger: Ledger, filters: Sequence[str], limit: int) -> int:
+        """How many contracts carry all the filter terms; no more than the limit are counted."""
+        parameters = {"ledger_id": ledger.ledger_id, "filters": list(filters), "limit": limit}
+        return int((await self.database.rows(_COUNT, parameters, planned_anew=True))[0][0])
+
+    async def last_revision(self, ledger: Ledger, contract_id: str) -> int:
+        """The revision of a contract's newest event, which is how many events it has; 0 for a contract that there is not."""
+        rows = await self.database.rows(_LAST_REVISION, {"ledger_id": ledger.ledger_id, "contract_id": contract_id})
+        return int(rows[0][0])
+
     async def next_turn(self, ledger: Ledger) -> date | None:
         """The earliest day on which a row stops to hold; rows whose day has come are refreshed by the turn of the day."""
         rows = await self.database.rows(_LAST_FINISHED, {"ledger_id": ledger.ledger_id})
@@ -316,7 +346,8 @@ class Reader:
         if cursor_epoch != epoch or stands_at[: len(hash_prefix)] != hash_prefix:
             raise HistoryForked(
                 f"Event {position} of this ledger is not the one the cursor stands at: the cursor is of another ledger, or the ledger "
-                "was restored from an older copy. Read again from the start, or from a position known to be shared."
+                "was restored from an older copy. Read again from the start, or from a position known to be shared.",
+                (MemberFault("query:after", "a cursor of another history"),),
             )
         return position
 

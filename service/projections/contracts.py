@@ -4,10 +4,11 @@ A row is written in the appending transaction, under the ledger's lock. `extend`
 the fold; `project` makes a row from all events of a contract. Both give the same row for the same history.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 
 import msgspec
+from msgspec.structs import asdict
 
 from service.database import rows_json
 from service.domain.contract import decode_facts, encode_state
@@ -16,7 +17,7 @@ from service.domain.events import RecordedEvent
 from service.domain.state import Anomaly, Contract, ContractState
 from service.domain.timeline import Basis, Pending, View, basis, tell, view
 
-LAYOUT = 1
+LAYOUT = 2
 """The shape of the rows. A release that changes it writes its own generation, and one that does not know it refuses to write."""
 
 
@@ -28,7 +29,7 @@ class Beside(msgspec.Struct, kw_only=True):
     rests_on: list[Basis]
 
 
-class ContractRow(msgspec.Struct, kw_only=True):
+class ContractRow(msgspec.Struct):
     """A row of `contracts`, without the ledger and the generation. `last_on` is the greatest day of effect of its events."""
 
     contract_id: str
@@ -105,16 +106,15 @@ def filters_of(state: ContractState) -> list[str]:
     terms = {f"status={state.status}"}
     for party in state.parties:
         terms.add(f"party={party.party_id}")
-        terms.update(f"party={party.party_id} role={role}" for role in party.roles)
-        terms.update(f"role={role}" for role in party.roles)
-    terms.update(f"currency={figure.currency}" for figure in state.figures)
-    terms.update(f"reference={reference['scheme']}:{reference['id']}" for reference in state.references)
+        for role in party.roles:
+            terms.add(f"party={party.party_id} role={role}")
+            terms.add(f"role={role}")
+    terms.update([f"currency={currency}" for currency in {figure.currency for figure in state.value.figures}])
+    for reference in state.references:
+        terms.add(f"reference={reference['scheme']}:{reference['id']}")
     return sorted(terms)
 
 
-def contract_rows_json(rows: Sequence[ContractRow], generation: int) -> str:
+def contract_rows_json(rows: Iterable[ContractRow], generation: int) -> str:
     """Rows for the upsert, as one JSON document."""
-    members = ContractRow.__struct_fields__
-    return rows_json(
-        [{name: getattr(row, name) for name in members} | {"generation": generation, "last_hash": "\\x" + row.last_hash} for row in rows]
-    )
+    return rows_json([asdict(row) | {"generation": generation, "last_hash": "\\x" + row.last_hash} for row in rows])

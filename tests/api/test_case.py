@@ -46,14 +46,14 @@ def test_in_dollars_the_value_is_763_to_765_million_both_derived_from_the_won(ap
     assert (dollars["currency"], dollars["best"]["figure_id"]) == ("USD", "usd-763")
     assert dollars["low"] == {"amount": "763000000", "figure_id": "usd-763"}
     assert dollars["high"] == {"amount": "765000000", "figure_id": "usd-765"}
-    derived = {figure["figure_id"]: figure.get("derived_from") for figure in state["figures"]}
+    derived = {figure["figure_id"]: figure.get("derived_from") for figure in state["value"]["figures"]}
     assert derived == {"krw-1": None, "usd-763": {"figure_id": "krw-1"}, "usd-765": {"figure_id": "krw-1"}}
 
 
 def test_by_the_last_day_the_best_is_the_same_with_one_estimate_more_and_the_filing_withholds(api: httpx.Client, case: str) -> None:
     first, last = (told(api, case, published_by=day)["state"] for day in (FIRST, LAST))
     assert last["value"]["best"] == first["value"]["best"]
-    more = {figure["figure_id"] for figure in last["figures"]} - {figure["figure_id"] for figure in first["figures"]}
+    more = {figure["figure_id"] for figure in last["value"]["figures"]} - {figure["figure_id"] for figure in first["value"]["figures"]}
     assert more == {"krw-2"}
     assert (first["value"]["support"], last["value"]["support"]) == (1, 2)
     assert last["value"]["status"] == "estimated"

@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
+from service.api.pages import MAX_COUNT
 from tests.api.bodies import REPORTED, SIGNED, Json, changed, event, figure, note, open_contract, record
 from tests.api.documented import check_answer
-from tests.api.running import RunningService
+from tests.api.running import RunningService, running
 
 MEMBERS = {"event_id", "event_type", "contract_id", "position", "revision", "schema_version", "recorded_at", "recorded_by"}
 
@@ -150,10 +153,121 @@ def test_a_contracts_events_are_shown_in_the_order_of_recording(api: httpx.Clien
     assert ["next" in page for page in shown] == [True] * (len(shown) - 1) + [False]
 
 
-def test_a_cursor_beyond_the_contract_is_not_found(api: httpx.Client) -> None:
+@pytest.mark.parametrize("path", ["/contracts", "/contracts/{contract_id}/events"])
+def test_a_cursor_of_a_list_is_of_one_ledger(service: RunningService, book: httpx.Client, api: httpx.Client, path: str) -> None:
     contract_id = open_contract(api)
-    assert api.get(f"/contracts/{contract_id}/events?after=r1").json() == {"items": []}
-    assert api.get(f"/contracts/{contract_id}/events?after=r2").status_code == 404
+    record(api, contract_id, "note.added", note())
+    of_book = book.get(path.format(contract_id=ids(book)[0]), params={"limit": 1}).json()["next"]
+    of_main = api.get(path.format(contract_id=contract_id), params={"limit": 1}).json()["next"]
+    refused_cursor(book, path.format(contract_id=ids(book)[0]), of_main)
+    refused_cursor(api, path.format(contract_id=contract_id), of_book)
+
+
+def test_a_cursor_of_a_list_is_of_that_list(book: httpx.Client) -> None:
+    one, other, *_ = ids(book)
+    of_one = book.get(f"/contracts/{one}/events?limit=1").json()["next"]
+    refused_cursor(book, f"/contracts/{other}/events", of_one)
+    refused_cursor(book, "/contracts", of_one)
+    refused_cursor(book, f"/contracts/{one}/events", book.get("/contracts?limit=1").json()["next"])
+
+
+def test_a_cursor_ends_with_the_epoch_of_its_ledger(service: RunningService, tmp_path: Path) -> None:
+    ledger_id = service.make_ledger("restored")
+    with service.client(service.admin, ledger="restored") as client:
+        contract_id = open_contract(client)
+        record(client, contract_id, "note.added", note())
+        open_contract(client)
+        cursors = {
+            path: client.get(path, params={"limit": 1}).json()["next"] for path in ("/contracts", f"/contracts/{contract_id}/events")
+        }
+    with psycopg.connect(service.database.owner_url) as connection:
+        connection.execute("UPDATE ledgers SET epoch = epoch + 1 WHERE ledger_id = %s", [ledger_id])
+    # Another process, which does not remember the epoch before.
+    with running(service.database, tmp_path) as later, later.client(later.admin, ledger="restored") as client:
+        for path, cursor in cursors.items():
+            refused_cursor(client, path, cursor)
+
+
+def refused_cursor(client: httpx.Client, path: str, cursor: str) -> None:
+    answer = client.get(path, params={"after": cursor})
+    assert (answer.status_code, answer.json()["code"]) == (409, "history-forked")
+    assert [fault["pointer"] for fault in answer.json()["errors"]] == ["query:after"]
+
+
+def test_a_list_goes_on_with_other_filters_from_the_same_place(book: httpx.Client) -> None:
+    first = book.get("/contracts", params={"limit": 5}).json()
+    rest = ids(book, after=first["next"], currency="USD")
+    assert rest == [contract_id for contract_id in ids(book, currency="USD") if contract_id in ids(book)[5:]]
+
+
+def test_the_last_page_of_a_contracts_events_may_be_empty(book: httpx.Client) -> None:
+    contract_id = ids(book)[0]
+    page = book.get(f"/contracts/{contract_id}/events?limit=1").json()
+    assert [item["revision"] for item in book.get(f"/contracts/{contract_id}/events", params={"after": page["next"]}).json()["items"]] == [
+        2
+    ]
+
+
+# Counts
+
+
+@pytest.mark.parametrize(
+    ("filters", "count"), [({}, 10), ({"currency": "USD"}, 4), ({"party": "nobody"}, 0), ({"currency": "USD", "status": "reported"}, 2)]
+)
+def test_a_list_is_counted_if_asked(book: httpx.Client, filters: dict[str, str], count: int) -> None:
+    for page in pages(book, "/contracts", **filters, limit=3, count="exact"):
+        assert (page["count"], page["count_is_exact"]) == (count, True)
+    assert "count" not in book.get("/contracts", params=filters).json()
+
+
+def test_the_events_of_a_contract_and_the_ledgers_are_counted_if_asked(service: RunningService, book: httpx.Client) -> None:
+    for page in pages(book, f"/contracts/{ids(book)[0]}/events", limit=1, count="exact"):
+        assert (page["count"], page["count_is_exact"]) == (2, True)
+    with service.client(service.admin) as client:
+        page = client.get("/v1/ledgers", params={"count": "exact", "limit": 500}).json()
+    assert (page["count"], page["count_is_exact"]) == (len(page["items"]), True)
+
+
+def test_a_list_is_counted_up_to_a_bound(service: RunningService) -> None:
+    ledger_id = service.make_ledger("wide")
+    with service.client(service.admin, ledger="wide") as client:
+        open_contract(client)
+        copies = """
+            INSERT INTO contracts
+            SELECT ledger_id, generation, gen_random_uuid(), revision, position, last_hash, last_on, has_pending, settled_on, holds_until,
+                   filters, state, beside
+            FROM (SELECT * FROM contracts WHERE ledger_id = %s LIMIT 1) one, generate_series(1, %s)
+        """
+        counted = []
+        with psycopg.connect(service.database.owner_url, autocommit=True) as connection:
+            for more in (MAX_COUNT - 1, 1):
+                connection.execute(copies, [ledger_id, more])
+                page = client.get("/contracts", params={"count": "exact", "limit": 1}).json()
+                counted.append((page["count"], page["count_is_exact"]))
+    assert counted == [(MAX_COUNT, True), (MAX_COUNT, False)]
+
+
+# Ledgers
+
+
+@pytest.mark.parametrize("limit", [1, 2, 500])
+def test_ledgers_are_listed_in_pages(service: RunningService, limit: int) -> None:
+    made = {service.make_ledger(f"page-{limit}-{index}"): f"page-{limit}-{index}" for index in range(3)}
+    with service.client(service.admin) as client:
+        names = [item["name"] for page in pages(client, "/v1/ledgers", limit=limit) for item in page["items"]]
+    assert names == sorted(names)
+    assert set(made.values()) <= set(names)
+    one = next(iter(made))
+    with service.client(service.make_key(["contracts:read"], one)) as client:
+        page = client.get("/v1/ledgers", params={"limit": limit, "count": "exact"}).json()
+    assert ([item["ledger_id"] for item in page["items"]], page["count"]) == ([one], 1)
+    assert "next" not in page
+
+
+def test_a_cursor_of_another_list_says_nothing_about_ledgers(service: RunningService, book: httpx.Client) -> None:
+    with service.client(service.admin) as client:
+        refused_cursor(client, "/v1/ledgers", book.get("/contracts?limit=1").json()["next"])
+        assert client.get("/v1/ledgers?after=x").status_code == 400
 
 
 def test_an_event_is_the_same_by_whichever_way_it_is_read(api: httpx.Client) -> None:

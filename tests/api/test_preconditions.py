@@ -7,7 +7,7 @@ import httpx
 import psycopg
 import pytest
 
-from tests.api.bodies import SIGNED, note, open_contract, record, revision_of, with_key
+from tests.api.bodies import REPORTED, SIGNED, head_of, note, open_contract, record, revision_of, with_key
 from tests.api.running import RunningService
 
 
@@ -89,6 +89,48 @@ def test_a_ledger_that_requires_if_match_requires_it_of_a_rehearsal_too(careful:
     assert careful.post(path, json=note(), params=params).status_code == 428
     assert careful.post(path, json=note(), params=params, headers={"If-Match": '"1"'}).status_code == 200
     assert careful.post(path, json=note(), params=params, headers={"If-Match": '"2"'}).status_code == 412
+
+
+# Openings
+
+
+@pytest.mark.parametrize("path", ["/contracts", "/contracts/reported"])
+@pytest.mark.parametrize(
+    ("if_match", "members"), [('"1"', {"expected_revision": 1}), ('"3.0123456789abcdef"', {"expected_revision": 3}), ("*", {})]
+)
+def test_an_opening_on_a_contract_that_was_read_is_refused(api: httpx.Client, path: str, if_match: str, members: dict[str, int]) -> None:
+    head = head_of(api)
+    body = SIGNED if path == "/contracts" else REPORTED
+    answer = api.post(path, json=body, headers={**with_key(), "If-Match": if_match})
+    assert (answer.status_code, answer.json()["code"]) == (412, "nothing-to-match")
+    problem = answer.json()
+    assert {name: problem[name] for name in ("expected_revision", "current_revision") if name in problem} == members | {
+        "current_revision": 0
+    }
+    assert api.post(path, json=body, params={"validate_only": "true"}, headers={"If-Match": if_match}).status_code == 412
+    assert head_of(api) == head
+
+
+def test_an_opening_may_ask_that_there_be_nothing_yet(api: httpx.Client) -> None:
+    # Revision 0 is "not yet", and no ETag is that of a contract to come.
+    for headers in ({"If-Match": '"0"'}, {"If-None-Match": "*"}, {"If-None-Match": '"1"'}):
+        assert api.post("/contracts", json=SIGNED, headers=with_key() | headers).status_code == 201
+
+
+def test_an_opening_with_an_odd_if_match_is_malformed(api: httpx.Client) -> None:
+    answer = api.post("/contracts", json=SIGNED, headers={**with_key(), "If-Match": "one"})
+    assert answer.status_code == 400
+    assert [fault["pointer"] for fault in answer.json()["errors"]] == ["header:If-Match"]
+
+
+@pytest.mark.parametrize("if_none_match", ["*", '"1"', '"7"', "x"])
+def test_an_append_with_if_none_match_is_refused_and_not_recorded(api: httpx.Client, if_none_match: str) -> None:
+    contract_id = open_contract(api)
+    headers = {**with_key(), "If-None-Match": if_none_match}
+    answer = api.post(f"/contracts/{contract_id}/note-added", json=note(), headers=headers)
+    assert answer.status_code == 400
+    assert [fault["pointer"] for fault in answer.json()["errors"]] == ["header:If-None-Match"]
+    assert revision_of(api, contract_id) == 1
 
 
 # Reads

@@ -126,7 +126,7 @@ def test_a_final_answer_stays_though_a_truth_is_recorded_late(api: httpx.Client)
     assert after.content == before.content
     assert after.headers["etag"] == before.headers["etag"]
     now = told(api, case, effective_on="2023-07-01", published_by="2024-01-26")
-    assert "late" in {known["figure_id"] for known in now["state"]["figures"]}
+    assert "late" in {known["figure_id"] for known in now["state"]["value"]["figures"]}
 
 
 def test_as_of_names_what_was_asked(api: httpx.Client, case: str, log: list[Json]) -> None:
@@ -172,7 +172,7 @@ def test_a_coarse_day_of_publishing_counts_from_its_last_day(api: httpx.Client) 
     contract_id = open_contract(api)
     stated = event({"figure": figure("f")}, "2024-02-01", {"kind": "news", "published_on": "2024-02"})
     assert record(api, contract_id, "figure.stated", stated).status_code == 201
-    by_day = [told(api, contract_id, published_by=day)["state"].get("figures", []) for day in ("2024-02-28", "2024-02-29")]
+    by_day = [told(api, contract_id, published_by=day)["state"]["value"].get("figures", []) for day in ("2024-02-28", "2024-02-29")]
     assert [len(figures) for figures in by_day] == [0, 1]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 
 from tests.api.bodies import SIGNED, head_of, note, open_contract, record, revision_of, with_key
 from tests.api.documented import check_answer, check_problem, operation_of, operations
@@ -119,6 +120,27 @@ def test_a_method_that_an_address_does_not_answer_is_refused_with_those_that_it_
             answer = client.request(method, address)
             assert answer.status_code == 405, method
             assert set(answer.headers["allow"].split(", ")) == known
+
+
+def test_head_answers_what_get_answers_without_the_body(service: RunningService, api: httpx.Client) -> None:
+    contract_id = open_contract(api)
+    event_id = api.get(f"/contracts/{contract_id}/events").json()["items"][0]["event_id"]
+    address = "/v1/ledgers/main"
+    paths = [
+        *("/livez", "/readyz", "/docs", "/openapi.json", "/v1/ledgers", "/v1/ledgers/nowhere/contracts", f"{address}/contracts"),
+        *(f"{address}/contracts/{contract_id}", f"{address}/contracts/{contract_id}/events", f"{address}/events/{event_id}"),
+    ]
+    told = ("content-type", "content-length", "etag", "link", "cache-control", "vary")
+    with service.client(service.admin) as client:
+        for path in paths:
+            # With an id of the caller's own a problem is as long in both answers.
+            head, get = (client.request(method, path, headers={"X-Request-Id": "twice"}) for method in ("HEAD", "GET"))
+            assert (head.status_code, head.content) == (get.status_code, b"")
+            assert [head.headers.get(name) for name in told] == [get.headers.get(name) for name in told], path
+        etag = client.get(paths[-3]).headers["etag"]
+        assert client.head(paths[-3], headers={"If-None-Match": etag}).status_code == 304
+    with service.client(None) as client:
+        assert client.head("/v1/ledgers").status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -272,6 +294,50 @@ def test_an_unexpected_failure_is_a_problem_with_its_request_id(broken: RunningS
     check_problem(answer)
     assert answer.json()["request_id"] == "find-me"
     assert "contracts" not in answer.json()["detail"]
+
+
+TRACE_ID, PARENT_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+@pytest.mark.parametrize(
+    ("traceparent", "named"),
+    [
+        (f"00-{TRACE_ID}-{PARENT_ID}-01", {"trace_id": TRACE_ID, "parent_id": PARENT_ID}),
+        # Of a later version is read what is known (W3C Trace Context, section 3.2.4).
+        (f"cc-{TRACE_ID}-{PARENT_ID}-01-later", {"trace_id": TRACE_ID, "parent_id": PARENT_ID}),
+        (None, {}),
+        ("", {}),
+        (f"00-{TRACE_ID}-{PARENT_ID}-01-later", {}),
+        (f"ff-{TRACE_ID}-{PARENT_ID}-01", {}),
+        (f"00-{TRACE_ID.upper()}-{PARENT_ID}-01", {}),
+        (f"00-{'0' * 32}-{PARENT_ID}-01", {}),
+        (f"00-{TRACE_ID}-{'0' * 16}-01", {}),
+        (f"00-{TRACE_ID}-{PARENT_ID}-01" + "-x" * 10_000, {}),
+    ],
+)
+def test_what_is_logged_of_a_request_names_it_and_its_trace(
+    unreadable: RunningService, traceparent: str | None, named: dict[str, str]
+) -> None:
+    headers = {"X-Request-Id": "find-me"} | ({"traceparent": traceparent} if traceparent is not None else {})
+    with capture_logs() as logged, httpx.Client(trust_env=False) as client:
+        answer = client.get(
+            f"{unreadable.url}/v1/ledgers/main/contracts", headers=headers | {"Authorization": f"Bearer {unreadable.admin}"}
+        )
+    assert answer.status_code == 500
+    assert "traceparent" not in answer.headers
+    (line,) = (line for line in logged if line["event"] == "unexpected failure")
+    assert line["request_id"] == "find-me"
+    assert {name: line[name] for name in ("trace_id", "parent_id") if name in line} == named
+
+
+@pytest.fixture(scope="module")
+def unreadable(new_database: NewDatabase, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """A service whose lists fail by a fault of its own."""
+    with new_database() as database, running(database, tmp_path_factory.mktemp("unreadable")) as served:
+        served.make_ledger("main")
+        with psycopg.connect(database.owner_url) as connection:
+            connection.execute("ALTER TABLE contracts RENAME TO contracts_away")
+        yield served
 
 
 def test_reads_and_appends_outlive_the_loss_of_every_connection(broken: RunningService) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from service.audit import replay
-from service.audit.replay import Rebuilt, rebuild
+from service.audit import book, replay
+from service.audit import rebuild as rebuilding
+from service.audit.rebuild import Rebuilt, rebuild
 from service.errors import OperatorError
 from tests.audit.conftest import Filled
 from tests.guarantees.load import Work, note, opening, send_all
@@ -30,21 +31,22 @@ _GENERATIONS = """
 """
 STOP_HALFWAY = """
 import sys
-from service.audit import replay
+from service.audit import book
+from service.audit.rebuild import rebuild
 
 def progress(done, total, unit):
     print(done, total, flush=True)
     if 0 < done < total:
         sys.stdin.read()
 
-replay.CHUNK_EVENTS = 20
-replay.rebuild(sys.argv[1], sys.argv[2], progress)
+book.CHUNK_EVENTS = 20
+rebuild(sys.argv[1], sys.argv[2], progress)
 """
 
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay, "CHUNK_EVENTS", 20)
+    monkeypatch.setattr(book, "CHUNK_EVENTS", 20)
 
 
 @pytest.fixture
@@ -143,7 +145,7 @@ async def test_a_rebuild_while_appends_go_on_has_them_all(filled: Filled, ledger
 async def test_many_appends_meanwhile_are_caught_up_before_the_lock_is_taken(
     filled: Filled, ledger: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replay, "CATCH_UP_CONTRACTS", 3)
+    monkeypatch.setattr(rebuilding, "CATCH_UP_CONTRACTS", 3)
     loop, once = asyncio.get_running_loop(), iter([True])
     async with filled.make_client(ledger, filled.key) as api:
 

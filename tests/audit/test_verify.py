@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from service.audit import replay
+from service.audit import book
 from service.audit.replay import verify
 from service.errors import OperatorError
 from service.log.header import body_digest, canonical, event_hash
@@ -355,7 +355,7 @@ async def test_verifying_while_appends_go_on_is_content(filled: Filled) -> None:
 
 
 async def test_memory_is_bounded_by_a_chunk_and_not_by_the_ledger(filled: Filled, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay, "CHUNK_EVENTS", 100)
+    monkeypatch.setattr(book, "CHUNK_EVENTS", 100)
 
     def peak() -> tuple[int, int]:
         filled.verdict()

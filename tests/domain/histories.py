@@ -14,7 +14,7 @@ import orjson
 from hypothesis import strategies as st
 
 from service.api.envelope import read_event
-from service.domain.dates import last_day
+from service.domain.dates import first_day, last_day
 from service.domain.events import EVENT_TYPES, RecordedEvent, decode_body
 from service.domain.timeline import View, tell
 from service.errors import NotAllowedNow
@@ -89,6 +89,7 @@ def events_of(*requests: Sent, recorded_on: date = TODAY) -> list[RecordedEvent]
             revision=revision,
             recorded_on=recorded_on,
             effective_on=request["effective_on"],
+            day=first_day(request["effective_on"]),
             data=decode_body(request["event_type"], 1, orjson.dumps({**request, "salt": "00"}))[0],
             source=request["source"],
             hypothetical=request.get("hypothetical", False),
@@ -150,18 +151,18 @@ class Log:
         batch.load([[getattr(row, name) for name in ContractRow.__struct_fields__] for row in self.rows.values()], [])
         batch.load_ids(self.delivery_ids, self.event_ids)
         for contract_id in batch.histories_needed():
-            batch.load_histories(self.stored[contract_id])
-        batch.decide()
+            batch.load_histories((contract_id, *stored) for stored in self.stored[contract_id])
+        batch.decide(batch.appends)
         self._keep(batch)
         return batch
 
     def _keep(self, batch: Batch) -> None:
-        for row, payload in zip(batch.event_rows, batch.payload_rows, strict=True):
+        for row, payload in zip(batch.rows.events, batch.rows.payloads, strict=True):
             assert row["position"] == payload["position"]
             self.stored.setdefault(row["contract_id"], []).append((row["header"].encode(), payload["body"].encode()))
             self.event_ids.add((row["contract_id"], row["event_id"]))
-        self.delivery_ids |= {(row["contract_id"], row["delivery_id"]) for row in batch.delivery_rows}
-        self.rows |= {row.contract_id: row for row in batch.changed_rows}
+        self.delivery_ids |= {(row["contract_id"], row["delivery_id"]) for row in batch.rows.deliveries}
+        self.rows |= {row.contract_id: row for row in batch.rows.contracts.values()}
         if batch.written:
             self.position, self.recorded_at = batch.position, batch.recorded_at
 
@@ -174,7 +175,7 @@ class Log:
 
     def history(self, contract_id: str = CONTRACT) -> list[RecordedEvent]:
         """The contract's events, read from their stored bytes."""
-        return [recorded_event(header, body, zone(self.time_zone))[1] for header, body in self.stored.get(contract_id, ())]
+        return [recorded_event(header, body, zone(self.time_zone)) for header, body in self.stored.get(contract_id, ())]
 
 
 def log_of(*events: Sent, day: date = TODAY) -> Log:
@@ -252,6 +253,7 @@ def _signing_members(dates: Dates) -> dict[str, st.SearchStrategy[Any]]:
         "payment": _NAMES,
         "renewal": st.just({"automatic": True, "notice_days": 90}),
         "prices": st.lists(_members(price, {"valid_from": dates}), min_size=1, max_size=2),
+        "volumes": st.lists(_members({"item_id": _ITEM_IDS, "period": dates}, {"minimum": _QUANTITIES}), min_size=1, max_size=2),
     }
     withheld = _some(_members({"path": paths, "reason": _NAMES}, {"until": dates}), "path")
     return {"signed_on": dates, "signed_by": dates, "withheld": withheld, "terms": _members({}, terms)}
@@ -277,7 +279,7 @@ def _data(dates: Dates) -> dict[str, Members]:
         "value.revised": _members(revision, {}),
         "order.extended": _members(
             {"via": st.sampled_from(["amendment", "renewal"])}, {"added_quantity": added, "added_value": _MONEY, "new_end_on": dates}
-        ),
+        ).filter(lambda data: len(data) > 1),
         "delivery.started": _members({}, {"item_id": _ITEM_IDS, "place": _NAMES, "lot": _NAMES, "partial": st.booleans()}),
         "delivery.recorded": _members({"delivery_id": delivery_ids, **delivery}, {"value": _MONEY}),
         "agreement.linked": _members({"relation": st.just("joint-development")}, {"title": _NAMES, "reference": _IDENTIFIERS}),

@@ -1,11 +1,13 @@
 """The soft rules: what breaks the textbook is accepted, flagged, and may be explained."""
 
 import re
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
 
 import service.domain
+from service.domain.delivery import MAX_UNSIGNED_DELIVERIES
 from service.domain.state import Anomaly
 from tests.domain.histories import (
     CELLS,
@@ -84,6 +86,32 @@ def test_a_delivery_is_flagged_whichever_was_recorded_first() -> None:
     assert rules(reported(), started("2023-06"), signed(signed_by="2024-01-26")) == ["delivery-before-signing.2.3"]
     recorded = [reported(items=[CELLS]), signed(), delivered("d1", "2023-06-01", effective_on="2024-02-01")]
     assert rules(*recorded) == ["delivery-before-signing.2.3"]
+
+
+def test_a_signing_flags_each_delivery_before_it() -> None:
+    deliveries = [delivered("d1", "2023-07-01"), delivered("d2", "2023-08"), started("2023-06"), delivered("d3", "2024-01-27")]
+    events = [reported(items=[CELLS]), *deliveries, signed(signed_on="2024-01-26", effective_on="2024-02-01")]
+    assert flagged(*events) == [
+        ("delivery-before-signing.4.6", "delivery in 2023-06 came before the signing on 2024-01-26"),
+        ("delivery-before-signing.2.6", "delivery in 2023-07-01 came before the signing on 2024-01-26"),
+        ("delivery-before-signing.3.6", "delivery in 2023-08 came before the signing on 2024-01-26"),
+    ]
+    before, after = told(*events, day="2024-01-31").state.delivery, told(*events).state.delivery
+    assert before
+    assert after
+    assert [(kept.delivered_on, kept.rests_on) for kept in before.unsigned] == [
+        ("2023-06", [4]), ("2023-07-01", [2]), ("2023-08", [3]), ("2024-01-27", [5])
+    ]  # fmt: skip
+    assert after.unsigned == []
+
+
+def test_of_more_deliveries_than_are_kept_for_a_signing_the_earliest_are_flagged() -> None:
+    days = [(date(2023, 1, 1) + timedelta(days=number)).isoformat() for number in range(MAX_UNSIGNED_DELIVERIES + 2)]
+    deliveries = [delivered(f"d{number}", day, effective_on="2023-12-01") for number, day in enumerate(reversed(days))]
+    view = told(reported(items=[CELLS]), *deliveries, signed())
+    flags = [known for known in view.anomalies if known.rule == "delivery-before-signing"]
+    assert len(flags) == MAX_UNSIGNED_DELIVERIES
+    assert {day for day in days if any(day in known.sentence for known in flags)} == {*days[:MAX_UNSIGNED_DELIVERIES]}
 
 
 def test_a_signing_still_to_come_is_known_and_flags_the_delivery() -> None:
@@ -265,6 +293,12 @@ def test_conflicts_of_figures_that_one_event_states_are_one_anomaly() -> None:
 def test_an_effect_before_the_opening_is_flagged() -> None:
     events = [reported("2022-07-06"), stated(figure("f1"), "2022-07-05"), stated(figure("f2"), "2022-07-06")]
     assert flagged(*events) == [("before-opening.2", "figure.stated takes effect in 2022-07-05, before the contract was opened")]
+
+
+def test_an_effect_before_the_opening_is_flagged_also_where_it_cannot_be_placed() -> None:
+    events = [reported("2022-07-06", items=[CELLS]), delivered("d1", "2022-07-05")]
+    assert rules(*events) == ["before-opening.2"]
+    assert told(*events).state.unplaced == [2]
 
 
 def test_a_later_effect_that_no_longer_fits_is_flagged_and_kept() -> None:

@@ -11,7 +11,7 @@ from service.domain.contract import encode_state
 from service.domain.state import CurrencyRange, StandingFigure, Value
 from service.domain.timeline import View
 from service.log.header import state_hash
-from service.projections.contracts import decode_beside
+from service.projections.contracts import LAYOUT, decode_beside
 from tests.domain.histories import CONTRACT, TODAY, Log, Sent, told
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "case"
@@ -131,10 +131,15 @@ def test_question_5_each_answer_names_the_events_it_rests_on() -> None:
 
 def test_the_case_folds_to_the_frozen_bytes_and_their_hash() -> None:
     """When this fails, states that were answered before get another `state_hash`: that takes a new layout, and a word in the docs."""
-    frozen = json.loads((GOLDEN.parent / "log" / "state.json").read_text())
+    frozen = json.loads((GOLDEN.parent / "state" / f"layout-{LAYOUT}.json").read_text())
     state = encode_state(ask(frozen["effective_on"], frozen["published_by"]).state)
     assert state == frozen["state"].encode()
     assert state_hash(frozen["effective_on"], state) == frozen["state_hash"]
+
+
+def test_the_state_of_the_first_layout_still_has_the_hash_it_had() -> None:
+    frozen = json.loads((GOLDEN.parent / "log" / "state.json").read_text())
+    assert state_hash(frozen["effective_on"], frozen["state"].encode()) == frozen["state_hash"]
 
 
 def test_an_expectation_that_the_order_grows_is_a_note_on_a_figure_and_no_right() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import date, timedelta
 from itertools import pairwise
 from random import Random
+from typing import Any
 
 import msgspec
 import orjson
@@ -274,6 +275,44 @@ def test_a_state_is_its_own_canonical_json_and_reads_back_as_it_was(history: lis
     assert encode_beside(told) == rfc8785.dumps(orjson.loads(encode_beside(told)))
 
 
+def members_of(value: object, name: str) -> Iterator[Any]:
+    """Every member of this name, at any depth."""
+    if isinstance(value, dict):
+        yield from ([value[name]] if name in value else [])
+    for element in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from members_of(element, name)
+
+
+def at_path(value: Any, path: str) -> object:
+    for part in path.split("/")[1:]:
+        value = value[int(part)] if isinstance(value, list) else value[part]
+    return value
+
+
+def dates_in(value: object, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every member that holds a business date, with its path, by its name."""
+    if isinstance(value, dict | list):
+        for name, member in value.items() if isinstance(value, dict) else enumerate(value):
+            if isinstance(member, str) and str(name).endswith(("_on", "_by", "until", "valid_from", "period")) and name != "replaced_by":
+                yield f"{path}/{name}", member
+            yield from dates_in(member, f"{path}/{name}")
+
+
+@settings(max_examples=60, deadline=None)
+@given(histories(), DAYS)
+def test_every_revision_that_a_state_names_stands_beside_it_and_every_coarse_date_is_listed(history: list[Sent], effective_on: str) -> None:
+    view = tell(accepted(history), date.fromisoformat(effective_on))
+    state = orjson.loads(encode_state(view.state))
+    named = {revision for rests_on in members_of(state, "rests_on") for revision in rests_on} | {*state.get("terms_rest_on", [])}
+    named |= {revision for stated_in in members_of(state, "stated_in") for revision in stated_in.values()}
+    assert {basis.revision for basis in view.rests_on} == named
+    assert all(at_path(state, entry["path"]) == entry["date"] for entry in state.get("uncertain", []))
+    facts = {name: member for name, member in state.items() if name not in ("term_end", "uncertain", "unsettled", "value", "quantity")}
+    facts["value"] = {"figures": state["value"].get("figures", [])}
+    coarse = {(path, text) for path, text in dates_in(facts) if len(text) < 10}
+    assert {(entry["path"], entry["date"]) for entry in state.get("uncertain", [])} == coarse
+
+
 def keys_of(value: object) -> Iterator[str]:
     if isinstance(value, dict):
         for key, member in value.items():
@@ -314,7 +353,7 @@ def test_events_recorded_elsewhere_make_the_same_state(history: list[Sent]) -> N
 def test_what_is_stated_is_kept_as_it_was_sent() -> None:
     sent_figure = figure("f1", "0.50", "USD", vat="excluded", note="키로와트시 😀", source={"kind": "party", "name": "LGES"})
     state = orjson.loads(encode_state(tell(events_of(reported(), stated(sent_figure)), TODAY).state))
-    stands = state["figures"][0]
+    stands = state["value"]["figures"][0]
     assert {name: stands[name] for name in sent_figure} == sent_figure
     assert stands["rests_on"] == [2]
 

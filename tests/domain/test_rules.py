@@ -8,7 +8,7 @@ from service.domain.contract import MAX_EVENTS, decide
 from service.domain.events import EVENT_TYPES
 from service.domain.figures import MAX_FIGURES
 from service.domain.state import Contract
-from service.errors import AnomaliesRefused, NotAllowedNow, StaleRevision
+from service.errors import AnomaliesRefused, NotAllowedNow, Refused, StaleRevision
 from service.projections.contracts import decode_beside
 from tests.domain.histories import (
     BUYER,
@@ -169,7 +169,7 @@ AFTER_END: dict[str, list[Sent]] = {
         reported("2026-04-01"),
         revised("f1", figure("f3"), "2026-04-01", reason="renegotiation"),
         revised("f1", figure("f3"), "2026-04-01", reason="price_index"),
-        extended("2026-04-01"),
+        extended("2026-04-01", new_end_on="2028"),
         linked("2026-04-01"),
         sent("contract.completed", "2026-04-01", {}),
         sent("contract.terminated", "2026-04-01", {}),
@@ -277,8 +277,23 @@ def test_a_new_end_is_within_the_latest_end_unless_amended(via: str, rule: str |
 
 def test_an_option_that_was_never_granted_is_not_used() -> None:
     log = log_of(*SIGNED)
-    assert refused(log, extended(via="option")) == "known-option"
-    assert refused(log, extended(option_id="o1")) == "known-option"
+    assert refused(log, extended(via="option", new_end_on="2028-12-31")) == "known-option"
+    assert refused(log, extended(option_id="o1", new_end_on="2028-12-31")) == "known-option"
+
+
+def test_an_extension_that_adds_nothing_is_refused_as_a_fault_of_its_data() -> None:
+    with pytest.raises(Refused, match="adds something") as refusal:
+        log_of(*SIGNED).append(extended())
+    assert [fault.pointer for fault in refusal.value.errors] == ["/data"]
+
+
+def test_the_id_of_a_figure_that_was_not_placed_is_taken_and_known() -> None:
+    unplaced = revised("f1", figure("f2"), effective_on="2022-07-01")
+    log = log_of(*SIGNED, unplaced)
+    assert '"unplaced_figures":["f2"]' in log.rows[CONTRACT].state
+    assert refused(log, stated(figure("f2"))) == "unique-figure"
+    assert log.append(stated(figure("f3", derived_from={"figure_id": "f2"}))).revision == 5
+    assert '"unplaced":[4,5]' in log.rows[CONTRACT].state
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,7 @@ def test_every_coarse_date_is_listed_where_it_stands_and_as_unsettled_until_its_
         "/ending/effective_on": ("2025-11", [7]),
         "/ending/notice_on": ("2025-09", [7]),
         "/withheld/0/until": ("2025-Q1", [2]),
-        "/figures/0/effective_on": ("2024-02", [3]),
+        "/value/figures/0/effective_on": ("2024-02", [3]),
         "/extensions/0/effective_on": ("2025-Q2", [5]),
         "/extensions/0/new_end_on": ("2027", [5]),
         "/agreements/0/effective_on": ("2024-Q4", [6]),
@@ -181,6 +181,43 @@ def test_every_coarse_date_is_listed_where_it_stands_and_as_unsettled_until_its_
     assert {entry.path for entry in state.unsettled} == {
         "/period/end_on", "/period/max_end_on", "/ending/effective_on", "/extensions/0/new_end_on"
     }  # fmt: skip
+
+
+def test_coarse_dates_within_figures_terms_and_deliveries_are_listed_too() -> None:
+    price = {"item_id": "cells", "unit_price": "1.5", "currency": "USD", "per_unit": "EA"}
+    terms = {
+        "prices": [{**price, "valid_from": "2024-01-01"}, {**price, "valid_from": "2025"}, price],
+        "volumes": [{"item_id": "cells", "period": "2025-Q1", "minimum": "1"}],
+    }
+    rate = {"rate": "1310.95", "base": "USD", "quote": "KRW"}
+    events = [
+        reported(items=[CELLS]),
+        delivered("d1", "2024-01-02", effective_on="2024-01-05"),
+        delivered("d2", "2024-01", effective_on="2024-01-05"),
+        stated(figure("f1", fx={**rate, "rate_on": "2024-01"}), "2024-02-01", published_on="2024"),
+        stated(figure("f2", fx=rate, source={"kind": "news", "published_on": "2024-02-01"}), "2024-02-01", published_on="2024"),
+    ]
+    expected = {
+        "/delivery/started_on": ("2024-01", [3]),
+        "/delivery/unsigned/1/delivered_on": ("2024-01", [3]),
+        "/value/figures/0/source/published_on": ("2024", [4]),
+        "/value/figures/0/fx/rate_on": ("2024-01", [4]),
+    }
+    found = told(*events).state.uncertain
+    assert {entry.path: (entry.date, entry.rests_on) for entry in found} == expected
+    of_terms = told(reported(), signed(terms=terms)).state.uncertain
+    assert [(entry.path, entry.date, entry.rests_on) for entry in of_terms] == [
+        ("/terms/prices/1/valid_from", "2025", [2]),
+        ("/terms/volumes/0/period", "2025-Q1", [2]),
+    ]
+
+
+def test_title_kind_and_notes_say_which_events_they_rest_on() -> None:
+    events = [reported(), noted("2024-01-01"), signed(title="Cells for trucks"), noted("2025-01-01"), noted("2024-06-01")]
+    state = told(*events).state
+    assert state.stated_in == {"kind": 1, "title": 3}
+    assert state.notes
+    assert (state.notes.count, state.notes.rests_on) == (3, [4])
 
 
 def test_a_day_is_never_uncertain() -> None:
@@ -221,8 +258,9 @@ def test_the_parts_of_a_state_are_these() -> None:
     assert {name: getattr(agreement, name) for name in linked} == linked
     assert state.ending
     assert {name: getattr(state.ending, name) for name in ending} == ending
-    assert (state.ending.kind, state.notes, state.items[0].ordered) == ("terminated", 1, "100")
-    assert [basis.revision for basis in told(*events).rests_on] == [1, 2, 3, 4]
+    assert state.notes
+    assert (state.ending.kind, state.notes.count, state.notes.rests_on, state.items[0].ordered) == ("terminated", 1, [5], "100")
+    assert [basis.revision for basis in told(*events).rests_on] == [1, 2, 3, 4, 5]
 
 
 def test_what_the_state_rests_on_is_named_with_its_source() -> None:

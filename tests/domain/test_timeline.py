@@ -2,13 +2,31 @@
 
 from datetime import date
 
+import msgspec
 import orjson
 import pytest
 
 from service.domain.dates import last_day
 from service.domain.events import EVENT_TYPES, decode_body
 from service.domain.timeline import tell
-from tests.domain.histories import CONTRACT, TODAY, Log, Sent, events_of, figure, noted, reported, revised, sent, signed, stated, told
+from tests.domain.histories import (
+    CELLS,
+    CONTRACT,
+    TODAY,
+    Log,
+    Sent,
+    delivered,
+    events_of,
+    figure,
+    log_of,
+    noted,
+    reported,
+    revised,
+    sent,
+    signed,
+    stated,
+    told,
+)
 
 
 def published(event: Sent, published_on: str) -> Sent:
@@ -90,6 +108,43 @@ def test_a_revision_in_effect_before_its_figure_is_unplaced_and_the_figure_stand
     state = told(*events).state
     assert (state.unplaced, [one.figure_id for one in state.figures], state.replaced_figures) == ([3], ["old"], [])
     assert 3 not in [basis.revision for basis in told(*events).rests_on]
+
+
+REFERRING = [
+    sent("delivery.started", "2024-02-01", {"item_id": "cells"}),
+    delivered("d1", "2024-02-01"),
+    sent("order.extended", "2024-02-01", {"via": "amendment", "added_quantity": {"quantity": "1", "unit": "EA", "item_id": "cells"}}),
+    stated(figure("new", derived_from={"figure_id": "old"}), "2024-02-01"),
+    noted("2024-02-01", item_id="cells"),
+    noted("2024-02-01", figure_id="old"),
+]
+
+
+@pytest.mark.parametrize("event", REFERRING, ids=lambda event: event["event_type"])
+def test_an_event_that_names_what_is_not_there_at_its_place_is_unplaced_and_changes_nothing_else(event: Sent) -> None:
+    late, later = reported("2024-03-01", items=[CELLS]), stated(figure("old"), "2024-03-02")
+    events = [reported("2022"), late, later, event]
+    assert log_of(*events).rows[CONTRACT].revision == 4
+    state, without = told(*events).state, told(*events[:3]).state
+    assert state.unplaced == [4]
+    assert msgspec.structs.replace(state, unplaced=[], unplaced_figures=[]) == without
+    assert told(reported("2022"), late, later, {**event, "effective_on": "2024-03-03"}).state.unplaced == []
+
+
+def test_a_delivery_is_placed_by_what_is_published_of_its_items() -> None:
+    opening = {**reported("2022", items=[CELLS]), "source": {"kind": "news", "published_on": "2024-01-26"}}
+    delivery = {**delivered("d1", "2023-06-01"), "source": {"kind": "news", "published_on": "2023-06-01"}}
+    early, late = (told(opening, delivery, published_by=day).state for day in ("2023-12-31", "2024-01-26"))
+    assert (early.unplaced, early.delivery, early.status) == ([2], None, "unknown")
+    assert (late.unplaced, late.status) == ([], "delivering")
+
+
+def test_a_report_is_folded_without_a_figure_whose_origin_is_not_there() -> None:
+    derived = [figure("a", derived_from={"figure_id": "old"}), figure("b", derived_from={"figure_id": "a"}), figure("c")]
+    events = [reported("2022"), stated(figure("old"), "2024-03-01"), reported("2024-02-01", stage="negotiating", figures=derived)]
+    state = told(*events).state
+    assert (state.status, state.unplaced, state.unplaced_figures) == ("negotiating", [3], ["a", "b"])
+    assert [one.figure_id for one in state.figures] == ["c", "old"]
 
 
 def test_what_is_unplaced_and_hypothetical_does_not_mark_the_state() -> None:

@@ -352,6 +352,42 @@ def test_currencies_are_compared_only_at_a_rate_that_the_log_carries() -> None:
     assert conflicts(krw, {**usd, "fx": inverse}) == [(["krw", "usd"], "61.54")]
 
 
+DERIVED = figure("usd-1", "1000.00", "USD", derived_from={"figure_id": "krw-1"})
+
+
+def test_a_figure_and_the_one_it_derives_from_make_a_rate() -> None:
+    family = [figure("krw-1", "1300000"), DERIVED]
+    assert conflicts(*family, figure("krw-2", "1313000")) == []
+    assert conflicts(*family, figure("usd-2", "500.00", "USD")) == [(["krw-1", "usd-2"], "50.00"), (["usd-1", "usd-2"], "50.00")]
+    assert conflicts(*family, figure("krw-2", "2600000")) == [(["krw-1", "krw-2"], "50.00"), (["usd-1", "krw-2"], "50.00")]
+    assert conflicts(*family, figure("eur", "1.00", "EUR")) == []
+
+
+def test_a_rate_that_a_source_states_goes_before_one_of_a_derivation() -> None:
+    other = {"rate": "1000", "base": "USD", "quote": "KRW"}
+    family = [figure("krw-1", "1300000"), DERIVED, figure("eur", "1.00", "EUR", fx=other, scope="unit")]
+    assert conflicts(*family, figure("krw-2", "1300000")) == [(["usd-1", "krw-2"], "23.08")]
+
+
+@pytest.mark.parametrize(
+    "derived",
+    [
+        {**DERIVED, "scope": "unit"},
+        {**DERIVED, "vat": "included"},
+        {**{name: member for name, member in DERIVED.items() if name != "amount"}, "low": "900.00", "high": "1000.00"},
+        {**DERIVED, "amount": "0"},
+    ],
+)
+def test_only_two_amounts_of_one_kind_make_a_rate(derived: Sent) -> None:
+    found = conflicts(figure("krw-1", "1300000"), derived, figure("usd-2", "500.00", "USD"))
+    assert ["krw-1", "usd-2"] not in [figures for figures, _ in found]
+
+
+def test_a_replaced_figure_makes_no_rate() -> None:
+    events = [reported(), stated(figure("krw-1", "1300000")), stated(DERIVED), revised("krw-1", figure("krw-2", "9900000"))]
+    assert told(*events).state.value.conflicts == []
+
+
 def test_a_rate_of_zero_converts_nothing() -> None:
     assert conflicts(figure("krw", "1"), figure("usd", "500.00", "USD", fx={**FX, "rate": "0"})) == []
 
@@ -385,7 +421,8 @@ def test_the_value_is_always_made_of_standing_figures(history: list[Sent]) -> No
     total = [one for one in state.figures if one.scope == "total"]
     assert (value.best is None) == (not total)
     for one in value.by_currency:
-        assert one.best.scope == "total"
+        best = next(known for known in total if known.figure_id == one.best.figure_id)
+        assert (best.amount, best.low, best.high, best.currency) == (one.best.amount, one.best.low, one.best.high, one.currency)
         assert {one.low.figure_id, one.high.figure_id} <= ids
         assert Decimal(one.low.amount) <= Decimal(one.high.amount)
     if value.best:

@@ -15,9 +15,11 @@ import pytest
 from psycopg import sql
 from sqlalchemy import Engine, create_engine
 
+from service.audit.book import open_connection
 from service.database import metadata
 from service.errors import OperatorError
-from service.migration import check_migrated, current_metadata_diff, migrate, migration_sql, newest_revision
+from service.log.append import BATCH_SECONDS
+from service.migration import check_migrated, current_metadata_diff, migrate, migration_sql, newest_revision, timeouts
 from tests.conftest import Database, Server
 from tests.servers import rows
 
@@ -175,12 +177,42 @@ def test_two_databases_of_one_cluster_migrated_at_the_same_time_share_the_role(f
 
 def test_the_services_time_limits_hold_in_its_database_only(fresh: Fresh) -> None:
     fresh.migrate()
-    settings = "lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout"
+    settings = "lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout", "transaction_timeout"
     limits = "SELECT " + ", ".join(f"current_setting('{setting}')" for setting in settings)
-    assert rows(fresh.service_url, limits) == [("5s", "30s", "30s")]
-    assert rows(fresh.owner_url, limits) == [("0", "0", "0")]
+    assert rows(fresh.service_url, limits) == [("5s", "30s", "30s", "25s")]
+    assert rows(fresh.owner_url, limits) == [("0", "0", "0", "0")]
     elsewhere = fresh.server.url("postgres", fresh.role, fresh.password)
-    assert rows(elsewhere, limits) == [("0", "0", "0")]
+    assert rows(elsewhere, limits) == [("0", "0", "0", "0")]
+
+
+ROLE_SETTINGS = """
+SELECT unnest(s.setconfig) FROM pg_db_role_setting s
+JOIN pg_roles r ON r.oid = s.setrole JOIN pg_database d ON d.oid = s.setdatabase
+WHERE r.rolname = %s AND d.datname = current_database()
+"""
+
+
+def test_postgres_looks_for_a_service_that_has_fallen_silent_on_the_network(fresh: Fresh) -> None:
+    """The tests speak to Postgres by a socket file, where these settings are taken and read 0."""
+    fresh.migrate()
+    stated = dict(setting.split("=") for (setting,) in rows(fresh.superuser_url, ROLE_SETTINGS, fresh.role))
+    expected = {"tcp_keepalives_idle": "5s", "tcp_keepalives_interval": "2s", "tcp_keepalives_count": "3", "tcp_user_timeout": "10s"}
+    assert {name: stated.get(name) for name in expected} == expected
+
+
+def test_a_postgresql_16_is_given_only_the_limits_that_it_knows() -> None:
+    assert timeouts(170000).keys() - timeouts(160013).keys() == {"transaction_timeout"}
+
+
+def test_a_batch_has_less_time_than_postgres_gives_a_transaction() -> None:
+    assert int(timeouts(180000)["transaction_timeout"].rstrip("s")) > BATCH_SECONDS
+
+
+def test_a_walk_through_a_whole_ledger_is_under_no_time_limit(fresh: Fresh) -> None:
+    fresh.migrate()
+    with open_connection(fresh.service_url) as connection:
+        row = connection.execute("SELECT current_setting('statement_timeout'), current_setting('transaction_timeout')").fetchone()
+    assert row == ("0", "0")
 
 
 def test_limits_that_an_operator_has_set_stay_as_they_are(fresh: Fresh) -> None:

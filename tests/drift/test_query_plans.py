@@ -88,7 +88,10 @@ def contracts_by(*filters: str, after: str = START) -> dict[str, Any]:
 
 
 QUERIES: Final = queries_of(append) | queries_of(read) | queries_of(turn) | {"access.FIND_KEY": FIND_KEY}
-OTHERWISE: Final[dict[str, dict[str, Any]]] = {"read._CONTRACTS": contracts_by("status=in_force", after=CONTRACT)}
+OTHERWISE: Final[dict[str, dict[str, Any]]] = {
+    "read._CONTRACTS": contracts_by("status=in_force", after=CONTRACT),
+    "turn._SETTLED": {"after": CONTRACT},
+}
 """Values that differ for one query."""
 MORE: Final[list[tuple[str, dict[str, Any]]]] = [
     ("append.KEYS", {"keys": [f"\\x{i:032x}" for i in range(256)]}),

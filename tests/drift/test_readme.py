@@ -24,14 +24,14 @@ import typer
 from psycopg import sql
 from pydantic import TypeAdapter
 
-from service.admin import may_change_log
 from service.api.envelope import RecordEventsRequest, request_class
 from service.api.json_body import JsonFault, read_object
-from service.case import DAY_BETWEEN, FIRST_DAY, LAST_DAY
 from service.cli import app
-from service.client import Client
+from service.cli.admin import may_change_log
+from service.cli.case import DAY_BETWEEN, FIRST_DAY, LAST_DAY
+from service.cli.client import Client
+from service.cli.demo import LEDGER, TIME_ZONE, play
 from service.database import metadata
-from service.demo import LEDGER, TIME_ZONE, play
 from service.domain.events import EVENT_TYPES
 from service.migration import check_migrated
 from tests.conftest import Server
@@ -41,7 +41,7 @@ README: Final = (ROOT / "README.md").read_text()
 LIMITS: Final = (ROOT / "docs" / "limits.md").read_text()
 PAGES: Final = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # Numbers that bound nothing: the shape of a row, and how much of a hash a story shows.
-NO_LIMITS: Final = {"service.projections.contracts.LAYOUT", "service.demo.HASH_SHOWN"}
+NO_LIMITS: Final = {"service.projections.contracts.LAYOUT", "service.cli.demo.HASH_SHOWN"}
 START_SECONDS: Final = 90
 STOP_SECONDS: Final = 60
 

@@ -1,5 +1,6 @@
 """A clock that jumps must not poison a ledger: nothing is recorded while clocks disagree, and instants only ever rise."""
 
+import asyncio
 import itertools
 import os
 import signal
@@ -7,17 +8,20 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import psycopg
 import pytest
 
-from service import admin
+from service.cli import admin
+from service.database import Database
 from service.embedded import reachable_binaries, server_account
-from service.errors import OperatorError
-from tests.guarantees.load import note, opening
+from service.errors import ClockUntrusted, OperatorError
+from service.log.ledger import Ledger
+from service.log.turn import turn, turn_back
+from tests.guarantees.load import envelope, note, opening
 from tests.servers import OwnPostgres, make_key, make_ledger, rows, serving, verified, wait_for
 
 LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
@@ -199,6 +203,53 @@ def test_a_clock_that_is_not_behind_cannot_be_accepted(clocks: Clocks) -> None:
     clocks.open()
     with psycopg.connect(clocks.owner_url, autocommit=True) as connection, pytest.raises(OperatorError, match="nothing to accept"):
         admin.accept_clock(connection, clocks.ledger)
+
+
+def pending_end(clocks: Clocks) -> str:
+    """A contract that is to be completed half a year from now."""
+    contract = clocks.open()
+    later = (datetime.now(UTC) + timedelta(days=180)).date().isoformat()
+    ending = envelope(later, {"by": "both"})
+    answer = clocks.api.post(f"{contract}/contract-completed", json=ending, headers={"Idempotency-Key": "ending"})
+    assert answer.status_code == 201, answer.text
+    return contract
+
+
+def stored_status(clocks: Clocks, contract: str) -> str:
+    query = "SELECT state::json ->> 'status' FROM contracts WHERE contract_id = %s"
+    return str(rows(clocks.service_url, query, contract.rpartition("/")[2])[0][0])
+
+
+async def turned(clocks: Clocks) -> tuple[int, int]:
+    """How many rows a turn of the day in this process, whose clock is right, refreshes; forward, and back."""
+    database = Database(clocks.service_url, 2)
+    await database.open()
+    try:
+        query = "SELECT ledger_id::text, name, time_zone, if_match_required FROM ledgers WHERE name = %s"
+        ledger = Ledger(*rows(clocks.service_url, query, clocks.ledger)[0])
+        return await turn(database, ledger), await turn_back(database, ledger, datetime.now(UTC).date())
+    finally:
+        await database.close()
+
+
+def test_a_clock_of_the_database_that_jumps_does_not_turn_the_day(clocks: Clocks) -> None:
+    contract = pending_end(clocks)
+    clocks.set(A_YEAR_ON, RIGHT)
+    with pytest.raises(ClockUntrusted, match="apart"):
+        asyncio.run(turned(clocks))
+    assert stored_status(clocks, contract) == "reported"
+
+
+def test_what_both_clocks_together_turned_to_next_year_is_turned_back(clocks: Clocks, tmp_path: Path) -> None:
+    contract = pending_end(clocks)
+    clocks.set(A_YEAR_ON, A_YEAR_ON)
+    # A service turns the day when it starts.
+    with serving(clocks.service_url, tmp_path, environment=clocks.service.environment):
+        wait_for(lambda: stored_status(clocks, contract) == "completed", "the row is settled for next year")
+    clocks.set(RIGHT, RIGHT)
+    assert asyncio.run(turned(clocks)) == (0, 1)
+    assert stored_status(clocks, contract) == "reported"
+    verified(clocks.service_url, clocks.ledger)
 
 
 def accept(clocks: Clocks) -> None:

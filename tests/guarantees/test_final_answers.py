@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
-from service.audit.replay import rebuild
+from service.audit.rebuild import rebuild
 from tests.guarantees.conftest import Pair
 from tests.guarantees.load import Work, at_work, envelope, note, opening
 

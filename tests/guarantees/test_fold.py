@@ -5,7 +5,7 @@ from datetime import datetime
 
 import pytest
 
-from service.audit.replay import rebuild
+from service.audit.rebuild import rebuild
 from tests.guarantees.conftest import Pair
 from tests.guarantees.load import Work, at_work, opening
 from tests.servers import rows, verified

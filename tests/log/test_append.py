@@ -18,7 +18,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.api.envelope import read_events
-from service.audit.replay import rebuild
+from service.audit.rebuild import rebuild
 from service.database import Database as Connections
 from service.errors import Internal, LedgerError, OutcomeUnknown, Refused, Unavailable
 from service.log import append as appending
@@ -393,27 +393,46 @@ async def _until_waiting(service: Served) -> None:
     await asyncio.to_thread(wait_for, lambda: rows(service.superuser_url, query), "a writer waits for the lock", 5)
 
 
-async def test_a_writer_that_dies_answers_what_waits_and_fails_readiness_until_it_commits_again(database: Database, tmp_path: Path) -> None:
+async def test_a_writer_that_dies_answers_what_waits_and_fails_readiness_until_it_commits_again(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with served(database, tmp_path) as service:
+        contract = await service.open()
+        with monkeypatch.context() as patched:
+            patched.setattr(Heads, "committed", _die)
+            async with service.locked():
+                flying = asyncio.create_task(service.note(contract, "flying"))
+                await _until_waiting(service)
+                waiting = [asyncio.create_task(service.note(contract, f"waiting {n}")) for n in range(3)]
+                await asyncio.sleep(0.05)
+            assert [problem(await task) for task in (flying, *waiting)] == [(503, "outcome-unknown", True)] * 4
+            assert await service.ready() == 503
+        # The batch of the first was committed before its writer died.
+        assert (await service.note(contract, "flying")).headers["idempotent-replayed"] == "true"
+        assert await service.ready() == 200
+        assert [(await service.note(contract, f"waiting {n}")).json()["revision"] for n in range(3)] == [3, 4, 5]
+        verified(service.url, service.ledger)
+
+
+def _die(*_: object) -> None:
+    raise RuntimeError("the writer dies")
+
+
+async def test_a_damaged_contract_fails_its_own_requests_and_no_other(database: Database, tmp_path: Path) -> None:
     async with served(database, tmp_path) as service:
         healthy, damaged = await service.open("healthy"), await service.open("damaged")
-        damage = "UPDATE contracts SET state = 'no state' WHERE contract_id = %s"
-        rows(service.url, damage, damaged.rpartition("/")[2])
+        rows(service.url, "UPDATE contracts SET state = 'no state' WHERE contract_id = %s", damaged.rpartition("/")[2])
         async with service.locked():
             flying = asyncio.create_task(service.note(healthy, "flying"))
             await _until_waiting(service)
-            waiting = [asyncio.create_task(service.note(path, "waiting")) for path in (healthy, damaged, healthy)]
+            waiting = [asyncio.create_task(service.note(path, f"waiting {n}")) for n, path in enumerate((healthy, damaged, healthy))]
             await asyncio.sleep(0.05)
-        assert (await flying).status_code == 201
-        assert [problem(await task) for task in waiting] == [(503, "outcome-unknown", True)] * 3
-        assert await service.ready() == 503
-        assert (await service.note(healthy, "waiting")).status_code == 201
+        assert [(await task).status_code for task in (flying, *waiting)] == [201, 201, 500, 201]
+        assert "contract-ledger verify" in (await waiting[1]).json()["detail"]
         assert await service.ready() == 200
-        assert problem(await service.note(damaged, "waiting")) == (503, "outcome-unknown", True)
-        assert await service.ready() == 503
 
         await asyncio.to_thread(rebuild, service.url, service.ledger, lambda *_: None)
-        assert (await service.note(damaged, "waiting")).status_code == 201
-        assert await service.ready() == 200
+        assert (await service.note(damaged, "waiting 1")).status_code == 201
         verified(service.url, service.ledger)
 
 

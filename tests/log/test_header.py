@@ -34,14 +34,14 @@ from service.log.header import (
     decode_header,
     event_hash,
     header_bytes,
-    new_salt,
+    new_salts,
     sealed_digest,
     sealed_map,
     state_hash,
 )
 from service.log.ledger import instant
 from service.projections.contracts import ContractRow
-from tests.domain.histories import CELLS, CONTRACT, Log, delivered, log_of, reported, signed
+from tests.domain.histories import CELLS, CONTRACT, Log, delivered, log_of, noted, reported, signed
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "log"
@@ -226,10 +226,14 @@ def test_a_header_above_4_kib_is_refused() -> None:
         header_bytes(members | {"event_type": "값" * (room // 3 + 1)})  # bytes count, not characters
 
 
-def test_a_salt_is_16_random_bytes_in_lower_case_hex() -> None:
-    salts = {new_salt() for _ in range(200)}
-    assert len(salts) == 200
-    assert all(len(bytes.fromhex(salt)) == 16 and salt == salt.lower() for salt in salts)
+def test_salts_are_16_random_bytes_each_and_stand_in_bodies_in_lower_case_hex() -> None:
+    salts = new_salts(200)
+    assert {len(salt) for salt in salts} == {16}
+    assert len({*salts, *new_salts(200)}) == 400
+    log = log_of(reported(), noted())
+    kept = [orjson.loads(body)["salt"] for stored in log.stored.values() for _, body in stored]
+    assert len({*kept}) == 2
+    assert all(re.fullmatch("[0-9a-f]{32}", salt) for salt in kept)
 
 
 def test_equal_bodies_under_different_salts_have_different_digests() -> None:
@@ -338,8 +342,8 @@ def test_every_stored_member_has_the_digest_that_covers_it() -> None:
 def test_the_columns_that_repeat_the_header_are_copies_of_it() -> None:
     log = Log()
     batch = log.commit(log.request(reported(items=[CELLS]), signed(), delivered("d1", "2024-03-01")))
-    assert len(batch.event_rows) == len(batch.payload_rows) == 3
-    for row, payload in zip(batch.event_rows, batch.payload_rows, strict=True):
+    assert len(batch.rows.events) == len(batch.rows.payloads) == 3
+    for row, payload in zip(batch.rows.events, batch.rows.payloads, strict=True):
         header = orjson.loads(row["header"])
         copies = {name: member for name, member in row.items() if name not in ("header", "event_hash")}
         assert copies == {name: header[name] for name in copies}
@@ -362,7 +366,7 @@ def test_each_header_is_linked_to_the_one_before_it_in_its_contract() -> None:
 
 
 def test_what_the_fold_reads_of_an_event_is_all_in_header_and_body() -> None:
-    fields = {"recorded_on": "recorded_at", "data": "body_digest", "source": "body_digest"}
+    fields = {"recorded_on": "recorded_at", "day": "effective_on", "data": "body_digest", "source": "body_digest"}
     assert {fields.get(name, name) for name in RecordedEvent.__struct_fields__} <= set(HEADER_MEMBERS)
 
 

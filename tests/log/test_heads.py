@@ -3,6 +3,8 @@
 import asyncio
 import json
 import secrets
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
@@ -11,8 +13,9 @@ from pathlib import Path
 import httpx
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 
-from service import admin
+from service.cli import admin
 from service.errors import OperatorError
 from service.log import heads as kept_heads
 from service.log.decide import Batch
@@ -21,7 +24,7 @@ from service.log.ledger import Ledger
 from service.settings import Settings
 from tests.conftest import Database, NewDatabase, Server
 from tests.guarantees.load import note, opening
-from tests.servers import in_process, make_key, make_ledger, rows, verified, wait_for
+from tests.servers import ROOT, in_process, make_key, make_ledger, rows, verified, wait_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +209,7 @@ async def test_a_connection_made_while_commits_go_on_finds_nothing_lost(deployme
             # It has asked, and a batch is committed before it is answered.
             await asyncio.sleep(0)
             batch = Batch(ledger, [])
-            batch.event_rows.append({})
+            batch.written = 1
             batch.position, batch.last_hash = head
             heads.committed(batch)
             await looking
@@ -221,3 +224,72 @@ def test_a_head_never_goes_backwards_unless_told(tmp_path: Path) -> None:
     assert read_heads(tmp_path) == {"a": Head(5, "five"), "b": Head(1, "one")}
     keep_head(tmp_path, "a", Head(4, "four"), backwards=True)
     assert read_heads(tmp_path)["a"] == Head(4, "four")
+
+
+BROKEN = {
+    "empty": b"",
+    "cut short": b'{"position": 5, "event',
+    "another thing": b"[]",
+    "without its hash": b'{"position": 5}',
+    "zeros": b"\0" * 96,
+}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_a_head_that_a_power_cut_or_a_person_has_broken_is_told_by_its_file(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "a.json"
+    file.write_bytes(content)
+    with pytest.raises(OperatorError, match=f"{file} cannot be read .* Put the file back from a backup"):
+        Heads(tmp_path)
+    with pytest.raises(OperatorError, match="cannot be read"):
+        keep_head(tmp_path, "a", Head(6, "six"))
+    assert file.read_bytes() == content
+    keep_head(tmp_path, "a", Head(4, "four"), backwards=True)
+    assert read_heads(tmp_path) == {"a": Head(4, "four")}
+
+
+async def test_a_service_does_not_start_with_a_head_it_cannot_read(deployment: Deployment) -> None:
+    deployment.heads.mkdir()
+    (deployment.heads / f"{deployment.ledger_id()}.json").touch()
+    with pytest.raises(OperatorError, match="cannot be read"):
+        async with deployment.running():
+            pass
+
+
+async def test_a_head_that_cannot_be_written_now_is_written_as_soon_as_it_can_be(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_heads, "WRITE_SECONDS", 0.02)
+    deployment.heads.mkdir()
+    # A folder stands where the file is to be drafted.
+    obstacle = deployment.heads / f"{deployment.ledger_id()}.new"
+    obstacle.mkdir()
+    async with deployment.running() as (api, _):
+        with capture_logs() as said:
+            contract = await open_contract(api)
+            told = {"event": "the heads of the log cannot be kept", "log_level": "critical"}
+            await asyncio.to_thread(wait_for, lambda: any(entry.items() >= told.items() for entry in said), "it is told", 5)
+        assert await recorded(api, contract) == 2
+        obstacle.rmdir()
+        await asyncio.to_thread(wait_for, lambda: read_heads(deployment.heads), "the head is kept", 5)
+    assert [head.position for head in read_heads(deployment.heads).values()] == [2]
+
+
+UNTIL_KILLED = """
+import itertools, sys
+from pathlib import Path
+from service.log.heads import Head, keep_head
+for position in itertools.count(1):
+    keep_head(Path(sys.argv[1]), "a", Head(position, f"{position:064x}"))
+    print(position, flush=True)
+"""
+
+
+def test_a_process_killed_at_any_moment_leaves_a_whole_head_that_is_not_older_than_it_said(tmp_path: Path) -> None:
+    for lines in (1, 17, 60):
+        command = [sys.executable, "-c", UNTIL_KILLED, str(tmp_path / str(lines))]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
+            assert process.stdout is not None
+            said = [int(process.stdout.readline()) for _ in range(lines)]
+            process.kill()
+        assert read_heads(tmp_path / str(lines))["a"].position >= said[-1]

@@ -15,7 +15,9 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import httpx
+import psycopg
 import pytest
+from structlog.testing import capture_logs
 
 from service.access import Keyring
 from service.api.operations import LedgerDirectory, Services
@@ -26,7 +28,7 @@ from service.log.append import Writers
 from service.log.heads import Heads
 from service.log.ledger import Ledger
 from service.log.read import Reader
-from service.log.turn import turn
+from service.log.turn import turn, turn_back
 from service.settings import Settings
 from tests.conftest import Database
 from tests.guarantees.load import PARTIES, envelope, note
@@ -64,8 +66,18 @@ class Book:
 
     def move_on(self) -> None:
         """The ledger's day passes."""
-        change = "UPDATE ledgers SET time_zone = %s WHERE name = %s"
-        rows(self.database.owner_url, change, FIRST_ZONE, self.name)
+        self.move(FIRST_ZONE)
+
+    def move_back(self) -> None:
+        """The day that passed has not come after all."""
+        self.move(LAST_ZONE)
+
+    def move(self, zone: str) -> None:
+        rows(self.database.owner_url, "UPDATE ledgers SET time_zone = %s WHERE name = %s", zone, self.name)
+
+    def status(self, path: str) -> str:
+        """The status in the stored row of a contract."""
+        return str(self.row(path)["state"]["status"])
 
     @property
     def ledger(self) -> Ledger:
@@ -240,3 +252,92 @@ async def test_a_service_that_starts_turns_what_came_due_while_it_was_down(datab
         async with in_process(Settings(database_url=database.service_url, data_dir=tmp_path)):
             await asyncio.to_thread(wait_for, lambda: book.row(contract)["state"]["status"] == "completed", "the row is turned")
         verified(database.service_url, book.name)
+
+
+@asynccontextmanager
+async def locked(book: Book) -> AsyncIterator[None]:
+    """Another session holds the ledger's lock."""
+    async with await psycopg.AsyncConnection.connect(book.database.service_url) as connection:
+        await connection.execute("SELECT FROM ledger_locks WHERE ledger_id = %s FOR NO KEY UPDATE", [book.ledger.ledger_id])
+        yield
+        await connection.rollback()
+
+
+async def test_a_ledger_in_which_nothing_is_due_is_looked_at_without_its_lock(book: Book) -> None:
+    contract = await pending_end(book)
+    async with locked(book), asyncio.timeout(4):
+        assert await book.turn() == 0
+    book.move_on()
+    waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with locked(book):
+        turn_of_the_row = asyncio.create_task(book.turn())
+        await asyncio.to_thread(wait_for, lambda: rows(book.database.superuser_url, waits), "the turn waits for the lock", 4)
+        assert book.status(contract) == "reported"
+    assert await turn_of_the_row == 1
+
+
+async def test_rows_that_were_settled_for_a_later_day_are_due_again(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turning, "ROWS_A_LOOK", 2)
+    contracts = [await pending_end(book) for _ in range(4)]
+    other = await book.open(plain_opening())
+    before = [book.row(contract) for contract in contracts]
+    book.move_on()
+    assert await book.turn() == 4
+    book.move_back()
+    assert {book.status(contract) for contract in contracts} == {"completed"}
+    assert await turn_back(book.connections, book.ledger, today(LAST_ZONE)) == 4
+    assert [book.row(contract) for contract in contracts] == before
+    assert book.status(other) == "reported"
+    assert await turn_back(book.connections, book.ledger, today(LAST_ZONE)) == 0
+    verified(book.database.service_url, book.name)
+
+
+async def test_a_running_service_turns_forward_and_back_with_the_day(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turning, "LOOK_SECONDS", 0.02)
+    async with book_of(database, tmp_path) as book:
+        contract = await pending_end(book)
+        async with in_process(Settings(database_url=database.service_url, data_dir=tmp_path)):
+            for move, status in ((book.move_on, "completed"), (book.move_back, "reported"), (book.move_on, "completed")):
+                move()
+                await asyncio.to_thread(wait_for, lambda status=status: book.status(contract) == status, f"the row is {status}", 10)
+
+
+async def test_a_contract_that_cannot_be_read_keeps_no_other_from_its_turn(book: Book) -> None:
+    broken, sound = await pending_end(book), await pending_end(book)
+    forge = f"""
+        ALTER TABLE payloads DISABLE TRIGGER refuse_change;
+        UPDATE payloads p SET body = 'forged' FROM events e WHERE e.ledger_id = p.ledger_id AND e.position = p.position
+            AND e.contract_id = '{broken.rpartition("/")[2]}';
+        ALTER TABLE payloads ENABLE ALWAYS TRIGGER refuse_change;
+    """
+    rows(book.database.owner_url, forge)
+    book.move_on()
+    with capture_logs() as said:
+        assert [await book.turn(), await book.turn()] == [1, 0]
+    assert (book.status(broken), book.status(sound)) == ("reported", "completed")
+    assert {entry["contract_id"] for entry in said if entry["log_level"] == "critical"} == {broken.rpartition("/")[2]}
+
+
+async def test_a_turn_that_dies_fails_readiness_and_is_begun_again(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turning, "LOOK_SECONDS", 0.02)
+    name = make_ledger(database.service_url)
+    change = "UPDATE ledgers SET time_zone = %s WHERE name = %s"
+    async with in_process(Settings(database_url=database.service_url, data_dir=tmp_path)) as make, make(name, "") as api:
+
+        async def until_ready_is(status: int) -> None:
+            async with asyncio.timeout(10):
+                while (await api.get("http://service/readyz")).status_code != status:  # noqa: ASYNC110 - that is what a prober does
+                    await asyncio.sleep(0.02)
+
+        await until_ready_is(200)
+        rows(database.owner_url, change, "Mars/Phobos", name)
+        try:
+            await until_ready_is(503)
+            assert "turn of the day died" in (await api.get("http://service/readyz")).json()["detail"]
+        finally:
+            rows(database.owner_url, change, "UTC", name)
+        await until_ready_is(200)

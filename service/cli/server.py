@@ -23,17 +23,17 @@ from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
-from service import admin
 from service.app import create_app
+from service.cli import admin
+from service.cli.deployment import Databases, command_name, connected, data_folder, make_data_folder, named_databases, prepare
+from service.cli.welcome import Welcome, say_stopped, say_welcome
 from service.database import DURABILITY, connect, refuse_unsafe
-from service.deployment import Databases, command_name, connected, data_folder, make_data_folder, named_databases, prepare
 from service.embedded import EmbeddedPostgres, default_data_folder
 from service.errors import OperatorError
 from service.log.ledgers import make_ledger
 from service.migration import check_migrated, migrate
 from service.settings import Settings
 from service.telemetry import configure_logging
-from service.welcome import Welcome, say_stopped, say_welcome
 
 BACKLOG = 2_048
 GRACE_SECONDS = 30
@@ -132,7 +132,7 @@ def _tell_workers(urls: Databases, folder: Path) -> None:
 def _run(listening: socket.socket, workers: int, ready: Callable[[], None]) -> int:
     """Serve on the socket until a signal comes; 1 if a worker could not start."""
     config = uvicorn.Config(
-        "service.server:worker",
+        "service.cli.server:worker",
         factory=True,
         workers=workers,
         loop="uvloop",

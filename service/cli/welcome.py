@@ -10,7 +10,7 @@ import structlog
 from rich.console import Console
 from rich.text import Text
 
-from service.deployment import API_KEY_FILE
+from service.cli.deployment import API_KEY_FILE
 
 _log = structlog.get_logger()
 _SOURCE = {"kind": "filing", "name": "LG Energy Solution"}

@@ -12,7 +12,7 @@ import psycopg
 from uuid_utils import uuid7
 
 from service.access import FIND_KEY, MIN_KEY_LENGTH, RIGHTS, key_hash, new_key
-from service.deployment import API_KEY_FILE, keep_secret, kept_key
+from service.cli.deployment import API_KEY_FILE, keep_secret, kept_key
 from service.errors import OperatorError
 from service.log.decide import CLOCK_TOLERANCE
 from service.log.heads import Head, keep_head, read_heads

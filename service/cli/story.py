@@ -12,9 +12,9 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from service.client import Client, Unreachable
+from service.cli.client import Client, Unreachable
+from service.cli.prose import Told, event_words, listed, source_words
 from service.domain.dates import first_day, last_day
-from service.prose import Told, event_words, listed, source_words
 
 Json = dict[str, Any]
 FOLLOW_SECONDS = 1.0
@@ -57,7 +57,7 @@ def _contract(told: Told, ledger: str) -> Iterator[RenderableType]:
     yield Text(as_of_words(told.as_of), style="dim")
     yield Text()
     yield from _labelled(_facts(told))
-    if state.get("figures"):
+    if told.figures():
         yield Text()
         yield told.figures_table()
 

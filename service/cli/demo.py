@@ -14,12 +14,12 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from service.case import CONTINUATIONS, DAY_BETWEEN, EVENTS, FIRST_DAY, LAST_DAY, request_key
-from service.client import Client, Problem
+from service.cli.case import CONTINUATIONS, DAY_BETWEEN, EVENTS, FIRST_DAY, LAST_DAY, request_key
+from service.cli.client import Client, Problem
+from service.cli.prose import Told, figure_amount, listed, money, source_words
+from service.cli.story import console, history
 from service.errors import OperatorError
 from service.log.header import NO_PREVIOUS, SCHEMA, event_hash, header_bytes
-from service.prose import Told, figure_amount, listed, money, source_words
-from service.story import console, history
 
 Json = dict[str, Any]
 LEDGER = "demo"
@@ -120,7 +120,7 @@ def _best_answer(last: Told) -> Iterator[RenderableType]:
     for heading in ("", *(entry["currency"] for entry in value["by_currency"])):
         table.add_column(heading)
     for name in ("best", "low", "high"):
-        table.add_row(name, *(_amount_in(entry, name) for entry in value["by_currency"]))
+        table.add_row(name, *(_amount_in(entry, name, last) for entry in value["by_currency"]))
     yield table
     support, conflicts = value.get("support", 0), value.get("conflicts", [])
     count = "no conflicts" if not conflicts else f"{len(conflicts)} conflicts"
@@ -130,10 +130,11 @@ def _best_answer(last: Told) -> Iterator[RenderableType]:
     )
 
 
-def _amount_in(entry: Json, name: str) -> str:
+def _amount_in(entry: Json, name: str, told: Told) -> str:
     part = entry[name]
     if name == "best":
-        return f"{figure_amount(part)} ({part['basis']}, {source_words(part['source'])})"
+        figure = next(figure for figure in told.figures() if figure["figure_id"] == part["figure_id"])
+        return f"{figure_amount(figure)} ({figure['basis']}, {source_words(figure['source'])})"
     return f"{money(part['amount'], entry['currency'])} ({part['figure_id']})"
 
 
@@ -186,7 +187,7 @@ def _basis_answer(told: Answers, events: Sequence[Json], ledger_id: str) -> Iter
 
 
 def _value_revisions(state: Json) -> set[int]:
-    parts = [*state.get("figures", []), *state["value"].get("withheld", []), *state["quantity"].get("withheld", [])]
+    parts = [*state["value"].get("figures", []), *state["value"].get("withheld", []), *state["quantity"].get("withheld", [])]
     return {revision for part in parts for revision in part["rests_on"]}
 
 

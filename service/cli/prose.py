@@ -108,6 +108,11 @@ class Told:
             return f"{start} and ends in {end['end_on']}: {counted}, {word}"
         return f"{start} and ends on {end['end_on']}, as stated, {word}"
 
+    def figures(self) -> list[Json]:
+        """The figures that stand."""
+        figures: list[Json] = self.state["value"].get("figures", [])
+        return figures
+
     def value(self) -> list[str]:
         """The value in sentences: its status, the best figure, ranges, support, conflicts, what is withheld."""
         value = self.state["value"]
@@ -121,7 +126,11 @@ class Told:
                 f"Best: {figure_amount(best)} ({terms}), on the word of {source_words(best['source'])}.",
             ]
             said.append(self._support(value, best["currency"]))
-            ranges = [entry for entry in value.get("by_currency", []) if entry["best"] != best or entry["low"] != entry["high"]]
+            ranges = [
+                entry
+                for entry in value.get("by_currency", [])
+                if entry["best"]["figure_id"] != best["figure_id"] or entry["low"] != entry["high"]
+            ]
             said += map(_range_words, ranges)
         said += self._derivations() + self._conflicts(value)
         withheld = [*value.get("withheld", []), *self.state["quantity"].get("withheld", [])]
@@ -135,7 +144,7 @@ class Told:
 
     def _derivations(self) -> list[str]:
         derived: dict[str, list[str]] = {}
-        for figure in self.state.get("figures", []):
+        for figure in self.figures():
             if "derived_from" in figure:
                 derived.setdefault(figure["derived_from"]["figure_id"], []).append(figure["figure_id"])
         return [f"{listed(ids)} {'are' if len(ids) > 1 else 'is'} derived from {root}." for root, ids in derived.items()]
@@ -143,7 +152,7 @@ class Told:
     def _conflicts(self, value: Json) -> list[str]:
         conflicts = value.get("conflicts", [])
         if not conflicts:
-            return ["No figures conflict."] if self.state.get("figures") else []
+            return ["No figures conflict."] if self.figures() else []
         return [f"{listed(entry['figures'])} conflict: they differ by {entry['difference_percent']} %." for entry in conflicts]
 
     def withheld(self, parts: Sequence[Json]) -> list[str]:
@@ -184,7 +193,7 @@ class Told:
         table = Table(title="Figures", title_justify="left", show_edge=False, pad_edge=False)
         for heading in ("figure", "amount", "basis", "scope", "on the word of", "derived from", "position"):
             table.add_column(heading)
-        for figure in self.state.get("figures", []):
+        for figure in self.figures():
             table.add_row(
                 figure["figure_id"],
                 figure_amount(figure),

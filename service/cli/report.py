@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from service.admin import KeyRow
+from service.cli.admin import KeyRow
+from service.cli.story import console
 from service.log.ledger import instant
-from service.story import console
 
 if TYPE_CHECKING:
-    from service.audit.replay import Rebuilt, Verdict
+    from service.audit.rebuild import Rebuilt
+    from service.audit.replay import Verdict
 
 LINE_SECONDS = 5.0
 Advance = Callable[[int, int, str], None]

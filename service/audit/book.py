@@ -1,0 +1,152 @@
+"""The ledger that is replayed, in chunks of contracts, each read in one short snapshot with its rows."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, NamedTuple
+
+import psycopg
+
+from service.database import connect
+from service.errors import OperatorError
+from service.log.ledger import Ledger, zone
+from service.projections.contracts import ContractRow
+
+CHUNK_EVENTS = 10_000
+
+Row = tuple[Any, ...]
+Connection = psycopg.Connection[tuple[Any, ...]]
+_LEDGER = """
+SELECT ledger_id::text, name, time_zone, if_match_required, generation, layout,
+       (SELECT coalesce(max(last_position), 0) FROM batches b WHERE b.ledger_id = l.ledger_id), clock_timestamp()
+FROM ledgers l WHERE name = %s
+"""
+_SIZES = "SELECT contract_id::text, max(revision) FROM events WHERE ledger_id = %s::uuid GROUP BY contract_id ORDER BY contract_id"
+_EVENTS = """
+SELECT contract_id::text, position, revision, event_id::text, event_type, recorded_at, header, event_hash
+FROM events
+WHERE ledger_id = %(ledger_id)s::uuid AND contract_id > %(after)s::uuid AND contract_id <= %(upto)s::uuid
+ORDER BY events.contract_id, revision
+"""  # by the column, which the index gives in order, and not by its text
+_EVENTS_OF_ONE = _EVENTS.replace("contract_id > %(after)s::uuid AND contract_id <=", "contract_id =")
+# By one walk over the index: to look up the body of each event beside it takes twice as long.
+_BODIES = "SELECT position, body FROM payloads WHERE ledger_id = %(ledger_id)s::uuid AND position = ANY(%(positions)s::bigint[])"
+_ROWS = """
+SELECT contract_id::text, revision, position, encode(last_hash, 'hex'), last_on, has_pending, settled_on,
+       holds_until, filters, state, beside
+FROM contracts
+WHERE ledger_id = %(ledger_id)s::uuid AND generation = %(generation)s
+  AND contract_id > %(after)s::uuid AND contract_id <= %(upto)s::uuid
+"""
+_DELIVERIES = """
+SELECT contract_id::text, delivery_id, revision FROM deliveries
+WHERE ledger_id = %(ledger_id)s::uuid AND generation = %(generation)s
+  AND contract_id > %(after)s::uuid AND contract_id <= %(upto)s::uuid
+"""
+_FIRST_ID = "00000000-0000-0000-0000-000000000000"
+_LAST_ID = "ffffffff-ffff-ffff-ffff-ffffffffffff"
+
+
+class Difference(NamedTuple):
+    """Where what is stored is not what the log says, in a sentence."""
+
+    where: str
+    sentence: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.sentence}"
+
+
+class Found(Exception):
+    """A difference was found; the walk of the contract ends."""
+
+    def __init__(self, where: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.difference = Difference(where, sentence)
+
+
+class Chunk(NamedTuple):
+    """The contracts after one id up to another."""
+
+    after: str
+    upto: str
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """The ledger that is replayed: its live generation, its head and its day when the replay began."""
+
+    ledger: Ledger
+    generation: int
+    layout: int
+    head: int
+    today: date
+
+
+class Stored(NamedTuple):
+    """What is stored of a chunk: events by contract and revision, their bodies by position, and by contract rows and delivery ids."""
+
+    events: list[Row]
+    bodies: dict[int, bytes]
+    rows: dict[str, ContractRow]
+    delivery_ids: dict[str, dict[str, int]]
+
+
+def open_connection(url: str) -> Connection:
+    """A connection for a long walk: no limit on a statement or a transaction, instants in UTC."""
+    connection = connect(url, autocommit=True)
+    connection.execute("SET timezone = 'UTC'")
+    connection.execute("SET statement_timeout = 0")
+    if connection.info.server_version >= 170000:
+        connection.execute("SET transaction_timeout = 0")
+    # Compiling these short queries, or starting workers for them, takes longer than running them.
+    connection.execute("SET jit = off")
+    connection.execute("SET max_parallel_workers_per_gather = 0")
+    return connection
+
+
+def open_book(connection: Connection, name: str) -> Book:
+    row = connection.execute(_LEDGER, [name]).fetchone()
+    if row is None:
+        raise OperatorError(f"There is no ledger {name}; `contract-ledger ledgers list` shows those there are.")
+    ledger = Ledger(*row[:4])
+    return Book(ledger, row[4], row[5], row[6], row[7].astimezone(zone(ledger.time_zone)).date())
+
+
+def chunks_of(connection: Connection, book: Book) -> Iterator[Chunk]:
+    """The whole ledger, in chunks of about CHUNK_EVENTS events; the first and the last reach to the ends of all ids."""
+    after, upto, events = _FIRST_ID, _FIRST_ID, 0
+    with connection.transaction(), connection.cursor("sizes") as cursor:
+        cursor.itersize = 5_000
+        for contract_id, revisions in cursor.execute(_SIZES, [book.ledger.ledger_id]):
+            if events and events + revisions > CHUNK_EVENTS:
+                yield Chunk(after, upto, events)
+                after, events = upto, 0
+            upto, events = contract_id, events + revisions
+    yield Chunk(after, _LAST_ID, events)
+
+
+def read_chunk(connection: Connection, book: Book, chunk: Chunk) -> Stored:
+    """The events, rows and delivery ids of a chunk, in one snapshot."""
+    parameters = {"ledger_id": book.ledger.ledger_id, "generation": book.generation, "after": chunk.after, "upto": chunk.upto}
+    with connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        events, bodies = _read_events(connection, _EVENTS, parameters)
+        rows = {row[0]: ContractRow(*row) for row in connection.execute(_ROWS, parameters, binary=True)}
+        ids: dict[str, dict[str, int]] = {}
+        for contract_id, delivery_id, revision in connection.execute(_DELIVERIES, parameters):
+            ids.setdefault(contract_id, {})[delivery_id] = revision
+    return Stored(events, bodies, rows, ids)
+
+
+def read_contract(connection: Connection, book: Book, contract_id: str) -> tuple[list[Row], dict[int, bytes]]:
+    """The events of one contract, and their bodies by position."""
+    return _read_events(connection, _EVENTS_OF_ONE, {"ledger_id": book.ledger.ledger_id, "upto": contract_id})
+
+
+def _read_events(connection: Connection, statement: str, parameters: dict[str, Any]) -> tuple[list[Row], dict[int, bytes]]:
+    events = connection.execute(statement, parameters, binary=True).fetchall()
+    positions = sorted(event[1] for event in events)
+    wanted = {"ledger_id": parameters["ledger_id"], "positions": "{" + ",".join(map(str, positions)) + "}"}
+    return events, dict(connection.execute(_BODIES, wanted, binary=True).fetchall())

@@ -1,0 +1,160 @@
+"""The chain: every check of a stored event that needs no other contract, and of the order in which all of them stand."""
+
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from functools import lru_cache
+from hashlib import sha256
+from typing import Any
+
+import msgspec
+
+from service.audit.book import Book, Connection, Difference, Found, Row
+from service.domain.dates import first_day
+from service.domain.events import EventData, RecordedEvent, decode_body
+from service.domain.state import JsonObject
+from service.log.header import LEAF, NO_PREVIOUS, SCHEMA, Header, decode_header
+from service.log.ledger import Ledger, zone
+from service.log.read import local_day
+
+POSITIONS_A_LOOK = 200_000
+_ORDER = """
+SELECT count(*) FILTER (WHERE position > %(after)s), min(position) FILTER (WHERE recorded_at < before)
+FROM (
+    SELECT position, recorded_at, lag(recorded_at) OVER (ORDER BY position) AS before
+    FROM events WHERE ledger_id = %(ledger_id)s::uuid AND position >= %(after)s AND position <= %(upto)s
+) o
+"""
+_GAP = """
+SELECT min(p) FROM generate_series(%(after)s + 1, %(upto)s) AS p
+WHERE NOT EXISTS (SELECT 1 FROM events WHERE ledger_id = %(ledger_id)s::uuid AND position = p)
+"""
+# The event after a batch is of another request, so it is later.
+_BATCHES = """
+SELECT min(b.last_position) FROM batches b
+LEFT JOIN events e ON e.ledger_id = b.ledger_id AND e.position = b.last_position
+LEFT JOIN events n ON n.ledger_id = b.ledger_id AND n.position = b.last_position + 1
+WHERE b.ledger_id = %(ledger_id)s::uuid AND b.last_position > %(after)s AND b.last_position <= %(upto)s
+  AND (e.recorded_at IS DISTINCT FROM b.recorded_at OR n.recorded_at <= b.recorded_at)
+"""
+_ORPHANS = """
+SELECT min(p.position) FROM payloads p
+WHERE p.ledger_id = %(ledger_id)s::uuid AND p.position > %(after)s AND p.position <= %(upto)s
+  AND NOT EXISTS (SELECT 1 FROM events e WHERE e.ledger_id = p.ledger_id AND e.position = p.position)
+"""
+_OUTSIDE = """
+WITH head AS (SELECT coalesce(max(last_position), 0) AS last FROM batches WHERE ledger_id = %(ledger_id)s::uuid)
+SELECT min(position) FROM (
+    SELECT position FROM events, head WHERE ledger_id = %(ledger_id)s::uuid AND position > last
+    UNION ALL SELECT position FROM events WHERE ledger_id = %(ledger_id)s::uuid AND position < 1
+    UNION ALL SELECT position FROM payloads, head WHERE ledger_id = %(ledger_id)s::uuid AND position > last
+    UNION ALL SELECT position FROM payloads WHERE ledger_id = %(ledger_id)s::uuid AND position < 1
+    UNION ALL SELECT last_position FROM batches WHERE ledger_id = %(ledger_id)s::uuid AND last_position < 0
+) o
+"""
+_BEGINNING = """
+SELECT 1 FROM batches WHERE ledger_id = %(ledger_id)s::uuid AND last_position = 0 AND recorded_at = '1970-01-01T00:00:00Z'
+"""
+_COPIES = ("ledger_id", "contract_id", "position", "event_id", "event_type", "schema", "revision", "recorded_at")
+
+
+def check_chain(ledger: Ledger, contract_id: str, stored: Sequence[Row], bodies: Mapping[int, bytes]) -> list[RecordedEvent]:
+    """The events of a contract, once each is what was hashed, follows the one before it, and stands in columns that say the same.
+
+    Given as rows, with the bodies by position. This runs for every event of a ledger: what can be compared at once is, and only a
+    difference is looked at member by member.
+    """
+    prev, history = NO_PREVIOUS, []
+    ledger_id, local = ledger.ledger_id, zone(ledger.time_zone)
+    for revision, (_, position, column_revision, event_id, event_type, recorded_at, header, stored_hash) in enumerate(stored, 1):
+        if sha256(LEAF + header).digest() != stored_hash:
+            raise Found(f"position {position}", "the header is not the one that was hashed")
+        known, day = _read_header(header, position)
+        said = (known.ledger_id, known.contract_id, known.position, known.event_id, known.event_type, known.schema, known.revision)
+        columns = (ledger_id, contract_id, position, event_id, event_type, SCHEMA, column_revision)
+        if known.prev != prev or known.revision != revision:
+            sentence = f"contract {contract_id} has revision {known.revision} where {revision} with prev {prev[:16]}… belongs"
+            raise Found(f"position {position}", sentence)
+        if said != columns or _read_instant(known.recorded_at) != recorded_at:
+            raise _miscopied(position, (*said, known.recorded_at), (*columns, recorded_at))
+        data, source = _read_body(known, bodies.get(position))
+        history.append(
+            RecordedEvent(
+                event_id=event_id,
+                position=position,
+                revision=revision,
+                recorded_on=local_day(known.recorded_at, local),
+                effective_on=known.effective_on or "",
+                day=day,
+                data=data,
+                source=source,
+                hypothetical=bool(known.hypothetical),
+            )
+        )
+        prev = stored_hash.hex()
+    return history
+
+
+def _read_header(header: bytes, position: int) -> tuple[Header, date]:
+    """The header, and its day of effect; that and its instant are such."""
+    try:
+        known = decode_header(header)
+        day = first_day(known.effective_on or "")
+        _read_instant(known.recorded_at)
+    except msgspec.DecodeError as error:
+        raise Found(f"position {position}", f"the header cannot be read: {error}") from None
+    except ValueError as error:
+        raise Found(f"position {position}", f"the header holds a day or an instant that is none: {error}") from None
+    return known, day
+
+
+def _read_body(known: Header, body: bytes | None) -> tuple[EventData, JsonObject]:
+    if body is None:
+        raise Found(f"position {known.position}", "the body is missing, and no erasure explains it")
+    if sha256(body).hexdigest() != known.body_digest:
+        raise Found(f"position {known.position}", "the body is not the one whose digest the header holds")
+    try:
+        return decode_body(known.event_type, known.schema_version, body)
+    except (msgspec.DecodeError, KeyError) as error:
+        raise Found(f"position {known.position}", f"the body cannot be read as {known.event_type}: {error}") from None
+
+
+# The events of a request have one instant, and stand beside one another.
+_read_instant = lru_cache(1_024)(datetime.fromisoformat)
+
+
+def _miscopied(position: int, said: Sequence[Any], columns: Sequence[Any]) -> Found:
+    pairs = zip(_COPIES, said, columns, strict=True)
+    name, header, column = next((name, header, column) for name, header, column in pairs if str(header) != str(column))
+    return Found(f"position {position}", f"{name} is {column} in its column and {header} in the header")
+
+
+def check_order(connection: Connection, book: Book) -> Difference | None:
+    """Positions are gapless from 1 to the head, instants never fall, batches end where an event stands, no body is without its event."""
+    for after in range(0, book.head, POSITIONS_A_LOOK):
+        upto = min(after + POSITIONS_A_LOOK, book.head)
+        parameters = {"ledger_id": book.ledger.ledger_id, "after": after, "upto": upto}
+        count, early = connection.execute(_ORDER, parameters).fetchone() or (0, None)
+        if count != upto - after:
+            missing = connection.execute(_GAP, parameters).fetchone() or (upto,)
+            return Difference(f"position {missing[0]}", "there is no event, and the log has later ones or a later head")
+        if early:
+            return Difference(f"position {early}", "it was recorded before the event in front of it")
+        for statement, sentence in (
+            (_BATCHES, "the batch that ends here has another recorded_at than its last event, or ends within a request"),
+            (_ORPHANS, "there is a body without an event"),
+        ):
+            row = connection.execute(statement, parameters).fetchone()
+            if row and row[0] is not None:
+                return Difference(f"position {row[0]}", sentence)
+    return _check_ends(connection, book)
+
+
+def _check_ends(connection: Connection, book: Book) -> Difference | None:
+    """Nothing stands before the log's first position or beyond its head."""
+    parameters = {"ledger_id": book.ledger.ledger_id}
+    if connection.execute(_BEGINNING, parameters).fetchone() is None:
+        return Difference("position 0", "the row that the log begins with is missing, or has another recorded_at")
+    outside = connection.execute(_OUTSIDE, parameters).fetchone()
+    if outside and outside[0] is not None:
+        return Difference(f"position {outside[0]}", "there is an event, a body or a batch outside the log, which goes from 1 to its head")
+    return None

@@ -1,0 +1,229 @@
+"""The `contract-ledger` command. Each command imports what it needs when it runs, so that --help stays quick."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from service import __version__
+from service.cli import groups
+from service.cli.options import AnyLedger, DataDir, LedgerName, Url, client_of, databases_of, option, settings_of
+from service.errors import OperatorError
+
+app = typer.Typer(
+    help="An append-only ledger of long-term supply contracts. Begin with `contract-ledger serve`, then `contract-ledger demo`.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _name, _group in (("keys", groups.keys), ("ledgers", groups.ledgers), ("clock", groups.clock), ("head", groups.head)):
+    app.add_typer(_group, name=_name)
+
+
+def main() -> None:
+    """The entry point: a failure of the operator's concern is one sentence on stderr and exit status 1."""
+    # A process that is asked to end puts its house in order, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app()
+    except OperatorError as error:
+        _fail(error)
+    except BrokenPipeError:
+        # `tail | head`: nobody reads any more. What is still buffered must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _fail(error: OperatorError) -> NoReturn:
+    typer.secho(str(error), fg="red", err=True)
+    sys.exit(1)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"contract-ledger {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
+    """An append-only ledger of long-term supply contracts. Begin with `contract-ledger serve`, then `contract-ledger demo`."""
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for every address of the machine.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 for any that is free.")] = 8000,
+    data_dir: DataDir = None,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes that serve; more than one pays with more than two cores.")] = 1,
+) -> None:
+    """Run the service: with a PostgreSQL of its own in the data folder, or on the one that LEDGER_DATABASE_URL names.
+
+    With LEDGER_DATABASE_URL (the service's role) and LEDGER_MIGRATION_URL (the owner of the tables) it migrates first. At the first
+    start it makes the ledger `main` and a first API key, which is kept in the data folder. Ctrl-C drains and stops everything cleanly.
+    """
+    from service.cli.server import Address
+    from service.cli.server import serve as run
+
+    raise typer.Exit(run(settings_of(data_dir), Address(host, port, workers)))
+
+
+@app.command()
+def demo(url: Url = None, data_dir: DataDir = None) -> None:
+    """Play the contract between LG Energy Solution and Isuzu into the ledger `demo`, and tell what the service answers about it.
+
+    Speaks HTTP to a running service, with the key of LEDGER_API_KEY or of the data folder. Run again, it tells the same story: nothing
+    is recorded twice.
+    """
+    from shlex import quote
+
+    from service.cli.demo import LEDGER
+    from service.cli.demo import demo as tell
+    from service.cli.deployment import command_name
+
+    said = "".join(f" {option} {quote(str(value))}" for option, value in (("--url", url), ("--data-dir", data_dir)) if value)
+    with client_of(LEDGER, data_dir, url) as client:
+        tell(client, f"{command_name()} show {{}}{said}")
+
+
+@app.command()
+def show(  # noqa: PLR0917 - the options of a command
+    contract_id: Annotated[str, typer.Argument(metavar="ID", help="The contract_id.")],
+    ledger: LedgerName = "main",
+    effective_on: Annotated[str | None, option("As in effect on this day, such as 2023-07-01; today if not said.")] = None,
+    published_by: Annotated[str | None, option("Of what its sources had published by this day.")] = None,
+    known_at: Annotated[str | None, option("As the ledger knew it at this instant, such as 2026-11-22T09:30:00Z.")] = None,
+    known_position: Annotated[int | None, option("As the ledger knew it at this position.", min=1)] = None,
+    url: Url = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Tell a contract's story in prose, as of any day and any state of knowledge, and list its history."""
+    from service.cli.story import show as tell
+
+    times = {"effective_on": effective_on, "published_by": published_by, "known_at": known_at, "known_position": known_position}
+    with client_of(ledger, data_dir, url) as client:
+        tell(client, contract_id, times)
+
+
+@app.command()
+def tail(
+    ledger: LedgerName = "main",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new events as they come, until Ctrl-C.")] = False,
+    url: Url = None,
+    data_dir: DataDir = None,
+) -> None:
+    """List the events of a ledger in the order of its log, a line each: position, instant, type, contract, source."""
+    from service.cli.story import tail as tell
+
+    with client_of(ledger, data_dir, url) as client:
+        try:
+            tell(client, follow=follow)
+        except KeyboardInterrupt:
+            if not follow:
+                raise
+
+
+@app.command()
+def migrate(
+    sql: Annotated[bool, typer.Option("--sql", help="Print the SQL instead, for an administrator to read or run.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Bring the database to the tables of this release.
+
+    As LEDGER_MIGRATION_URL (the owner), for the role of LEDGER_DATABASE_URL; without these, the embedded one of the data folder.
+    """
+    from service import migration
+    from service.cli.deployment import databases, role_name
+
+    settings = settings_of(data_dir)
+    if sql:
+        typer.echo(migration.migration_sql(role_name(settings)))
+        return
+    with databases(settings) as urls:
+        reached = migration.migrate(urls.owner(), urls.service_url)
+    typer.echo(f"The database is at migration {reached}.")
+
+
+@app.command()
+def verify(ledger: AnyLedger = None, data_dir: DataDir = None) -> None:
+    """Check the whole log: every hash, every link, the order, and that each current state is exactly the fold of its events.
+
+    Reads only. Exit status 1 at a difference, which is named.
+    """
+    from service.audit.replay import verify as check
+    from service.cli.report import verified
+
+    _replay(ledger, data_dir, check, verified)
+
+
+@app.command()
+def rebuild(ledger: AnyLedger = None, data_dir: DataDir = None) -> None:
+    """Make the current states anew from the log, beside the live ones, and put them in their place.
+
+    On a sound ledger this changes nothing. Exit status 1 when the log itself is not sound.
+    """
+    from service.audit.rebuild import rebuild as make
+    from service.cli.report import rebuilt
+
+    _replay(ledger, data_dir, make, rebuilt)
+
+
+def _replay(ledger: str | None, data_dir: Path | None, run: Callable[..., Any], sentence: Callable[[Any], str]) -> None:
+    """Run a replay over one ledger or all, with its progress, and say what came of each."""
+    from service.cli.admin import ledger_id, ledger_names
+    from service.cli.deployment import connected
+    from service.cli.report import progress
+
+    different = False
+    with databases_of(data_dir) as urls:
+        with connected(urls.service_url) as connection:
+            names = ledger_names(connection)
+            if ledger is not None:
+                ledger_id(connection, ledger)
+        for name in [ledger] if ledger is not None else names:
+            with progress(name) as advance:
+                outcome = run(urls.service_url, name, advance)
+            different = different or outcome.difference is not None
+            typer.secho(sentence(outcome), fg="red" if outcome.difference else "green")
+    raise typer.Exit(1 if different else 0)
+
+
+@app.command()
+def openapi() -> None:
+    """Print the OpenAPI document of the service, as YAML."""
+    import json
+
+    import yaml
+
+    from service import app as _  # noqa: F401 - to import the application declares every operation
+    from service.api.openapi import document
+
+    # Through JSON, so that parts which the document shares are written out, not as YAML aliases.
+    typer.echo(yaml.safe_dump(json.loads(json.dumps(document())), sort_keys=False, allow_unicode=True, width=2**20), nl=False)
+
+
+@app.command()
+def schemas(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where they go, under events/.")] = Path("schemas")) -> None:
+    """Write the JSON Schema of each event type's data to FOLDER/events, and remove what is there of types that are gone."""
+    import json
+
+    from service.api.openapi import event_schemas
+
+    target = folder / "events"
+    target.mkdir(parents=True, exist_ok=True)
+    made = event_schemas()
+    for name, schema in made.items():
+        (target / name).write_text(json.dumps(schema, indent=2, ensure_ascii=False) + "\n")
+    for stale in target.glob("*.json"):
+        if stale.name not in made:
+            stale.unlink()
