@@ -14,7 +14,6 @@ from service.domain.events import EventData, RecordedEvent, decode_body
 from service.domain.state import JsonObject
 from service.log.header import LEAF, NO_PREVIOUS, SCHEMA, Header, decode_header
 from service.log.ledger import Ledger, zone
-from service.log.read import local_day
 
 POSITIONS_A_LOOK = 200_000
 _ORDER = """
@@ -60,34 +59,41 @@ _COPIES = ("ledger_id", "contract_id", "position", "event_id", "event_type", "sc
 def check_chain(ledger: Ledger, contract_id: str, stored: Sequence[Row], bodies: Mapping[int, bytes]) -> list[RecordedEvent]:
     """The events of a contract, once each is what was hashed, follows the one before it, and stands in columns that say the same.
 
-    Given as rows, with the bodies by position. This runs for every event of a ledger: what can be compared at once is, and only a
-    difference is looked at member by member.
+    Given as rows, with the bodies by position. This runs for every event of a ledger.
     """
     prev, history = NO_PREVIOUS, []
-    ledger_id, local = ledger.ledger_id, zone(ledger.time_zone)
-    for revision, (_, position, column_revision, event_id, event_type, recorded_at, header, stored_hash) in enumerate(stored, 1):
+    ledger_id, local = ledger.ledger_id, None if ledger.time_zone == "UTC" else zone(ledger.time_zone)
+    for revision, row in enumerate(stored, 1):
+        _, position, column_revision, event_id, event_type, recorded_at, header, stored_hash = row
         if sha256(LEAF + header).digest() != stored_hash:
             raise Found(f"position {position}", "the header is not the one that was hashed")
         known, day = _read_header(header, position)
-        said = (known.ledger_id, known.contract_id, known.position, known.event_id, known.event_type, known.schema, known.revision)
-        columns = (ledger_id, contract_id, position, event_id, event_type, SCHEMA, column_revision)
         if known.prev != prev or known.revision != revision:
             sentence = f"contract {contract_id} has revision {known.revision} where {revision} with prev {prev[:16]}… belongs"
             raise Found(f"position {position}", sentence)
-        if said != columns or _read_instant(known.recorded_at) != recorded_at:
-            raise _miscopied(position, (*said, known.recorded_at), (*columns, recorded_at))
+        if (
+            known.position != position
+            or known.event_id != event_id
+            or known.event_type != event_type
+            or known.contract_id != contract_id
+            or known.ledger_id != ledger_id
+            or known.schema != SCHEMA
+            or column_revision != revision
+            or _read_instant(known.recorded_at) != recorded_at
+        ):
+            raise _miscopied(known, (ledger_id, contract_id, position, event_id, event_type, SCHEMA, column_revision, recorded_at))
         data, source = _read_body(known, bodies.get(position))
         history.append(
             RecordedEvent(
                 event_id=event_id,
                 position=position,
                 revision=revision,
-                recorded_on=local_day(known.recorded_at, local),
+                recorded_on=recorded_at.date() if local is None else recorded_at.astimezone(local).date(),
                 effective_on=known.effective_on or "",
                 day=day,
                 data=data,
                 source=source,
-                hypothetical=bool(known.hypothetical),
+                hypothetical=known.hypothetical is True,
             )
         )
         prev = stored_hash.hex()
@@ -107,6 +113,18 @@ def _read_header(header: bytes, position: int) -> tuple[Header, date]:
     return known, day
 
 
+# The events of a request have one instant, and stand beside one another.
+_read_instant = lru_cache(1_024)(datetime.fromisoformat)
+
+
+def _miscopied(known: Header, columns: Sequence[Any]) -> Found:
+    """Which of the columns, as named in _COPIES, is not what the header says."""
+    said = [getattr(known, name) for name in _COPIES]
+    meant = [*said[:-1], _read_instant(known.recorded_at)]
+    index = next(index for index, column in enumerate(columns) if meant[index] != column)
+    return Found(f"position {columns[2]}", f"{_COPIES[index]} is {columns[index]} in its column and {said[index]} in the header")
+
+
 def _read_body(known: Header, body: bytes | None) -> tuple[EventData, JsonObject]:
     if body is None:
         raise Found(f"position {known.position}", "the body is missing, and no erasure explains it")
@@ -116,16 +134,6 @@ def _read_body(known: Header, body: bytes | None) -> tuple[EventData, JsonObject
         return decode_body(known.event_type, known.schema_version, body)
     except (msgspec.DecodeError, KeyError) as error:
         raise Found(f"position {known.position}", f"the body cannot be read as {known.event_type}: {error}") from None
-
-
-# The events of a request have one instant, and stand beside one another.
-_read_instant = lru_cache(1_024)(datetime.fromisoformat)
-
-
-def _miscopied(position: int, said: Sequence[Any], columns: Sequence[Any]) -> Found:
-    pairs = zip(_COPIES, said, columns, strict=True)
-    name, header, column = next((name, header, column) for name, header, column in pairs if str(header) != str(column))
-    return Found(f"position {position}", f"{name} is {column} in its column and {header} in the header")
 
 
 def check_order(connection: Connection, book: Book) -> Difference | None:
