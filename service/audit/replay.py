@@ -59,24 +59,24 @@ def verify(database_url: str, ledger: str, progress: Progress, processes: int = 
     began = time.monotonic()
     with open_connection(database_url) as connection:
         book = open_book(connection, ledger)
-        chunks = list(chunks_of(connection, book))
-    total = sum(chunk.events for chunk in chunks)
     events, found, difference = 0, 0, None
     peaks: dict[int, int] = {os.getpid(): _peak_bytes()}
-    for worker, told in _walk(database_url, book, chunks, processes, total):
+    for worker, told in _walk(database_url, book, processes):
         events, found = events + told.events, found + told.contracts
         peaks[worker] = max(peaks.get(worker, 0), told.peak_bytes)
         difference = difference or told.difference
-        progress(events, total, "events")
+        progress(events, max(events, book.head), "events")
     if difference is None and book.layout != LAYOUT:
         difference = Difference(f"ledger {ledger}", f"its rows have layout {book.layout}, not {LAYOUT}: run `contract-ledger rebuild`")
     return Verdict(ledger, events, found, time.monotonic() - began, sum(peaks.values()), difference)
 
 
-def _walk(url: str, book: Book, chunks: Sequence[Chunk], processes: int, total: int) -> Iterator[tuple[int, Told]]:
+def _walk(url: str, book: Book, processes: int) -> Iterator[tuple[int, Told]]:
     """What the check of the order and each chunk came to, with the process that did it."""
     workers = processes or min(os.cpu_count() or 1, 4)
-    if workers == 1 or total <= SMALL_LEDGER:
+    if workers == 1 or book.head <= SMALL_LEDGER:
+        with open_connection(url) as connection:
+            chunks = list(chunks_of(connection, book))
         _start_worker(url, book)
         try:
             yield _verify_order()
@@ -84,11 +84,14 @@ def _walk(url: str, book: Book, chunks: Sequence[Chunk], processes: int, total: 
         finally:
             _end_worker()
         return
-    # A forked process is there at once; one that is spawned imports everything anew, but forking is safe on Linux only.
+    # A forked process is there at once; one that is spawned imports everything anew, but forking is safe on Linux only, and before
+    # there is a connection that the fork would share.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_process, initargs=(url, book)) as pool:
         order = pool.submit(_verify_order)
-        yield from pool.map(_verify_chunk, chunks)
+        with open_connection(url) as connection:
+            walked = [pool.submit(_verify_chunk, chunk) for chunk in chunks_of(connection, book)]
+        yield from (chunk.result() for chunk in walked)
         yield order.result()
 
 
