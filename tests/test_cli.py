@@ -21,7 +21,7 @@ from service.access import FIND_KEY, RIGHTS, key_hash
 from service.api.openapi import document, event_schemas
 from service.cli import app
 from service.cli.admin import may_change_log
-from service.cli.client import Client
+from service.cli.client import Client, visible
 from service.cli.deployment import command_key, command_name, keep_secret
 from service.errors import OperatorError
 from service.log.heads import Head, keep_head, read_heads
@@ -262,3 +262,14 @@ def test_the_command_is_named_as_it_has_to_be_typed(monkeypatch: pytest.MonkeyPa
     assert command_name() == "contract-ledger"
     monkeypatch.setattr("sys.argv", [str(tmp_path / "service" / "__main__.py")])
     assert command_name() == f"{sys.executable} -m service"
+
+
+def test_what_was_recorded_drives_no_terminal_and_forges_no_line() -> None:
+    recorded = {
+        "na\nme": ["\x1b[31mred\x07", "two\nlines", "\u202eright to left", "\x9b2J"],
+        "kept": ["아이스즈 いすゞ", "née", 7, None, True],
+    }
+    assert visible(recorded) == {
+        "na\\nme": ["\\x1b[31mred\\x07", "two\\nlines", "\\u202eright to left", "\\x9b2J"],
+        "kept": ["아이스즈 いすゞ", "née", 7, None, True],
+    }

@@ -311,11 +311,23 @@ def running(process: psutil.Process) -> bool:
         return False
 
 
-def test_a_service_whose_postgres_dies_ends_with_status_1(folder: Path) -> None:
+def test_a_postgres_that_is_killed_is_started_again_and_has_lost_nothing(folder: Path) -> None:
     with served(folder) as serving:
+        contract_id = serving.open_contract()
+        next(process for process in serving.family() if process.name() == "postgres").kill()
+        wait_for(lambda: "is started again" in serving.err.read_text(), "the end is noticed")
+        wait_for(lambda: serving.has(contract_id), "the service answers again")
+        assert serving.has(serving.open_contract())
+        assert serving.end(signal.SIGINT) == 0
+
+
+def test_a_service_whose_postgres_cannot_be_started_again_ends_with_status_1(folder: Path) -> None:
+    with served(folder) as serving:
+        (folder / "cluster").rename(folder / "away")
         next(process for process in serving.family() if process.name() == "postgres").kill()
         assert serving.process.wait(STOP_SECONDS) == 1
-        assert "PostgreSQL ended by itself" in serving.err.read_text()
+        assert "ends with its database" in serving.err.read_text()
+        (folder / "away").rename(folder / "cluster")
 
 
 def test_a_named_database_is_migrated_and_given_a_first_key(unmigrated: Database, tmp_path: Path) -> None:

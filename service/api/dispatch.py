@@ -16,11 +16,12 @@ from starlette.types import Receive, Scope, Send
 from uuid_utils import uuid4
 
 from service.api.problems import problem_of
-from service.errors import MethodNotAllowed, NotFound
+from service.errors import Malformed, MemberFault, MethodNotAllowed, NotFound
 from service.metrics import Requests
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_SINGLE = frozenset((b"authorization", b"content-length", b"content-type", b"idempotency-key", b"if-match", b"if-none-match"))
 _ANY: Final = ""
 """Stands for a parameter: no segment of a path that is served is empty."""
 _NO_OPERATION: Final = "none"
@@ -41,6 +42,17 @@ class _Place:
                 return None
         parameters = {name: segments[index] for index, name in self.names}
         return None if _ANY in parameters.values() else parameters
+
+
+def _check_headers(headers: list[tuple[bytes, bytes]]) -> None:
+    """Malformed when a header that has one value is given twice: which of the two was meant, nobody could say."""
+    names = [name for name, _ in headers]
+    if len(set(names)) == len(names):
+        return
+    for name in _SINGLE:
+        if names.count(name) > 1:
+            fault = MemberFault(f"header:{name.decode().title()}", "given twice")
+            raise Malformed(f"{fault.pointer} is given twice.", (fault,))
 
 
 class Dispatch:
@@ -77,6 +89,7 @@ class Dispatch:
         started, operation = perf_counter(), _NO_OPERATION
         try:
             endpoint, operation = self._endpoint(scope)
+            _check_headers(scope["headers"])
             response = await endpoint(request)
         except Exception as error:  # noqa: BLE001 - whatever failed, the caller is told, and a fault is logged
             response = problem_of(request, error)

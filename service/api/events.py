@@ -19,7 +19,8 @@ from service.api.operations import (
     route,
 )
 from service.api.pages import PageQuery, counted, cursor_in, page_headers, place_in
-from service.errors import ContractNotFound, EventNotFound, HistoryForked, Malformed, Refused
+from service.domain.contract import EVENT_TYPES
+from service.errors import ContractNotFound, EventNotFound, HistoryForked, Malformed, MemberFault, Refused
 from service.log.header import NO_PREVIOUS
 from service.log.read import StoredEvent, cursor_at
 
@@ -46,6 +47,10 @@ async def _get_event(call: Call) -> Response:
 
 async def _list_events(call: Call) -> Response:
     query = call.query(FeedQuery)
+    if query.event_type is not None and query.event_type not in EVENT_TYPES:
+        # An empty page with a cursor at the end would let a slip of the pen pass over everything.
+        fault = MemberFault("query:event_type", f"there is no event type {query.event_type}")
+        raise Refused(f"{fault.pointer}: {fault.detail}; there are {', '.join(sorted(EVENT_TYPES))}.", (fault,))
     reader = call.services.reader
     after = 0 if query.after is None else await reader.resume(call.ledger, call.epoch, query.after)
     # Read before the events: a cursor that passes over what the filter leaves out must pass over nothing newer.

@@ -1,5 +1,6 @@
 """The service over HTTP, for the commands that speak to it as anybody would."""
 
+import re
 from collections.abc import Iterator
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
@@ -11,6 +12,21 @@ from service.errors import OperatorError
 PAGE = 500
 TIMEOUT_SECONDS = 30
 Json = dict[str, Any]
+
+
+# Control characters, and marks that turn the direction of text: what was recorded must not drive a terminal or forge a line.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def visible(value: Any) -> Any:
+    """JSON with every such character in its text written as an escape."""
+    if isinstance(value, str):
+        return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), value)
+    if isinstance(value, list):
+        return [visible(element) for element in value]
+    if isinstance(value, dict):
+        return {visible(name): visible(member) for name, member in value.items()}
+    return value
 
 
 class Problem(OperatorError):
@@ -92,7 +108,7 @@ class Client:
         except (httpx.InvalidURL, UnicodeError) as error:
             raise OperatorError(f"{self.url!r} is no address of a service ({error}): write it as http://127.0.0.1:8000.") from error
         try:
-            answer = response.json()
+            answer = visible(response.json())
         except ValueError:
             answer = None
         if not isinstance(answer, dict):

@@ -42,6 +42,10 @@ BIND_SECONDS = 3.0
 """A killed service's workers let go of the port within this time."""
 HEALTH_SECONDS = 30
 READY_SECONDS = 30
+WATCH_SECONDS = 0.2
+MOST_REVIVALS = 5
+REVIVAL_SECONDS = 60
+"""An embedded database that ends by itself more often than that within this time ends the service."""
 
 _log = structlog.get_logger()
 
@@ -66,7 +70,8 @@ def serve(settings: Settings, address: Address) -> int:
             status = _serve_on(named_databases(settings), folder, settings, address, listening)
         else:
             status = _serve_embedded(folder, settings, address, listening)
-    say_stopped(settings.log_format)
+    if status == 0:
+        say_stopped(settings.log_format)
     return status
 
 
@@ -210,27 +215,42 @@ def _end_with(parent: Any) -> None:
 
 
 class _DatabaseWatch:
-    """Ends the service when the process of the embedded database ends by itself; `died` says that it did."""
+    """Starts the embedded database again when it ends by itself; ends the service when that fails, as `died` says."""
 
     def __init__(self, server: EmbeddedPostgres) -> None:
         self.died = False
         self._server = server
         self._over = threading.Event()
+        self._revived: list[float] = []
+        self._thread = threading.Thread(target=self._watch, name="watch-database", daemon=True)
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._watch, name="watch-database", daemon=True).start()
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
+        self._thread.join()
 
     def _watch(self) -> None:
-        while not self._over.wait(1):
-            if self._server.pid is None:
+        while not self._over.wait(WATCH_SECONDS):
+            if self._server.pid is not None:
+                continue
+            _log.critical("the embedded PostgreSQL ended by itself, and is started again; its log says why", log=str(self._server.log))
+            try:
+                self._revive()
+            except OperatorError as error:
                 self.died = True
-                _log.critical("the embedded PostgreSQL ended by itself; its log says why", log=str(self._server.log))
+                _log.critical("the service ends with its database; put right what is said, and start again", error=str(error))
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
+
+    def _revive(self) -> None:
+        now = time.monotonic()
+        self._revived = [at for at in self._revived if at > now - REVIVAL_SECONDS] + [now]
+        if len(self._revived) > MOST_REVIVALS:
+            raise OperatorError(f"The embedded PostgreSQL ended {len(self._revived)} times within {REVIVAL_SECONDS} s.")
+        self._server.revive()
 
 
 def _hang_up_as_terminate() -> None:

@@ -109,6 +109,13 @@ class EmbeddedPostgres:
             self.stop()
             raise
 
+    def revive(self) -> None:
+        """Start it again after it ended by itself: it recovers what was committed. OperatorError when it cannot."""
+        stop_leftovers(self.cluster)
+        forget_stale_pid(self.cluster / "postmaster.pid")
+        account = server_account()
+        self._launch(reachable_binaries(self.folder, account), account)
+
     def stop(self) -> None:
         """Fast shutdown: open transactions roll back, everything committed is kept."""
         process, self._process = self._process, None

@@ -318,8 +318,13 @@ class _Decision:
             raise _damaged(self.append) from None
         recorded: list[RecordedEvent] = []
         before = self._flagged_before(contract, beside)
-        for new in self.append.events:
-            recorded.append(self._place(new, contract, len(recorded)))
+        for index, new in enumerate(self.append.events):
+            try:
+                recorded.append(self._place(new, contract, index))
+            except NotAllowedNow as refusal:
+                if len(self.append.events) > 1:
+                    refusal.errors = (MemberFault(f"/events/{index}", refusal.detail),)
+                raise
         told = extend(beside.rests_on, contract, recorded, batch.day) if self.history is None else project(self.history, batch.day)
         raised = [found for found in told.anomalies if found.anomaly_id not in before]
         if self.append.strict and raised:

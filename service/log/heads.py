@@ -140,7 +140,7 @@ def keep_heads(folder: Path, heads: Mapping[str, Head], *, backwards: bool = Fal
     if not heads:
         return
     if not folder.is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _sync(folder.parent)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -155,6 +155,7 @@ def _replace(file: Path, content: bytes) -> None:
     """Under its name a file is whole, the old or the new: what is renamed is on disk before."""
     unfinished = file.with_suffix(".new")
     with unfinished.open("wb") as target:
+        unfinished.chmod(0o600)
         target.write(content)
         target.flush()
         os.fsync(target.fileno())

@@ -323,6 +323,7 @@ PARAMETERS: list[tuple[str, str, int, str]] = [
         for path, name in ((LIST, "party"), (LIST, "role"), (LIST, "status"), (LIST, "currency"))
     ),
     (LIST, "reference=a:%00", 422, "query:reference"),
+    (FEED, "event_type=figure_stated", 422, "query:event_type"),
     (FEED, "event_type=%00", 422, "query:event_type"),
     (FEED, "event_type=" + "x" * 61, 422, "query:event_type"),
     (FEED, "wait=-1", 422, "query:wait"),

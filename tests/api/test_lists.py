@@ -323,7 +323,7 @@ def test_a_filter_leaves_out_events_and_still_moves_the_cursor(service: RunningS
         assert [item["position"] for item in notes["items"]] == [2]
         whole = client.get("/events").json()
         assert notes["next"] == whole["next"] == whole["items"][-1]["cursor"]
-        none = client.get("/events", params={"event_type": "contract.invented"}).json()
+        none = client.get("/events", params={"event_type": "contract.terminated"}).json()
         assert none == {"items": [], "has_more": False, "next": whole["next"]}
         record(client, contract_id, "note.added", note())
         more = client.get("/events", params={"event_type": "note.added", "after": notes["next"]}).json()

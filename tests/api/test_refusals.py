@@ -164,3 +164,11 @@ def test_a_contract_is_found_by_its_id_in_upper_case_too(api: httpx.Client) -> N
 def test_an_event_that_is_not_there_is_not_found(api: httpx.Client, event_id: str) -> None:
     answer = api.get(f"/events/{event_id}")
     assert (answer.status_code, answer.json()["code"]) == (404, "event-not-found")
+
+
+def test_a_rule_that_refuses_one_of_several_events_says_which(api: httpx.Client) -> None:
+    contract_id = open_contract(api)
+    items = [{"event_type": "note.added"} | note()] * 2 + [{"event_type": "contract.signed"} | SIGNED]
+    answer = api.post(f"/contracts/{contract_id}/events", json={"events": items}, headers=with_key())
+    assert (answer.status_code, answer.json()["rule"]) == (409, "signed-once")
+    assert [fault["pointer"] for fault in answer.json()["errors"]] == ["/events/2"]

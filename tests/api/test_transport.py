@@ -105,6 +105,15 @@ def test_a_compressed_body_is_refused_as_another_media_type(api: httpx.Client) -
     assert "Content-Encoding" in answer.json()["detail"]
 
 
+@pytest.mark.parametrize("name", ["Idempotency-Key", "If-Match", "Authorization", "Content-Type"])
+def test_a_header_that_is_given_twice_is_refused_by_its_name(api: httpx.Client, name: str) -> None:
+    contract_id = open_contract(api)
+    given = {"If-Match": '"1"', "Authorization": api.headers["authorization"]} | JSON | with_key()
+    answer = api.post(f"/contracts/{contract_id}/note-added", content=json.dumps(note()), headers=[*given.items(), (name, given[name])])
+    assert answer.status_code == 400
+    assert answer.json()["errors"] == [{"pointer": f"header:{name}", "detail": "given twice"}]
+
+
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY")
 PATHS = sorted({operation.path for operation in operations()})
 
@@ -184,7 +193,7 @@ def test_an_address_where_nothing_is_answers_a_problem(service: RunningService, 
         (b"GET /nowhere HTTP/1.0\r\n\r\n", 404),
         (b"GET http://elsewhere/nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 404),
         (b"GET * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 404),
-        (b"GET /v1/ledgers HTTP/1.1\r\nHost: x\r\nAuthorization: a\r\nAuthorization: b\r\nConnection: close\r\n\r\n", 401),
+        (b"GET /v1/ledgers HTTP/1.1\r\nHost: x\r\nAuthorization: a\r\nAuthorization: b\r\nConnection: close\r\n\r\n", 400),
         (b"GET /v1/ledgers HTTP/1.1\r\nHost: x\r\nX-Big: " + b"x" * 200_000 + b"\r\nConnection: close\r\n\r\n", 401),
         (b"GET /v1/ledgers HTTP/1.1\r\nHost: x\r\n" + b"X-Many: x\r\n" * 2_000 + b"Connection: close\r\n\r\n", 401),
     ],
