@@ -10,8 +10,8 @@ The house, dependencies pointing down:
     domain              pure: events with their rules and folds, values, days, times
     errors              every failure, once
 
-`settings`, `database`, `migration`, `embedded`, `access`, `remembered` and `telemetry` stand beside them and are used by those that
-need them.
+`settings`, `database`, `migration`, `embedded`, `access`, `remembered`, `telemetry` and `reference_rates` stand beside them and are used by
+those that need them.
 
 An event is written in `log.append`; an event type is a class in a subject module of `domain`.
 """

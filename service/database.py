@@ -119,9 +119,12 @@ contracts = Table(
     Column("beside", Text, nullable=False),
     PrimaryKeyConstraint("ledger_id", "generation", "contract_id"),
     Index("contracts_filters", "filters", postgresql_using="gin"),
+    Index("contracts_signed_on", "ledger_id", "generation", text("(filters[1])"), "contract_id"),
+    Index("contracts_ends_on", "ledger_id", "generation", text("(filters[2])"), "contract_id"),
     Index("contracts_holds_until", "ledger_id", "generation", "holds_until", postgresql_where=text("holds_until IS NOT NULL")),
 )
-"""The current state of contracts: exactly the fold of the log. `state` and `beside` are canonical JSON, kept as text."""
+"""The current state of contracts: exactly the fold of the log. `state` and `beside` are canonical JSON, kept as text. The first two of
+`filters` are the days that lists are sorted by."""
 
 deliveries = Table(
     "deliveries",

@@ -35,6 +35,69 @@ class Receipt(msgspec.Struct, kw_only=True):
     anomalies: list[RaisedAnomaly]
 
 
+class RateSource(msgspec.Struct, kw_only=True):
+    """Where rates are from: the data set, and the package and version that carries it, with the days of its first and last rates."""
+
+    data_set: str
+    package: str
+    version: str
+    first_on: str
+    last_on: str
+
+
+class CrossRateTold(msgspec.Struct, kw_only=True):
+    """A rate through the euro: units of `quote` for one of `base`. `rate` and `inverse` are rounded to twelve digits, to be read; amounts
+    are converted by `quote_per_euro` / `base_per_euro`, unrounded."""
+
+    base: str
+    quote: str
+    base_per_euro: str
+    quote_per_euro: str
+    rate: str
+    inverse: str
+
+
+class ConvertedAmount(msgspec.Struct, kw_only=True):
+    amount: str
+    figure_id: str
+
+
+class ConvertedFigure(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """A standing figure in another currency than it was stated in. What else it says stands in the state."""
+
+    figure_id: str
+    stated_currency: str
+    amount: str | None = None
+    low: str | None = None
+    high: str | None = None
+
+
+class NotConverted(msgspec.Struct, kw_only=True):
+    """A standing figure that has no rate, and why."""
+
+    figure_id: str
+    stated_currency: str
+    reason: str
+
+
+class ValueConverted(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """The value in another currency, for display; no part of the state or its hash.
+
+    `rate_on` is the day of the rates: the last that has any on or before `asked_on`; absent before the first.
+    """
+
+    currency: str
+    asked_on: str
+    source: RateSource
+    rates: list[CrossRateTold]
+    figures: list[ConvertedFigure]
+    not_converted: list[NotConverted]
+    rate_on: str | None = None
+    best: ConvertedFigure | None = None
+    low: ConvertedAmount | None = None
+    high: ConvertedAmount | None = None
+
+
 class Contract(msgspec.Struct, kw_only=True):
     """A contract at the times in `as_of`. `state` is what `state_hash` covers; the rest stands beside it."""
 
@@ -46,6 +109,7 @@ class Contract(msgspec.Struct, kw_only=True):
     pending: list[Pending]
     rests_on: list[Basis]
     as_of: AsOf
+    converted: ValueConverted | None = None
 
 
 class ContractItem(msgspec.Struct, kw_only=True):
@@ -60,6 +124,52 @@ class ContractPage(msgspec.Struct, omit_defaults=True, kw_only=True):
     next: str | None = None
     count: int | None = None
     count_is_exact: bool | None = None
+
+
+class RevisionChange(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """What a revision changed in the state. `patch` makes the state after it from the state before, by operations of RFC 6902."""
+
+    revision: int
+    position: int
+    event_id: str
+    event_type: str
+    recorded_at: str
+    recorded_by: str
+    sentence: str
+    patch: list[JsonObject]
+    state_hash: str
+    effective_on: str | None = None
+    source: JsonObject | None = None
+
+
+class HistoryAsOf(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """What the states of a history are told for; what was known goes from revision to revision."""
+
+    effective_on: str
+    time_zone: str
+    published_by: str | None = None
+
+
+class HistoryPage(msgspec.Struct, omit_defaults=True, kw_only=True):
+    items: list[RevisionChange]
+    as_of: HistoryAsOf
+    next: str | None = None
+    count: int | None = None
+    count_is_exact: bool | None = None
+
+
+class Comparison(msgspec.Struct, kw_only=True):
+    """How a contract at one point differs from itself at another. `patch` makes the second state from the first (RFC 6902)."""
+
+    contract_id: str
+    sentence: str
+    patch: list[JsonObject]
+    from_revision: int
+    from_state_hash: str
+    from_as_of: AsOf
+    to_revision: int
+    to_state_hash: str
+    to_as_of: AsOf
 
 
 class Event(msgspec.Struct, omit_defaults=True, kw_only=True):

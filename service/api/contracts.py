@@ -9,24 +9,25 @@ from pydantic import Field
 from uuid_utils import uuid7
 
 from service.api import answers
+from service.api.conversion import converted
 from service.api.envelope import read_body, read_event, read_events
 from service.api.events import contract_event_page
 from service.api.examples import example
 from service.api.operations import (
-    WHOLE,
     Call,
     Day,
     Documented,
     Flag,
-    Instant,
     QueryModel,
     etag_response,
     json_response,
     match_revision,
     route,
 )
-from service.api.pages import MAX_COUNT, PageQuery, counted, cursor_in, page_headers, place_in
+from service.api.pages import PageQuery
+from service.api.times import TimesQuery, times_of
 from service.domain.events import EVENT_TYPES
+from service.domain.money import CurrencyCode
 from service.errors import (
     AnomaliesRefused,
     BodyTooLarge,
@@ -46,8 +47,7 @@ from service.errors import (
 )
 from service.log.decide import Append, NewEvent, Receipt
 from service.log.header import canonical, state_hash
-from service.log.ledger import instant
-from service.log.read import AsOf, CurrentState, Times
+from service.log.read import CurrentState, Times
 
 CONTRACTS = "/v1/ledgers/{ledger}/contracts"
 CONTRACT = CONTRACTS + "/{contract_id}"
@@ -82,26 +82,16 @@ class AppendQuery(QueryModel):
 
 
 _AS_USUAL = AppendQuery()
-Position = Annotated[int, Field(ge=1, le=2**53), WHOLE]
-Revision = Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE]
 
 
-class ContractQuery(QueryModel):
-    effective_on: Annotated[Day | None, Field(description="The day the contract is told for; today in the ledger's zone if not said.")] = (
-        None
-    )
-    known_position: Annotated[Position | None, Field(description="As the ledger knew it at this position.")] = None
-    known_at: Annotated[Instant | None, Field(description="As the ledger knew it at this instant.")] = None
-    published_by: Annotated[Day | None, Field(description="Of what its sources had published by the end of this day.")] = None
-    revision: Annotated[Revision | None, Field(description="As known when this was the contract's last revision.")] = None
-
-
-class ListQuery(PageQuery):
-    party: Annotated[str | None, Field(max_length=100, description="The party_id of a party.")] = None
-    role: Annotated[str | None, Field(max_length=60, description="A role; with `party`, the role of that party.")] = None
-    status: Annotated[str | None, Field(max_length=60, description="A status, such as `in_force`.")] = None
-    currency: Annotated[str | None, Field(max_length=3, description="The currency of any standing figure.")] = None
-    reference: Annotated[str | None, Field(max_length=601, description="A reference, as `scheme:id`.")] = None
+class ContractQuery(TimesQuery):
+    currency: Annotated[
+        CurrencyCode | None, Field(description="Show the value in this currency too, at the European Central Bank's reference rates.")
+    ] = None
+    rate_on: Annotated[
+        Day | None,
+        Field(description="The day of those rates, or the last before it that has any; the day the contract is told for if not said."),
+    ] = None
 
 
 async def _append(call: Call, event_type: str | None, *, opening: bool) -> Response:
@@ -181,17 +171,18 @@ async def _read_contract(call: Call) -> Response:
     if not call.request.scope["query_string"]:
         return _contract_response(call, await call.services.reader.current(call.ledger, call.contract_id))
     query = call.query(ContractQuery)
-    known = [name for name in ("known_position", "known_at", "revision") if getattr(query, name) is not None]
-    if len(known) > 1:
-        raise Refused(
-            f"{' and '.join(known)} exclude one another.",
-            tuple(MemberFault(f"query:{name}", "only one of these") for name in known),
-        )
-    times = Times(**query.model_dump())
-    return _contract_response(call, await call.services.reader.at(call.ledger, call.contract_id, times))
+    if query.rate_on is not None and query.currency is None:
+        raise Refused("rate_on is the day of a conversion: say a currency.", (MemberFault("query:rate_on", "only with currency"),))
+    times = times_of(query)
+    reader = call.services.reader
+    told = await (reader.current(call.ledger, call.contract_id) if times == Times() else reader.at(call.ledger, call.contract_id, times))
+    if query.currency is None:
+        return _contract_response(call, told)
+    shown = await converted(told.state, query.currency, query.rate_on.isoformat() if query.rate_on else told.as_of.effective_on)
+    return _contract_response(call, told, b',"converted":' + answers.encode(shown))
 
 
-def _contract_response(call: Call, told: CurrentState) -> Response:
+def _contract_response(call: Call, told: CurrentState, more: bytes = b"") -> Response:
     """The answer, spliced from stored JSON. Its ETag covers all but `as_of`."""
     digest = state_hash(told.as_of.effective_on, told.state)
     answer = b'{"contract_id":"%s","revision":%d,"state":%s,"state_hash":"%s",%s' % (
@@ -199,44 +190,10 @@ def _contract_response(call: Call, told: CurrentState) -> Response:
         told.revision,
         told.state,
         digest.encode(),
-        told.beside[1:-1],
+        told.beside[1:-1] + more,
     )
     etag = f'"{told.revision}.{hashlib.sha256(answer).hexdigest()[:16]}"'
     return etag_response(call, etag, answer + b',"as_of":' + answers.encode(told.as_of) + b"}")
-
-
-async def _list_contracts(call: Call) -> Response:
-    query = call.query(ListQuery)
-    reader, ledger = call.services.reader, call.ledger
-    position, recorded_at, today = await reader.head(ledger)
-    turn = await reader.next_turn(ledger)
-    listed = f"contracts in {ledger.ledger_id} {call.epoch}"
-    after = place_in(listed, query.after, _CONTRACT_ID) if query.after else _EMPTY_ID
-    terms = _filter_terms(query)
-    rows = await reader.contracts(ledger, terms, after, query.limit + 1)
-    items = rows[: query.limit]
-    as_of = AsOf(
-        effective_on=min(today, turn.fromordinal(turn.toordinal() - 1) if turn else today).isoformat(),
-        known_position=position,
-        known_at=instant(recorded_at),
-        time_zone=ledger.time_zone,
-        final=False,
-    )
-    more = cursor_in(listed, items[-1][0]) if len(rows) > query.limit else None
-    count, is_exact = counted(await reader.count(ledger, terms, MAX_COUNT + 1) if query.count else None)
-    body = b",".join(b'{"contract_id":"%s","revision":%d,"state":%s}' % (row[0].encode(), row[1], row[2].encode()) for row in items)
-    beside = answers.encode(answers.ContractPage(items=[], as_of=as_of, next=more, count=count, count_is_exact=is_exact))
-    answer = b'{"items":[%s]%s' % (body, beside.removeprefix(b'{"items":[]'))
-    return json_response(answer, 200, page_headers(call.request, more))
-
-
-def _filter_terms(query: ListQuery) -> list[str]:
-    terms = [f"{name}={value}" for name in ("status", "currency", "reference") if (value := getattr(query, name)) is not None]
-    if query.party is not None and query.role is not None:
-        terms.append(f"party={query.party} role={query.role}")
-    elif query.party is not None or query.role is not None:
-        terms.append(f"party={query.party}" if query.party is not None else f"role={query.role}")
-    return terms
 
 
 def _declare_appends() -> None:
@@ -287,23 +244,6 @@ def _declare_reads() -> None:
     route(
         router,
         "GET",
-        CONTRACTS,
-        "contracts:read",
-        Documented(
-            operation_id="list_contracts",
-            tag="contracts",
-            summary="List contracts by party, role, status, currency or reference",
-            description="In pages. A contract has to meet every filter that is given; its state is that of the day in `as_of`.",
-            query=ListQuery,
-            answers={200: ("A page of contracts", answers.ContractPage)},
-            paged=True,
-            problems=(Malformed, Refused, HistoryForked),
-        ),
-        _list_contracts,
-    )
-    route(
-        router,
-        "GET",
         CONTRACT,
         "contracts:read",
         Documented(
@@ -312,7 +252,8 @@ def _declare_reads() -> None:
             summary="A contract as it is, was, or was believed to be",
             description=(
                 "Today, as known now; or for another day, as known at a position, an instant or a revision, or of what was published by a "
-                "day. `as_of` says which, and `rests_on` names the events behind the answer."
+                "day. `as_of` says which, and `rests_on` names the events behind the answer. With `currency` the value is shown in that "
+                "currency too, under `converted`: at the reference rates of a day, which are no part of the state or its hash."
             ),
             query=ContractQuery,
             answers={200: ("The contract", answers.Contract), 304: ("Not changed", None)},

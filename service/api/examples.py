@@ -4,6 +4,9 @@ from typing import Any
 
 _PRESS = {"kind": "news", "name": "Korea Economic Daily", "published_on": "2022-07-06"}
 _FILING = {"kind": "filing", "name": "LG Energy Solution", "published_on": "2024-01-26"}
+_ANALYST = {"kind": "system", "name": "analyst"}
+_SUPPLIER = {"kind": "party", "name": "LG Energy Solution"}
+_BUYER = {"kind": "party", "name": "Isuzu Motors"}
 _PARTIES = [
     {"party_id": "lges", "name": "LG Energy Solution", "roles": ["supplier"]},
     {"party_id": "isuzu", "name": "Isuzu Motors", "roles": ["buyer"]},
@@ -67,7 +70,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     ),
     "delivery.recorded": _request(
         "2024-03-15",
-        {"kind": "party", "name": "LG Energy Solution"},
+        _SUPPLIER,
         {"delivery_id": "2024-03-a", "item_id": "cells", "quantity": "120000", "unit": "EA", "delivered_on": "2024-03-15"},
     ),
     "agreement.linked": _request(
@@ -75,9 +78,81 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     ),
     "contract.completed": _request("2026-12-31", _FILING, {"by": "LG Energy Solution", "cause": "everything was delivered"}),
     "contract.terminated": _request("2025-09-30", _FILING, {"by": "Isuzu Motors", "cause": "notice", "notice_on": "2025-06-30"}),
+    "party.added": _request("2024-02-01", _FILING, {"party": {"party_id": "trader", "name": "A trading house", "roles": ["broker"]}}),
+    "party.replaced": _request(
+        "2024-06-01",
+        _FILING,
+        {"replaces": "lges", "party": {"party_id": "lges-2", "name": "LG Energy Solution Wrocław", "roles": ["supplier"]}},
+    ),
+    "party.identified": _request(
+        "2024-02-01",
+        _ANALYST,
+        {"party_id": "isuzu", "name": "Isuzu Motors Limited", "identifiers": [{"scheme": "LEI", "id": "EXAMPLE0000000000002"}]},
+    ),
+    "figure.withdrawn": _request("2024-02-01", _PRESS, {"figure_id": "krw-1", "reason": "the newspaper corrected its report"}),
+    "option.granted": _request(
+        "2024-01-26",
+        _FILING,
+        {
+            "option_id": "longer",
+            "kind": "term",
+            "holder": "isuzu",
+            "window": {"start_on": "2026-01", "end_on": "2026-06-30"},
+            "limit": {"new_end_on": "2028-12-31", "times": 1},
+        },
+    ),
+    "option.exercised": _request("2026-06-01", _FILING, {"option_id": "longer", "exercised_on": "2026-05-28"}),
+    "option.lapsed": _request("2026-07-01", _FILING, {"option_id": "longer", "text": "it was not exercised"}),
+    "terms.amended": _request(
+        "2025-03-01",
+        _FILING,
+        {
+            "amendment_id": "amendment-1",
+            "rationale": "two more years",
+            "changes": [{"path": "/period/end_on", "from": "2026-12-31", "to": "2028-12-31"}],
+        },
+    ),
+    "delivery.accepted": _request(
+        "2024-03-20", _BUYER, {"delivery_id": "2024-03-a", "item_id": "cells", "quantity": "119000", "unit": "EA"}
+    ),
+    "delivery.rejected": _request(
+        "2024-03-20",
+        _BUYER,
+        {"delivery_id": "2024-03-a", "item_id": "cells", "quantity": "1000", "unit": "EA", "reason": "dented"},
+    ),
+    "delivery.suspended": _request("2024-09-01", _SUPPLIER, {"item_id": "cells", "reason": "the plant is flooded"}),
+    "delivery.resumed": _request("2024-10-01", _SUPPLIER, {"item_id": "cells"}),
+    "delivery.completed": _request("2026-12-15", _SUPPLIER, {"item_id": "cells", "delivered_on": "2026-12-14"}),
+    "milestone.scheduled": _request("2024-01-26", _FILING, {"milestone_id": "sop", "title": "Start of production", "due_on": "2024-Q2"}),
+    "milestone.met": _request("2024-06-20", _SUPPLIER, {"milestone_id": "sop"}),
+    "milestone.missed": _request("2024-07-01", _BUYER, {"milestone_id": "sop", "text": "the line was not ready"}),
+    "condition.satisfied": _request("2024-02-15", _FILING, {"condition_id": "board", "title": "Approval of the board"}),
+    "condition.failed": _request("2024-02-15", _FILING, {"condition_id": "board", "title": "Approval of the board"}),
+    "disclosure.filed": _request(
+        "2024-01-26",
+        _FILING,
+        {
+            "reference": {"scheme": "DART", "id": "20240126800001"},
+            "contains": ["/title", "/parties", "/period"],
+            "withheld": [{"path": "/value", "reason": "business secret", "until": "2026-12-31"}],
+        },
+    ),
+    "disclosure.withheld": _request(
+        "2024-01-26", _FILING, {"withheld": [{"path": "/quantity", "reason": "business secret", "until": "2026-12-31"}]}
+    ),
+    "disclosure.released": _request("2027-01-04", _FILING, {"paths": ["/value"]}),
+    "dispute.raised": _request("2025-04-01", _PRESS, {"reference": "2025-1234", "text": "about the price of 2024"}),
+    "dispute.resolved": _request("2025-11-01", _SUPPLIER, {"reference": "2025-1234", "text": "settled"}),
+    "force_majeure.declared": _request("2024-09-01", _SUPPLIER, {"reference": "flood-2024", "text": "the plant is flooded"}),
+    "force_majeure.lifted": _request("2024-09-30", _SUPPLIER, {"reference": "flood-2024"}),
+    "contract.cancelled": _request("2023-12-01", _PRESS, {"by": "Isuzu Motors", "cause": "the talks failed"}),
+    "contract.superseded": _request(
+        "2026-03-01", _FILING, {"cause": "a new contract", "successor": {"scheme": "DART", "id": "20260301800001"}}
+    ),
+    "contract.labelled": _request("2026-01-05", _ANALYST, {"set": ["to review"], "remove": ["unread"]}),
     "note.added": _request(
         "2024-01-26",
-        {"kind": "system", "name": "analyst"},
+        _ANALYST,
         {"text": "No amount is given in the filing; the press repeats its estimate.", "about": {"figure_id": "krw-1"}},
     ),
 }

@@ -213,6 +213,14 @@ def openapi() -> None:
 
 
 @app.command()
+def events() -> None:
+    """Print the page of all event types, their members and rules, as Markdown."""
+    from service.api.catalogue import page
+
+    typer.echo(page(), nl=False)
+
+
+@app.command()
 def schemas(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where they go, under events/.")] = Path("schemas")) -> None:
     """Write the JSON Schema of each event type's data to FOLDER/events, and remove what is there of types that are gone."""
     import json

@@ -91,6 +91,7 @@ class Told:
             "in_force": state.get("period", {}).get("start_on"),
             "signed": signing.get("signed_on") or signing.get("signed_by") or signing.get("effective_on"),
             "expired": state.get("term_end", {}).get("end_on"),
+            "suspended": next((entry["suspended_on"] for entry in state.get("suspensions", []) if "resumed_on" not in entry), None),
             "unknown": None,
         }
         part = state.get("ending") or state.get("report") or {}
@@ -172,6 +173,18 @@ class Told:
         totals = [f"{total['quantity']} {total['unit']} of {total['item_id']}" for total in delivery.get("totals", [])]
         recorded = f"; {delivery['count']} recorded, {listed(totals)}" if totals else ""
         return f"since {delivery['started_on']}{partial}{recorded}, on the word of {self.word(delivery['rests_on'][:1])}"
+
+    def course(self) -> list[str]:
+        """What became of the deliveries: accepted and rejected, stopped for a time, complete."""
+        acceptance = self.state.get("acceptance", {})
+        said = []
+        for word in ("accepted", "rejected"):
+            totals = [f"{total['quantity']} {total['unit']} of {total['item_id']}" for total in acceptance.get(word, [])]
+            said += [f"{word}: {listed(totals)}"] if totals else []
+        for entry in self.state.get("suspensions", []):
+            resumed = f" until {entry['resumed_on']}" if "resumed_on" in entry else ""
+            said.append(f"suspended {_of_item(entry)}, from {entry['suspended_on']}{resumed}")
+        return said + [f"complete {_of_item(entry)}, in {entry['completed_on']}" for entry in self.state.get("completions", [])]
 
     def anomalies(self) -> list[str]:
         """What is flagged, with the notes that explain it."""
@@ -261,11 +274,89 @@ def _ended(data: Json) -> str:
     return "; ".join(part for part in (f"by {data['by']}" if "by" in data else "", data.get("cause", "")) if part)
 
 
+def _joined(*parts: str | None) -> str:
+    return "; ".join(part for part in parts if part)
+
+
+def _named(data: Json) -> str:
+    """An id or reference, with the title and the words that were said of it."""
+    name = next((data[member] for member in ("milestone_id", "condition_id", "option_id", "reference") if member in data), "")
+    title = f"{name}: {data['title']}" if "title" in data else str(name)
+    return _joined(f"{title}, due in {data['due_on']}" if "due_on" in data else title, data.get("text"))
+
+
+def _party(data: Json) -> str:
+    return f"{data['party']['name']} ({listed(data['party']['roles'])})"
+
+
+def _identified(data: Json) -> str:
+    identifiers = listed(f"{known['scheme']} {known['id']}" for known in data.get("identifiers", []))
+    merged = f"is also {listed(data['merges'])}" if "merges" in data else ""
+    return f"{data['party_id']}: {_joined(data.get('name'), identifiers, merged)}"
+
+
+def _granted(data: Json) -> str:
+    window = data.get("window", {})
+    words = [f"{word} {window[member]}" for word, member in (("from", "start_on"), ("to", "end_on")) if member in window]
+    holder = f"held by {data['holder']}" if "holder" in data else ""
+    return _joined(f"{data['option_id']}, on {data['kind']}", holder, f"open {' '.join(words)}" if words else "")
+
+
+def _amended(data: Json) -> str:
+    changes = (f"{change['path']} from {change.get('from', 'nothing')} to {change.get('to', 'nothing')}" for change in data["changes"])
+    return _joined(f"{data['amendment_id']}: {listed(changes)}", data.get("rationale"))
+
+
+def _judged(data: Json) -> str:
+    return _joined(f"{data['quantity']} {data['unit']} of {data['item_id']}, delivery {data['delivery_id']}", data.get("reason"))
+
+
+def _of_item(data: Json) -> str:
+    return _joined(f"of {data['item_id']}" if "item_id" in data else "of all items", data.get("reason"), data.get("text"))
+
+
+def _filed(data: Json) -> str:
+    contains = f"contains {listed(data['contains'])}" if "contains" in data else ""
+    return _joined(data.get("title"), contains, _kept_back(data))
+
+
+def _kept_back(data: Json) -> str:
+    kept = [
+        f"{part['path']} ({part['reason']}{', until ' + part['until'] if 'until' in part else ''})" for part in data.get("withheld", [])
+    ]
+    return f"withholds {listed(kept)}" if kept else ""
+
+
+def _labelled(data: Json) -> str:
+    return _joined(*(f"{word} {listed(data[member])}" for word, member in (("set", "set"), ("removed", "remove")) if member in data))
+
+
 _WORDS: dict[str, Callable[[Json], str]] = {
     "contract.reported": _reported,
     "contract.signed": _signed,
     "contract.completed": _ended,
     "contract.terminated": _ended,
+    "contract.cancelled": _ended,
+    "contract.superseded": _ended,
+    "contract.labelled": _labelled,
+    "party.added": _party,
+    "party.replaced": lambda data: f"{_party(data)} takes the place of {data['replaces']}",
+    "party.identified": _identified,
+    "option.granted": _granted,
+    "option.exercised": lambda data: _joined(f"{data['option_id']}, in {data['exercised_on']}", data.get("text")),
+    "option.lapsed": _named,
+    "terms.amended": _amended,
+    "delivery.accepted": _judged,
+    "delivery.rejected": _judged,
+    "delivery.suspended": _of_item,
+    "delivery.resumed": _of_item,
+    "delivery.completed": _of_item,
+    **dict.fromkeys(("milestone.scheduled", "milestone.met", "milestone.missed", "condition.satisfied", "condition.failed"), _named),
+    **dict.fromkeys(("dispute.raised", "dispute.resolved", "force_majeure.declared", "force_majeure.lifted"), _named),
+    "disclosure.filed": _filed,
+    "disclosure.withheld": _kept_back,
+    "disclosure.released": lambda data: listed(data["paths"]),
+    "figure.withdrawn": lambda data: f"{data['figure_id']}: {data['reason']}",
     "figure.stated": _stated,
     "value.revised": _revised,
     "order.extended": _extended,

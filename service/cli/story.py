@@ -75,16 +75,24 @@ def as_of_words(as_of: Json) -> str:
 def _facts(told: Told) -> Iterator[tuple[str, Iterable[str]]]:
     state = told.state
     yield "Parties", [f"{party['name']} ({listed(party['roles'])})" for party in state.get("parties", [])]
+    yield "Former parties", [f"{party['name']}, now {party['became']}" for party in state.get("former_parties", [])]
     yield "References", [f"{reference['scheme']} {reference['id']}" for reference in state.get("references", [])]
     yield "Items", map(_item, state.get("items", []))
     yield "Status", [told.status(), *[f"marked: {mark}" for mark in state.get("marks", [])]]
     yield "Term", [told.term()]
     yield "Value", told.value()
     yield "Replaced", [f"{entry['figure_id']} by {entry['replaced_by']}" for entry in state.get("replaced_figures", [])]
+    yield "Withdrawn", [f"{entry['figure_id']}: {entry['reason']}" for entry in state.get("withdrawn_figures", [])]
     extensions = [(told.events[entry["rests_on"][0]], entry["effective_on"]) for entry in state.get("extensions", [])]
     yield "Extensions", [f"{event_words(event)}, from {effective_on}" for event, effective_on in extensions]
-    yield "Deliveries", [told.delivery()]
+    yield "Options", map(_option, state.get("options", []))
+    yield "Amendments", [f"{entry['amendment_id']}, from {entry['effective_on']}" for entry in state.get("amendments", [])]
+    yield "Deliveries", [told.delivery(), *told.course()]
+    yield "Milestones", map(_due, [*state.get("milestones", []), *state.get("conditions", [])])
+    yield "Disputes", [f"{_reference(entry)} {entry['status']}" for entry in state.get("disputes", [])]
+    yield "Force majeure", [f"{_reference(entry)} {entry['status']}" for entry in state.get("force_majeure", [])]
     yield "Agreements", [f"{_agreement(entry)}, on the word of {told.word(entry['rests_on'])}" for entry in state.get("agreements", [])]
+    yield "Labels", [listed(entry["label"] for entry in state["labels"])] if state.get("labels") else []
     yield "Notes", _notes(told)
     yield "Anomalies", told.anomalies()
     yield "Pending", told.pending()
@@ -94,6 +102,20 @@ def _facts(told: Told) -> Iterator[tuple[str, Iterable[str]]]:
 def _item(item: Json) -> str:
     ordered = f", {item['ordered']} {item['unit']} ordered" if "ordered" in item else ""
     return f"{item['item_id']}: {item['description']}{ordered}"
+
+
+def _option(entry: Json) -> str:
+    holder = f", held by {entry['holder']}" if "holder" in entry else ""
+    return f"{entry['option_id']} (on {entry['kind']}{holder}): {entry['status']}"
+
+
+def _due(entry: Json) -> str:
+    due = f", due in {entry['due_on']}" if "due_on" in entry else ""
+    return f"{entry['title']}{due}: {entry['status']}, {entry['effective_on']}"
+
+
+def _reference(entry: Json) -> str:
+    return f"{entry['reference']}, from {entry.get('raised_on') or entry['declared_on']}:"
 
 
 def _agreement(entry: Json) -> str:

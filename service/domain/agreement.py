@@ -7,26 +7,18 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from service.domain.dates import BusinessDate, first_day, last_day
+from service.domain.disclosure import withheld_parts
 from service.domain.events import EventData, Id, Name, RecordedEvent, Word, event_type, stated
 from service.domain.figures import Figures, add_figure, check_new_figures, has_origin, keep_apart
-from service.domain.state import (
-    Agreement,
-    Contract,
-    Delivered,
-    Facts,
-    Item,
-    Party,
-    Report,
-    Signing,
-    Withheld,
-)
+from service.domain.parties import standing_party
+from service.domain.parts import Agreement, Delivered, Item, Report, Signing
+from service.domain.state import Contract, Facts
 from service.domain.terms import (
     Identifier,
     ItemData,
     Items,
     Kind,
     Parties,
-    PartyData,
     PeriodData,
     References,
     TermPeriod,
@@ -35,6 +27,16 @@ from service.domain.terms import (
     state_period,
 )
 from service.errors import NotAllowedNow
+
+RULES = {
+    "signed-once": "A contract is signed once.",
+    "supplier-and-buyer": "By the signing a supplier and a buyer stand, each named or withheld.",
+}
+FLAGS = {
+    "start-before-signing": "The period that the signing states starts before it.",
+    "delivery-before-signing": "A delivery came before the signing, by `signed_on`, else by `signed_by`.",
+    "delivered-more-than-ordered": "More of an item is delivered than is ordered.",
+}
 
 
 class _Opening(EventData):
@@ -66,7 +68,7 @@ class _Opening(EventData):
         if self.references is not None:
             facts.references = [{**stated(reference), "rests_on": [revision]} for reference in self.references]
         if self.parties is not None:
-            facts.parties = [_party(party, revision) for party in self.parties]
+            facts.parties = [standing_party(party, revision) for party in self.parties]
         if self.items is not None:
             facts.items = [_item(item, revision) for item in self.items]
             _flag_more_delivered(contract, revision)
@@ -83,17 +85,6 @@ def _add_figures(contract: Contract, figures: Figures, event: RecordedEvent) -> 
             add_figure(contract, figure, event)
         else:
             keep_apart(contract, event.revision, [figure.figure_id])
-
-
-def _party(party: PartyData, revision: int) -> Party:
-    return Party(
-        party_id=party.party_id,
-        name=party.name,
-        roles=party.roles,
-        identifiers=stated(party.identifiers),
-        relation=stated(party.relation),
-        rests_on=[revision],
-    )
 
 
 def _item(item: ItemData, revision: int) -> Item:
@@ -168,9 +159,7 @@ class ContractSigned(_Opening):
             facts.opening = Report(stage="signed", effective_on=event.effective_on, rests_on=[revision])
         self._state_members(contract, event)
         if self.withheld is not None:
-            facts.withheld = [
-                Withheld(path=entry.path, reason=entry.reason, until=entry.until, rests_on=[revision]) for entry in self.withheld
-            ]
+            facts.withheld = withheld_parts(self.withheld, revision)
         if self.terms is not None:
             facts.terms, facts.terms_rest_on = stated(self.terms), [revision]
         flag_start_before_signing(contract, self.period, revision)

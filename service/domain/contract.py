@@ -6,62 +6,105 @@ no I/O, no randomness. What is particular to an event type stands with its class
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, timedelta
+from itertools import chain
 from operator import attrgetter
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec.structs import asdict
 
-from service.domain import agreement, delivery, ending, figures, notes, orders
+from service.domain import (
+    agreement,
+    amendments,
+    delivery,
+    disclosure,
+    disputes,
+    ending,
+    figures,
+    labels,
+    milestones,
+    notes,
+    options,
+    orders,
+    parties,
+    performance,
+)
 from service.domain.dates import first_day, last_day
 from service.domain.events import EVENT_TYPES, EventData, RecordedEvent
-from service.domain.figures import value_of
-from service.domain.state import (
-    Anomaly,
-    CoarseDate,
-    Contract,
-    ContractState,
-    Facts,
-    JsonObject,
-    Period,
-    Quantity,
-    StandingFigure,
-    TermEnd,
-    UnsignedDelivery,
-    Value,
-    anomaly,
-)
+from service.domain.parts import JsonObject, Part, Period, StandingFigure, UnsignedDelivery
+from service.domain.state import Anomaly, CoarseDate, Contract, ContractState, Facts, Quantity, TermEnd, Value, anomaly
 from service.domain.terms import term_end
+from service.domain.value import value_of
 from service.errors import NotAllowedNow
 
-SUBJECTS = (agreement, delivery, ending, figures, notes, orders)
+RULES = {
+    "first-event-opens": ("A contract opens with contract.reported or contract.signed, and what opens it states title, kind and parties."),
+    "events-limit": "A contract holds so many events and no more.",
+    "parts-limit": "A list of the state, such as its options or disputes, holds so many entries and no more.",
+    "known-anomaly": "A note about an anomaly names one that stands.",
+    "known-event": "A note about an event names one of the same contract.",
+    "after-end": (
+        "After a contract was completed, terminated, cancelled or superseded only late deliveries, figures, revisions "
+        "to actuals, disclosures, disputes, labels and notes are recorded."
+    ),
+}
+FLAGS = {
+    "before-opening": "An event takes effect before the contract was opened.",
+    "no-longer-fits": ("An event was allowed when it was recorded, and is not any more after what was recorded later about earlier days."),
+}
+
+SUBJECTS = (
+    agreement,
+    parties,
+    figures,
+    orders,
+    options,
+    amendments,
+    delivery,
+    performance,
+    milestones,
+    disclosure,
+    disputes,
+    ending,
+    labels,
+    notes,
+)
 """The modules whose event types are registered by importing them."""
 MAX_EVENTS = 10_000
-_JUDGED = frozenset({"figures-conflict", "withheld-past-its-day"})
+_JUDGED = frozenset({"figures-conflict", "withheld-past-its-day", "milestone-past-its-day"})
 
 
-def _getters(
-    parts: dict[str, tuple[str, ...]],
-) -> tuple[tuple[str, Callable[[Any], Any], tuple[tuple[str, Callable[[Any], Any]], ...]], ...]:
-    """For each part its name, what gets it from the facts, and the same for its members."""
-    return tuple((name, attrgetter(name), tuple((member, attrgetter(member)) for member in members)) for name, members in parts.items())
+def _members_of_parts() -> tuple[dict[str, type[Part]], dict[str, type[Part]]]:
+    """The members of the facts that are one part, and those that are a list of parts, with the class of each."""
+    single: dict[str, type[Part]] = {}
+    listed: dict[str, type[Part]] = {}
+    for name, hint in get_type_hints(Facts).items():
+        for kind in (hint, *get_args(hint)):
+            if isinstance(kind, type) and issubclass(kind, Part):
+                (listed if get_origin(hint) is list else single)[name] = kind
+    return single, listed
 
 
-_DATED_PARTS = _getters(
-    {
-        "opening": ("effective_on",),
-        "report": ("effective_on",),
-        "signing": ("effective_on", "signed_on", "signed_by"),
-        "period": ("start_on", "end_on", "max_end_on"),
-        "delivery": ("started_on",),
-        "ending": ("effective_on", "notice_on"),
-    }
-)
-_DATED_ENTRIES = _getters({"withheld": ("until",), "extensions": ("effective_on", "new_end_on"), "agreements": ("effective_on",)})
-_parts_of = attrgetter("opening", "report", "signing", "period", "delivery", "ending", "notes")
-_entries_of = attrgetter(
-    *("parties", "items", "value.figures", "replaced_figures", "withheld", "extensions", "agreements", "explanations"),
-)
+def _getter(member: str) -> Callable[[Any], Any]:
+    """What gets a dated member of a part: `window/end_on` is one within an object, which may be absent."""
+    outer, _, inner = member.partition("/")
+    get = attrgetter(outer)
+    return (lambda part: (get(part) or {}).get(inner)) if inner else get
+
+
+_Members = tuple[tuple[str, Callable[[Any], Any]], ...]
+
+
+def _dated(parts: dict[str, type[Part]]) -> tuple[Callable[[Facts], tuple[Any, ...]], tuple[tuple[str, _Members], ...]]:
+    """What gets the parts with dated members from the facts, all at once, and for each its name and what gets those members."""
+    dated = {name: part for name, part in parts.items() if part.dated}
+    return attrgetter(*dated), tuple((name, tuple((member, _getter(member)) for member in part.dated)) for name, part in dated.items())
+
+
+_PARTS, _LISTS = _members_of_parts()
+_dated_parts_of, _DATED_PARTS = _dated(_PARTS)
+_dated_entries_of, _DATED_ENTRIES = _dated(_LISTS)
+_parts_of, _entries_of = attrgetter(*_PARTS), attrgetter(*_LISTS, "value.figures")
 _encoder = msgspec.json.Encoder(order="sorted")
 _facts_decoder = msgspec.json.Decoder(Facts)
 
@@ -88,7 +131,7 @@ def check_place(data: EventData, at: Contract) -> None:
         raise NotAllowedNow(
             "after-end",
             f"The contract was {ending.kind} in {ending.effective_on} (revision {ending.rests_on[0]}); after that only late deliveries, "
-            f"figures, revisions to actuals and notes are recorded, not {data.event_type}.",
+            f"figures, revisions to actuals, disclosures, disputes, labels and notes are recorded, not {data.event_type}.",
         )
     data.check_place(at)
 
@@ -96,7 +139,7 @@ def check_place(data: EventData, at: Contract) -> None:
 def evolve(contract: Contract, event: RecordedEvent) -> None:
     """Fold one event in. Total: what no longer fits, or takes effect before the opening, is flagged; what has no target is kept apart."""
     facts, data = contract.facts, event.data
-    early = facts.opening is None and event.revision != 1
+    early = facts.opening is None and event.revision != 1 and not data.dayless
     if early:
         sentence = f"{data.event_type} takes effect in {event.effective_on}, before the contract was opened"
         contract.flag("before-opening", [event.revision], sentence)
@@ -133,7 +176,8 @@ def settle(facts: Facts, day: date) -> ContractState:
         **shown,
         status=status,
         status_rests_on=rests_on,
-        marks=["withheld"] if facts.withheld else [],
+        marks=_marks(facts),
+        open_options=[option.option_id for option in facts.options if options.is_open(option, day)] if facts.options else [],
         quantity=_quantity(facts),
         term_end=end,
         uncertain=coarse,
@@ -143,13 +187,19 @@ def settle(facts: Facts, day: date) -> ContractState:
 
 def _status(facts: Facts, end: TermEnd | None, day: date) -> tuple[str, list[int]]:
     """The first status that applies, and the revisions that say so."""
-    signing, period = facts.signing, facts.period
     if facts.ending:
         return facts.ending.kind, facts.ending.rests_on
-    if signing and end and last_day(end.end_on) < day:
-        return "expired", sorted({*signing.rests_on, *end.rests_on})
+    if facts.signing and end and last_day(end.end_on) < day:
+        return "expired", sorted({*facts.signing.rests_on, *end.rests_on})
+    if facts.suspensions and (stopped := performance.suspended_by(facts)):
+        return "suspended", sorted({revision for suspension in stopped for revision in suspension.rests_on})
     if facts.delivery:
         return "delivering", facts.delivery.rests_on[:1]
+    return _status_before_deliveries(facts, day)
+
+
+def _status_before_deliveries(facts: Facts, day: date) -> tuple[str, list[int]]:
+    signing, period = facts.signing, facts.period
     if signing and period and period.start_on and first_day(period.start_on) <= day:
         return "in_force", sorted({*signing.rests_on, period.stated_in["start_on"]})
     if signing:
@@ -157,6 +207,12 @@ def _status(facts: Facts, end: TermEnd | None, day: date) -> tuple[str, list[int
     if facts.report:
         return facts.report.stage, facts.report.rests_on
     return "unknown", []
+
+
+def _marks(facts: Facts) -> list[str]:
+    """What stands beside the status."""
+    disputed = facts.disputes and any(dispute.status == "raised" for dispute in facts.disputes)
+    return [*(["disputed"] if disputed else []), *(["withheld"] if facts.withheld else [])]
 
 
 def _quantity(facts: Facts) -> Quantity:
@@ -183,8 +239,8 @@ def _coarse_dates(facts: Facts) -> list[CoarseDate]:
 
 
 def _coarse_in_parts(facts: Facts) -> Iterator[CoarseDate]:
-    for name, part_of, members in _DATED_PARTS:
-        if part := part_of(facts):
+    for part, (name, members) in zip(_dated_parts_of(facts), _DATED_PARTS, strict=True):
+        if part is not None:
             for member, date_of in members:
                 if (text := date_of(part)) and len(text) < 10:
                     rests_on = [part.stated_in[member]] if isinstance(part, Period) else part.rests_on[:1]
@@ -192,11 +248,12 @@ def _coarse_in_parts(facts: Facts) -> Iterator[CoarseDate]:
 
 
 def _coarse_in_entries(facts: Facts) -> Iterator[CoarseDate]:
-    for name, entries_of, members in _DATED_ENTRIES:
-        for index, entry in enumerate(entries_of(facts)):
-            for member, date_of in members:
-                if (text := date_of(entry)) and len(text) < 10:
-                    yield CoarseDate(path=f"/{name}/{index}/{member}", date=text, rests_on=entry.rests_on[:1])
+    for entries, (name, members) in zip(_dated_entries_of(facts), _DATED_ENTRIES, strict=True):
+        if entries:
+            for index, entry in enumerate(entries):
+                for member, date_of in members:
+                    if (text := date_of(entry)) and len(text) < 10:
+                        yield CoarseDate(path=f"/{name}/{index}/{member}", date=text, rests_on=entry.rests_on[:1])
 
 
 def _coarse_in_figures(figures: Sequence[StandingFigure]) -> Iterator[CoarseDate]:
@@ -237,6 +294,10 @@ def judge(whole: Contract, day: date, value: Value | None = None) -> list[Anomal
         if part.until and last_day(part.until) < day:
             sentence = f"{part.path} was withheld until {part.until} and is not released"
             _add(anomalies, anomaly("withheld-past-its-day", part.rests_on, sentence))
+    for milestone in facts.milestones:
+        if milestone.status == "scheduled" and milestone.due_on and last_day(milestone.due_on) < day:
+            sentence = f"the milestone {milestone.milestone_id} was due in {milestone.due_on}, and is neither met nor missed"
+            _add(anomalies, anomaly("milestone-past-its-day", milestone.rests_on, sentence))
     if facts.explanations:
         for known in anomalies:
             known.explained_by = [e.rests_on[0] for e in facts.explanations if e.anomaly_id == known.anomaly_id]
@@ -260,6 +321,10 @@ def turning_day(state: ContractState, known: Facts, pending: Iterable[str], day:
     days = [first_day(effective_on) for effective_on in pending]
     days += [last_day(coarse.date) for coarse in state.unsettled]
     days += [last_day(part.until) + timedelta(days=1) for part in known.withheld if part.until]
+    if known.milestones:
+        days += [last_day(part.due_on) + timedelta(days=1) for part in known.milestones if part.due_on]
+    if state.options:
+        days += options.turning_days(state.options)
     if state.period and state.period.start_on:
         days.append(first_day(state.period.start_on))
     if state.term_end:
@@ -273,9 +338,8 @@ def revisions_of(facts: Facts) -> set[int]:
     for part in _parts_of(facts):
         if part is not None:
             revisions += part.rests_on
-    for entries in _entries_of(facts):
-        for entry in entries:
-            revisions += entry.rests_on
+    for entry in chain.from_iterable(_entries_of(facts)):
+        revisions += entry.rests_on
     for reference in facts.references:
         revisions += reference["rests_on"]
     if facts.delivery:

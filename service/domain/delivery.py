@@ -7,9 +7,18 @@ from service.domain.agreement import flag_delivery_before_signing, more_than_ord
 from service.domain.dates import BusinessDate, first_day, last_day
 from service.domain.events import EventData, Id, Name, RecordedEvent, event_type
 from service.domain.money import DecimalText, Money, add, plain
-from service.domain.state import Contract, Delivered, Delivery, UnsignedDelivery
+from service.domain.parts import Delivered, Delivery, UnsignedDelivery
+from service.domain.state import Contract
 from service.domain.terms import Unit, term_end
 from service.errors import NotAllowedNow
+
+RULES = {
+    "known-item": "An item that is referred to is stated.",
+    "unique-delivery": "A delivery has an id of its own.",
+}
+FLAGS = {
+    "delivery-after-end": "A delivery came after the end.",
+}
 
 MAX_UNSIGNED_DELIVERIES = 100
 

@@ -1,16 +1,19 @@
-"""The end: completed, or terminated before its time."""
+"""The end: completed, terminated before its time, cancelled before it was signed, or superseded by another contract."""
 
 from service.domain.dates import BusinessDate
 from service.domain.events import EventData, Name, RecordedEvent, Text, event_type, stated
 from service.domain.money import Money
-from service.domain.state import (
-    Contract,
-    Ending,
-)
+from service.domain.parts import Ending
+from service.domain.state import Contract
 from service.domain.terms import Identifier
 from service.errors import NotAllowedNow
 
-_KINDS = ("terminated", "completed")
+RULES = {
+    "terminate-signed": "Only what is signed is terminated.",
+    "cancel-unsigned": "Only what is not signed is cancelled.",
+}
+
+_KINDS = ("superseded", "cancelled", "terminated", "completed")
 
 
 class _Ending(EventData):
@@ -67,3 +70,31 @@ class ContractTerminated(_Ending):
     def check_place(self, at: Contract) -> None:
         if at.facts.signing is None:
             raise NotAllowedNow("terminate-signed", "Only a signed contract can be terminated, and none is signed by then.")
+
+
+@event_type("contract.cancelled")
+class ContractCancelled(_Ending):
+    """A contract that was never signed is given up."""
+
+    by: Name | None = None
+    cause: Text | None = None
+    notice_on: BusinessDate | None = None
+    terminated_value: Money | None = None
+    delivered_value: Money | None = None
+    successor: Identifier | None = None
+
+    def check_place(self, at: Contract) -> None:
+        if at.facts.signing is not None:
+            raise NotAllowedNow("cancel-unsigned", "Only a contract that is not signed can be cancelled, and this one is signed by then.")
+
+
+@event_type("contract.superseded")
+class ContractSuperseded(_Ending):
+    """Another contract takes the place of this one."""
+
+    by: Name | None = None
+    cause: Text | None = None
+    notice_on: BusinessDate | None = None
+    terminated_value: Money | None = None
+    delivered_value: Money | None = None
+    successor: Identifier | None = None

@@ -5,7 +5,7 @@ docs follow from the class. Stored bodies are decoded here, and nowhere else, so
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from functools import cache
 from operator import attrgetter
@@ -16,10 +16,13 @@ import msgspec
 from pydantic import ConfigDict, Field, StringConstraints
 
 from service.domain.dates import BusinessDate, last_day
-from service.domain.state import Contract, JsonObject
+from service.domain.parts import JsonObject
+from service.domain.state import Contract
+from service.errors import NotAllowedNow
 
 MAX_TEXT = 5_000
 MAX_NAME = 300
+MAX_PARTS = 200
 
 Id = Annotated[
     str,
@@ -85,6 +88,8 @@ class EventData:
     event_type: ClassVar[str]
     schema_version: ClassVar[int]
     opens: ClassVar[bool] = False
+    dayless: ClassVar[bool] = False
+    """Whether the event holds on every day, whatever its `effective_on`."""
     summary: ClassVar[str]
 
     def check_whole(self, whole: Contract) -> None:
@@ -108,6 +113,10 @@ class EventData:
         """Ids of deliveries that the event introduces; too many for the state, so unique by an index."""
         return ()
 
+    def known_delivery_ids(self) -> tuple[str, ...]:
+        """Ids of deliveries that the event refers to."""
+        return ()
+
     def event_ids(self) -> tuple[str, ...]:
         """Ids of events that the event refers to; they must be of the same contract."""
         return ()
@@ -122,7 +131,10 @@ class EventData:
 
 
 class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """An event that has its place in the log, as the fold reads it. `day` is the first that `effective_on` may mean."""
+    """An event that has its place in the log, as the fold reads it. `day` is the first that `effective_on` may mean.
+
+    What is dayless comes before every day.
+    """
 
     event_id: str
     position: int
@@ -133,6 +145,10 @@ class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True):
     data: EventData
     source: JsonObject
     hypothetical: bool = False
+
+    def __post_init__(self) -> None:
+        if self.data.dayless:
+            msgspec.structs.force_setattr(self, "day", date.min)
 
     @property
     def published_by(self) -> date:
@@ -182,14 +198,18 @@ def _stored_form(cls: Any) -> Any:
     """A dataclass of event data as a struct of the same members and methods, which is read several times as fast (decision 0012)."""
     hints, known = get_type_hints(cls), vars(cls)["__dataclass_fields__"]
     members: list[Any] = [
-        (name, _stored_type(hints[name]), *(() if member.default is dataclasses.MISSING else (member.default,)))
-        for name, member in known.items()
-        if name in cls.__slots__
+        (name, _stored_type(hints[name]), _stored_member(name, member)) for name, member in known.items() if name in cls.__slots__
     ]
     rest = {name: member for name, member in vars(cls).items() if name not in known and not name.startswith("__")}
     bases = tuple(base for base in cls.__bases__ if base is not object)
     namespace = rest | {"event_type": getattr(cls, "event_type", None), "__dataclass_fields__": known}
     return msgspec.defstruct(cls.__name__, members, bases=(*bases, msgspec.Struct), namespace=namespace, frozen=True, kw_only=True)
+
+
+def _stored_member(name: str, member: "dataclasses.Field[Any]") -> Any:
+    """A member as stored: one whose name is a word of Python has an underscore after it in its class (`from_`)."""
+    default = msgspec.NODEFAULT if member.default is dataclasses.MISSING else member.default
+    return msgspec.field(name=name.rstrip("_"), default=default)
 
 
 def _stored_type(hint: Any) -> Any:
@@ -201,9 +221,15 @@ def _stored_type(hint: Any) -> Any:
     return Union[parts] if origin in (Union, UnionType) else origin[parts]  # noqa: UP007 - made, not written
 
 
+def check_room(entries: Sequence[Any], what: str, more: int = 1) -> None:
+    """Refuse what would make a list of the state longer than MAX_PARTS."""
+    if len(entries) + more > MAX_PARTS:
+        raise NotAllowedNow("parts-limit", f"A contract holds at most {MAX_PARTS} {what}.")
+
+
 def stated(value: Any) -> Any:
     """A dataclass of the domain as JSON, without the members that were not stated."""
-    if isinstance(value, (str, int)) or value is None:
+    if isinstance(value, (str, int, float, dict)) or value is None:
         return value
     if isinstance(value, list | tuple):
         return [stated(element) for element in value]

@@ -9,7 +9,8 @@ from pydantic_core import PydanticCustomError
 from service.domain.delivery import check_known_item
 from service.domain.events import STRICT, EventData, Id, RecordedEvent, Text, Uuid, event_type
 from service.domain.figures import check_known_figure
-from service.domain.state import Contract, Explanation, Notes
+from service.domain.parts import Explanation, Notes
+from service.domain.state import Contract
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

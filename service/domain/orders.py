@@ -1,36 +1,28 @@
 """The order: extended in quantity, value or time."""
 
-from dataclasses import dataclass
 from typing import Literal, Self
 
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
 from service.domain.dates import BusinessDate, last_day
-from service.domain.events import STRICT, EventData, Id, RecordedEvent, event_type, stated
-from service.domain.money import DecimalText, Money, add, plain
-from service.domain.state import (
-    Contract,
-    Extension,
-)
+from service.domain.events import EventData, Id, RecordedEvent, event_type, stated
+from service.domain.money import Money, add, plain
+from service.domain.options import Use, check_known_option, option_of
+from service.domain.parts import Extension
+from service.domain.state import Contract
 from service.domain.terms import (
+    AddedQuantity,
     PeriodData,
-    Unit,
     state_period,
     term_end,
 )
 from service.errors import NotAllowedNow
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AddedQuantity:
-    """What is ordered besides; `item_id` says of which item."""
-
-    __pydantic_config__ = STRICT
-
-    quantity: DecimalText
-    unit: Unit
-    item_id: Id | None = None
+RULES = {
+    "end-moves-later": "A new end is later than the end then standing.",
+    "within-max-end": "An end is within `max_end_on`, unless amended.",
+}
 
 
 @event_type("order.extended")
@@ -51,26 +43,35 @@ class OrderExtended(EventData):
 
     def check_whole(self, whole: Contract) -> None:
         if self.via == "option" or self.option_id is not None:
-            raise NotAllowedNow("known-option", f"The contract has no option {self.option_id or 'that was granted'}.")
+            check_known_option(whole, self.option_id)
         item_id = self.added_quantity and self.added_quantity.item_id
         if item_id and whole.item(item_id) is None:
             raise NotAllowedNow("known-item", f"The contract has no item {item_id}.")
 
     def is_placed(self, at: Contract) -> bool:
-        """No event type grants an option yet, so one that is named is absent."""
-        if self.via == "option" or self.option_id is not None:
+        if self.option_id is None:
+            if self.via == "option":
+                return False
+        elif option_of(at, self.option_id) is None:
             return False
         return self.added_quantity is None or at.has_item(self.added_quantity.item_id)
 
     def check_place(self, at: Contract) -> None:
-        if self.new_end_on is None:
-            return
+        if self.option_id is not None:
+            self._use().check(at, self.option_id)
+        if self.new_end_on is not None:
+            self._check_end(at, self.new_end_on)
+
+    def _check_end(self, at: Contract, new_end_on: str) -> None:
         stands, period = term_end(at.facts), at.facts.period
-        if stands and last_day(self.new_end_on) <= last_day(stands.end_on):
+        if stands and last_day(new_end_on) <= last_day(stands.end_on):
             raise NotAllowedNow("end-moves-later", f"The term ends in {stands.end_on} already; a new end is later than that.")
         latest = period.max_end_on if period else None
-        if latest and self.via != "amendment" and last_day(self.new_end_on) > last_day(latest):
+        if latest and self.via != "amendment" and last_day(new_end_on) > last_day(latest):
             raise NotAllowedNow("within-max-end", f"The contract allows an end by {latest}; only an amendment goes beyond it.")
+
+    def _use(self) -> Use:
+        return Use(self.added_quantity, self.added_value, self.new_end_on)
 
     def apply(self, contract: Contract, event: RecordedEvent) -> None:
         facts, revision = contract.facts, event.revision
@@ -82,8 +83,11 @@ class OrderExtended(EventData):
                 added_quantity=stated(self.added_quantity),
                 added_value=stated(self.added_value),
                 new_end_on=self.new_end_on,
+                option_id=self.option_id,
             )
         )
+        if self.option_id is not None:
+            self._use().take(contract, self.option_id, event)
         if self.new_end_on is not None:
             state_period(facts, revision, PeriodData(end_on=self.new_end_on))
         if self.added_quantity is not None:

@@ -5,180 +5,54 @@ sorted JSON is the public state: it refers to events by revision only (`rests_on
 no instant, so that the same events give the same state anywhere.
 """
 
-from typing import Any
-
 import msgspec
 
-JsonObject = dict[str, Any]
+from service.domain.parts import (
+    Acceptance,
+    Agreement,
+    Amendment,
+    Completion,
+    Condition,
+    Delivery,
+    Dispute,
+    Ending,
+    Explanation,
+    Extension,
+    Filing,
+    ForceMajeure,
+    FormerParty,
+    Item,
+    JsonObject,
+    Label,
+    Milestone,
+    Notes,
+    Option,
+    Party,
+    Period,
+    Released,
+    ReplacedFigure,
+    Report,
+    Signing,
+    StandingFigure,
+    Suspension,
+    WithdrawnFigure,
+    Withheld,
+)
+
+__all__ = ["Anomaly", "Contract", "ContractState", "Facts", "JsonObject"]
 
 
-class Part(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """A part of the state; `rests_on` names the revisions it was folded from."""
+class _Shown(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """Members at their default are left out of the JSON."""
 
 
-class Report(Part):
-    stage: str
-    effective_on: str
-    rests_on: list[int]
-
-
-class Signing(Part):
-    effective_on: str
-    rests_on: list[int]
-    signed_on: str | None = None
-    signed_by: str | None = None
-
-
-class Party(Part):
-    party_id: str
-    name: str
-    roles: list[str]
-    rests_on: list[int]
-    identifiers: list[JsonObject] | None = None
-    relation: JsonObject | None = None
-
-
-class Item(Part):
-    """`quantity` as first stated; `ordered` with what extensions added."""
-
-    item_id: str
-    description: str
-    rests_on: list[int]
-    quantity: str | None = None
-    ordered: str | None = None
-    unit: str | None = None
-
-
-class Period(Part):
-    """Each member stands as last stated; `stated_in` names the revision that stated it."""
-
-    rests_on: list[int]
-    stated_in: dict[str, int]
-    start_on: str | None = None
-    duration: str | None = None
-    end_on: str | None = None
-    max_end_on: str | None = None
-
-
-class StandingFigure(Part):
-    """A figure that no revision has replaced, with the source on whose word it stands."""
-
-    figure_id: str
-    currency: str
-    basis: str
-    bound: str
-    scope: str
-    effective_on: str
-    rests_on: list[int]
-    source: JsonObject
-    amount: str | None = None
-    low: str | None = None
-    high: str | None = None
-    vat: str | None = None
-    derived_from: JsonObject | None = None
-    fx: JsonObject | None = None
-    note: str | None = None
-
-
-class ReplacedFigure(Part):
-    figure_id: str
-    replaced_by: str
-    rests_on: list[int]
-    derived_from: str | None = None
-
-
-class Withheld(Part):
-    path: str
-    reason: str
-    rests_on: list[int]
-    until: str | None = None
-
-
-class Extension(Part):
-    via: str
-    effective_on: str
-    rests_on: list[int]
-    added_quantity: JsonObject | None = None
-    added_value: JsonObject | None = None
-    new_end_on: str | None = None
-
-
-class Delivered(Part):
-    """A total of recorded deliveries, by item and unit (units are never converted)."""
-
-    item_id: str
-    unit: str
-    quantity: str
-
-
-class UnsignedDelivery(Part):
-    """A delivery in a contract that was not signed by then."""
-
-    delivered_on: str
-    rests_on: list[int]
-
-
-class Delivery(Part):
-    """`rests_on` names the events that say when deliveries started, and the latest of the recorded ones (`count` of them).
-
-    `unsigned` are those that a signing to come is held against: of more than a hundred the earliest.
-    """
-
-    rests_on: list[int]
-    started_on: str
-    partial: bool = False
-    place: str | None = None
-    lot: str | None = None
-    item_id: str | None = None
-    count: int = 0
-    totals: list[Delivered] = []
-    unsigned: list[UnsignedDelivery] = []
-
-
-class Agreement(Part):
-    relation: str
-    effective_on: str
-    rests_on: list[int]
-    reference: JsonObject | None = None
-    parties: list[str] | None = None
-    title: str | None = None
-
-
-class Ending(Part):
-    """How the contract ended: `kind` is terminated or completed."""
-
-    kind: str
-    effective_on: str
-    rests_on: list[int]
-    by: str | None = None
-    cause: str | None = None
-    notice_on: str | None = None
-    terminated_value: JsonObject | None = None
-    delivered_value: JsonObject | None = None
-    successor: JsonObject | None = None
-
-
-class Notes(Part):
-    """How many notes there are, and the latest of them."""
-
-    count: int
-    rests_on: list[int]
-
-
-class Explanation(Part):
-    """A note that explains an anomaly."""
-
-    anomaly_id: str
-    rests_on: list[int]
-
-
-class Figures(Part):
+class Figures(_Shown):
     """The figures that stand: all that the fold knows of the value."""
 
     figures: list[StandingFigure] = []
 
 
-class Facts(Part):
+class Facts(_Shown):
     """What the events in effect say, folded; nothing in it depends on the day it is read.
 
     `stated_in` names the revisions that stated kind and title. `unplaced_figures` are the ids that events under `unplaced` have taken.
@@ -196,13 +70,27 @@ class Facts(Part):
     period: Period | None = None
     value: Figures = msgspec.field(default_factory=Figures)
     replaced_figures: list[ReplacedFigure] = []
+    withdrawn_figures: list[WithdrawnFigure] = []
+    former_parties: list[FormerParty] = []
     withheld: list[Withheld] = []
+    released: list[Released] = []
+    filings: list[Filing] = []
+    options: list[Option] = []
+    amendments: list[Amendment] = []
     extensions: list[Extension] = []
     delivery: Delivery | None = None
+    acceptance: Acceptance | None = None
+    suspensions: list[Suspension] = []
+    completions: list[Completion] = []
+    milestones: list[Milestone] = []
+    conditions: list[Condition] = []
+    disputes: list[Dispute] = []
+    force_majeure: list[ForceMajeure] = []
     agreements: list[Agreement] = []
     terms: JsonObject | None = None
     terms_rest_on: list[int] = []
     ending: Ending | None = None
+    labels: list[Label] = []
     notes: Notes | None = None
     explanations: list[Explanation] = []
     hypothetical: bool = False
@@ -214,7 +102,7 @@ class Facts(Part):
         return self.value.figures
 
 
-class TermEnd(Part):
+class TermEnd(_Shown):
     """The end of the term and on whose word: stated, or counted from the start by the duration."""
 
     end_on: str
@@ -222,12 +110,12 @@ class TermEnd(Part):
     rests_on: list[int]
 
 
-class Extreme(Part):
+class Extreme(_Shown):
     amount: str
     figure_id: str
 
 
-class Best(Part):
+class Best(_Shown):
     """The best figure in a currency; all that is known of it stands under `figures`."""
 
     figure_id: str
@@ -236,14 +124,14 @@ class Best(Part):
     high: str | None = None
 
 
-class CurrencyRange(Part):
+class CurrencyRange(_Shown):
     currency: str
     best: Best
     low: Extreme
     high: Extreme
 
 
-class Conflict(Part):
+class Conflict(_Shown):
     """Two figures that differ by more than is tolerated; `difference_percent` is of the greater, to two digits."""
 
     figures: list[str]
@@ -266,12 +154,12 @@ class Value(Figures, kw_only=True):
     withheld: list[Withheld] = []
 
 
-class Quantity(Part):
+class Quantity(_Shown):
     status: str
     withheld: list[Withheld] = []
 
 
-class CoarseDate(Part):
+class CoarseDate(_Shown):
     """A date stated as a year, quarter or month, where in the state it stands, and the events that said so."""
 
     path: str
@@ -286,13 +174,14 @@ class ContractState(Facts, kw_only=True):
     value: Value
     quantity: Quantity
     marks: list[str] = []
+    open_options: list[str] = []
     status_rests_on: list[int] = []
     term_end: TermEnd | None = None
     uncertain: list[CoarseDate] = []
     unsettled: list[CoarseDate] = []
 
 
-class Anomaly(Part):
+class Anomaly(_Shown):
     """Accepted, and flagged: the rule, the revisions concerned, and a sentence for a person."""
 
     anomaly_id: str
@@ -322,12 +211,19 @@ class Contract:
 
     def knows_figure(self, figure_id: str) -> bool:
         """Whether a figure stands or stood."""
-        replaced = self.facts.replaced_figures
-        return self.figure(figure_id) is not None or any(f.figure_id == figure_id for f in replaced)
+        if self.figure(figure_id) is not None or any(f.figure_id == figure_id for f in self.facts.replaced_figures):
+            return True
+        return any(f.figure_id == figure_id for f in self.facts.withdrawn_figures)
 
     def has_heard_of_figure(self, figure_id: str) -> bool:
         """Whether an event states a figure with this id, be it that the fold could not place it."""
         return self.knows_figure(figure_id) or figure_id in self.facts.unplaced_figures
+
+    def party(self, party_id: str) -> Party | None:
+        for party in self.facts.parties:
+            if party.party_id == party_id:
+                return party
+        return None
 
     def item(self, item_id: str) -> Item | None:
         for item in self.facts.items:

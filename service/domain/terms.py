@@ -9,13 +9,11 @@ from pydantic_core import PydanticCustomError
 from service.domain.dates import BusinessDate, Duration, end_of, first_day, last_day
 from service.domain.events import STRICT, Id, Name, Path, Text, Word
 from service.domain.money import CurrencyCode, DecimalText
-from service.domain.state import (
-    Facts,
-    Period,
-    TermEnd,
-)
+from service.domain.parts import Period
+from service.domain.state import Facts, TermEnd
 
 Kind = Literal["supply", "framework", "joint"]
+PERIOD_MEMBERS = ("start_on", "duration", "end_on", "max_end_on")
 Unit = Annotated[
     str,
     Field(
@@ -153,6 +151,17 @@ class Terms:
     volumes: Annotated[list[Volume], Field(min_length=1, max_length=200)] | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddedQuantity:
+    """What is ordered besides; `item_id` says of which item."""
+
+    __pydantic_config__ = STRICT
+
+    quantity: DecimalText
+    unit: Unit
+    item_id: Id | None = None
+
+
 def _distinct(member: str) -> Any:
     def check(entries: list[Any]) -> list[Any]:
         ids = [getattr(entry, member) for entry in entries]
@@ -195,7 +204,7 @@ WithheldList = Annotated[list[WithheldData], Field(min_length=1, max_length=50),
 def state_period(facts: Facts, revision: int, period: PeriodData) -> None:
     """Each member given replaces the one that stood."""
     stands = facts.period or Period(rests_on=[], stated_in={})
-    for member in ("start_on", "duration", "end_on", "max_end_on"):
+    for member in PERIOD_MEMBERS:
         if (value := getattr(period, member)) is not None:
             setattr(stands, member, value)
             stands.stated_in[member] = revision

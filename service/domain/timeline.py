@@ -6,8 +6,9 @@ from datetime import date
 import msgspec
 
 from service.domain.contract import fold, judge, revisions_of, settle, turning_day
-from service.domain.events import RecordedEvent, place_in_fold
-from service.domain.state import Anomaly, Contract, ContractState, JsonObject
+from service.domain.events import EVENT_TYPES, RecordedEvent, place_in_fold
+from service.domain.parts import JsonObject
+from service.domain.state import Anomaly, Contract, ContractState
 
 
 class Pending(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -63,11 +64,20 @@ def tell(events: Iterable[RecordedEvent], effective_on: date, published_by: date
 def view(contract: Contract, whole: Contract, known: Sequence[Basis], later: Sequence[RecordedEvent], effective_on: date) -> View:
     """The view of a folded contract; `whole` is folded from `later` events too, `known` covers at least what the state rests on."""
     revisions = revisions_of(contract.facts)
+    rests_on = [entry for entry in known if entry.revision in revisions]
+    if contract.facts.labels:
+        rests_on.sort(key=_after_every_day)
     state = settle(contract.facts, effective_on)
     return View(
         state=state,
         anomalies=judge(whole, effective_on, state.value if whole is contract else None),
         pending=[Pending(revision=event.revision, event_type=event.data.event_type, effective_on=event.effective_on) for event in later],
-        rests_on=[entry for entry in known if entry.revision in revisions],
+        rests_on=rests_on,
         holds_until=turning_day(state, whole.facts, (event.effective_on for event in later), effective_on),
     )
+
+
+def _after_every_day(entry: Basis) -> tuple[bool, int]:
+    """What holds on every day stands last, as recorded; the others as they were folded."""
+    dayless = EVENT_TYPES[entry.event_type].dayless
+    return dayless, entry.revision if dayless else 0

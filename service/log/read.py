@@ -22,6 +22,7 @@ from service.errors import ContractNotFound, EventNotFound, HistoryForked, Ledge
 from service.log.header import NO_PREVIOUS, Header, decode_header
 from service.log.ledger import Ledger, instant, zone
 from service.projections.contracts import encode_beside
+from service.projections.filters import SORTED_DAYS, near_terms, total_prefix
 
 _CURRENT = """
 SELECT c.contract_id::text, c.revision, c.settled_on, c.holds_until, c.state, c.beside
@@ -77,19 +78,23 @@ _NEWEST = """
 SELECT position, encode(event_hash, 'hex') FROM events WHERE ledger_id = %(ledger_id)s::uuid ORDER BY position DESC LIMIT 1
 """
 _HASH_AT = "SELECT event_hash FROM events WHERE ledger_id = %(ledger_id)s::uuid AND position = %(position)s"
-_CONTRACTS = """
-SELECT c.contract_id::text, c.revision, c.state FROM contracts c
-WHERE c.ledger_id = %(ledger_id)s::uuid AND c.contract_id > %(after)s::uuid AND c.filters @> %(filters)s::text[]
+# A list's conditions are put together for what is asked: one statement for all would have one plan for all.
+_LISTED = """
+FROM contracts c
+WHERE c.ledger_id = %(ledger_id)s::uuid
   AND c.generation = (SELECT generation FROM ledgers WHERE ledger_id = %(ledger_id)s::uuid)
-ORDER BY c.contract_id LIMIT %(limit)s
 """
-_COUNT = """
-SELECT count(*) FROM (
-    SELECT FROM contracts c
-    WHERE c.ledger_id = %(ledger_id)s::uuid AND c.filters @> %(filters)s::text[]
-      AND c.generation = (SELECT generation FROM ledgers WHERE ledger_id = %(ledger_id)s::uuid)
-    LIMIT %(limit)s
-) found
+_HAS_TERMS = "AND c.filters @> %(terms)s::text[]"
+_IS_ONE_OF = "AND c.contract_id = ANY(%(contract_ids)s::uuid[])"
+# The index finds what lies near; what is stated decides.
+_HAS_TOTAL = """
+AND c.filters && %(near)s::text[]
+AND EXISTS (
+    SELECT FROM unnest(c.filters) AS stated(term)
+    WHERE CASE WHEN starts_with(term, %(total)s) THEN
+        split_part(term, ' ', 2)::numeric <= %(value_to)s::numeric AND split_part(term, ' ', 3)::numeric >= %(value_from)s::numeric
+    END
+)
 """
 _LAST_FINISHED = """
 SELECT min(holds_until) FROM contracts c
@@ -112,13 +117,80 @@ class AsOf(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Times:
-    """The times a question is put at; None is today, or now. `revision` and the two `known_` exclude one another."""
+    """The times a question is put at; None is today, or now. `revision` and the two `known_` exclude one another.
+
+    `prefix` is what their names began with, for who asks at several.
+    """
 
     effective_on: date | None = None
     known_position: int | None = None
     known_at: datetime | None = None
     published_by: date | None = None
     revision: int | None = None
+    prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which contracts a list is of, and in what order: every condition that is given has to be met."""
+
+    terms: Sequence[str] = ()
+    contract_ids: Sequence[str] = ()
+    total_in: str | None = None
+    value_from: str | None = None
+    value_to: str | None = None
+    days: Sequence[tuple[str, str | None, str | None]] = ()
+    """Days by their name, each from a day to a day, both included; a contract without the day is left out."""
+    sort: str = "contract_id"
+
+    @property
+    def sorted_day(self) -> str | None:
+        """The day that the list is sorted by; None for one in the order of ids."""
+        day = self.sort.removeprefix("-")
+        return day if day in SORTED_DAYS else None
+
+
+def list_query(wanted: Wanted, after: tuple[str, str] | None) -> tuple[str, dict[str, Any]]:
+    """The statement for a page of a list and its parameters. `after` is the day (if the list is sorted by one) and id of the last item."""
+    conditions, parameters = _conditions(wanted)
+    compared, direction = ("<", "DESC") if wanted.sort.startswith("-") else (">", "ASC")
+    place = f"c.filters[{SORTED_DAYS[wanted.sorted_day]}]" if wanted.sorted_day else None
+    if after is not None:
+        parameters |= {"after_day": f"{wanted.sorted_day}={after[0]}", "after": after[1]}
+        key = f"({place}, c.contract_id) {compared} (%(after_day)s, %(after)s::uuid)" if place else "c.contract_id > %(after)s::uuid"
+        conditions.append(f"AND {key}")
+    order = f"{place} {direction}, c.contract_id {direction}" if place else "c.contract_id"
+    day = f"substr({place}, {len(wanted.sorted_day) + 2})" if place and wanted.sorted_day else "''"
+    # Every part is written here; what is asked comes as parameters.
+    chosen = f"SELECT c.contract_id::text, c.revision, c.state, {day} {_LISTED}"
+    return f"{chosen} {' '.join(conditions)} ORDER BY {order} LIMIT %(limit)s", parameters
+
+
+def count_query(wanted: Wanted) -> tuple[str, dict[str, Any]]:
+    """The statement that counts a list up to a limit, and its parameters."""
+    conditions, parameters = _conditions(wanted)
+    return f"SELECT count(*) FROM (SELECT {_LISTED} {' '.join(conditions)} LIMIT %(limit)s) found", parameters  # noqa: S608
+
+
+def _conditions(wanted: Wanted) -> tuple[list[str], dict[str, Any]]:
+    conditions: list[str] = []
+    parameters: dict[str, Any] = {}
+    if wanted.terms:
+        conditions.append(_HAS_TERMS)
+        parameters["terms"] = list(wanted.terms)
+    if wanted.contract_ids:
+        conditions.append(_IS_ONE_OF)
+        parameters["contract_ids"] = list(wanted.contract_ids)
+    if wanted.total_in is not None:
+        conditions.append(_HAS_TOTAL)
+        parameters |= {"total": total_prefix(wanted.total_in), "value_from": wanted.value_from or "0"}
+        parameters |= {"value_to": wanted.value_to or "Infinity", "near": near_terms(wanted.total_in, wanted.value_from, wanted.value_to)}
+    for name, first, last in wanted.days:
+        place = f"c.filters[{SORTED_DAYS[name]}]"
+        conditions.append(f"AND {place} BETWEEN %({name}_from)s AND %({name}_to)s")
+        # Without a first day the least there is, so that a contract without the day, which has nothing there, is left out.
+        parameters |= {f"{name}_from": f"{name}={first or '0001-01-01'}", f"{name}_to": f"{name}={last or '9999-12-31'}"}
+    return conditions, parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,10 +350,10 @@ class Reader:
             return int(rows[0][0])
         if times.known_at is not None:
             if times.known_at > now:
-                raise _refused("known_at", f"the instant is in the future; it is {instant(now)} now")
+                raise _refused(times.prefix + "known_at", f"the instant is in the future; it is {instant(now)} now")
             return int((await self.database.rows(_POSITION_AT, parameters | {"known_at": times.known_at}))[0][0])
         if times.known_position is not None and times.known_position > head:
-            raise _refused("known_position", f"the ledger has {head} events so far")
+            raise _refused(times.prefix + "known_position", f"the ledger has {head} events so far")
         return head if times.known_position is None else times.known_position
 
     async def _recorded_at(self, ledger: Ledger, position: int) -> datetime:
@@ -316,16 +388,17 @@ class Reader:
         position, recorded_at, now = (await self.database.rows(_HEAD, {"ledger_id": ledger.ledger_id}))[0]
         return position, recorded_at, now.astimezone(zone(ledger.time_zone)).date()
 
-    async def contracts(self, ledger: Ledger, filters: Sequence[str], after: str, limit: int) -> list[Sequence[Any]]:
-        """Contracts whose rows carry all the filter terms: (contract_id, revision, state), in the order of their ids."""
-        parameters = {"ledger_id": ledger.ledger_id, "filters": list(filters), "after": after, "limit": limit}
+    async def contracts(self, ledger: Ledger, wanted: Wanted, after: tuple[str, str] | None, limit: int) -> list[Sequence[Any]]:
+        """Contracts that are wanted after a place: (contract_id, revision, state, day), in the order that is wanted."""
+        statement, parameters = list_query(wanted, after)
         # A prepared plan would end up walking the whole ledger for a rare term, once common ones had been asked for.
-        return [*await self.database.rows(_CONTRACTS, parameters, planned_anew=True)]
+        return [*await self.database.rows(statement, parameters | {"ledger_id": ledger.ledger_id, "limit": limit}, planned_anew=True)]
 
-    async def count(self, ledger: Ledger, filters: Sequence[str], limit: int) -> int:
-        """How many contracts carry all the filter terms; no more than the limit are counted."""
-        parameters = {"ledger_id": ledger.ledger_id, "filters": list(filters), "limit": limit}
-        return int((await self.database.rows(_COUNT, parameters, planned_anew=True))[0][0])
+    async def count(self, ledger: Ledger, wanted: Wanted, limit: int) -> int:
+        """How many contracts are wanted; no more than the limit are counted."""
+        statement, parameters = count_query(wanted)
+        parameters |= {"ledger_id": ledger.ledger_id, "limit": limit}
+        return int((await self.database.rows(statement, parameters, planned_anew=True))[0][0])
 
     async def last_revision(self, ledger: Ledger, contract_id: str) -> int:
         """The revision of a contract's newest event, which is how many events it has; 0 for a contract that there is not."""

@@ -14,10 +14,11 @@ from service.database import rows_json
 from service.domain.contract import decode_facts, encode_state
 from service.domain.dates import first_day
 from service.domain.events import RecordedEvent
-from service.domain.state import Anomaly, Contract, ContractState
+from service.domain.state import Anomaly, Contract
 from service.domain.timeline import Basis, Pending, View, basis, tell, view
+from service.projections.filters import filters_of
 
-LAYOUT = 2
+LAYOUT = 3
 """The shape of the rows. A release that changes it writes its own generation, and one that does not know it refuses to write."""
 
 
@@ -99,20 +100,6 @@ def contract_row(contract_id: str, told: View, *, revision: int, position: int, 
         state=encode_state(told.state).decode(),
         beside=encode_beside(told).decode(),
     )
-
-
-def filters_of(state: ContractState) -> list[str]:
-    """What lists of contracts are filtered by, as one array of terms: a role is always that of a party."""
-    terms = {f"status={state.status}"}
-    for party in state.parties:
-        terms.add(f"party={party.party_id}")
-        for role in party.roles:
-            terms.add(f"party={party.party_id} role={role}")
-            terms.add(f"role={role}")
-    terms.update([f"currency={currency}" for currency in {figure.currency for figure in state.value.figures}])
-    for reference in state.references:
-        terms.add(f"reference={reference['scheme']}:{reference['id']}")
-    return sorted(terms)
 
 
 def contract_rows_json(rows: Iterable[ContractRow], generation: int) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
+import pytest
 from hypothesis import strategies as st
 
 from service.api.envelope import read_event
@@ -21,7 +22,7 @@ from service.errors import NotAllowedNow
 from service.log.decide import Append, Batch, Receipt
 from service.log.ledger import Ledger, zone
 from service.log.read import recorded_event
-from service.projections.contracts import LAYOUT, ContractRow
+from service.projections.contracts import LAYOUT, ContractRow, decode_beside
 
 Sent = dict[str, Any]
 Dates = st.SearchStrategy[str]
@@ -186,6 +187,21 @@ def log_of(*events: Sent, day: date = TODAY) -> Log:
     return log
 
 
+def refused(log: Log, *events: Sent) -> str:
+    """The rule that refuses a request; a refusal leaves no trace."""
+    before = log.position, dict(log.rows), len(log.history())
+    with pytest.raises(NotAllowedNow) as caught:
+        log.append(*events)
+    assert (log.position, log.rows, len(log.history())) == before
+    assert caught.value.detail.endswith((".", "}."))
+    return caught.value.rule
+
+
+def flagged_in(log: Log) -> list[str]:
+    """The ids of the anomalies in a contract's row."""
+    return [known.anomaly_id for known in decode_beside(log.rows[CONTRACT]).anomalies]
+
+
 # Events at random. Ids come from small sets, so that events meet.
 
 _DAYS = st.dates(date(2022, 1, 1), date(2030, 12, 31))
@@ -202,6 +218,9 @@ _ITEM_IDS = st.sampled_from(["cells", "cells", "packs"])
 _UNITS = st.sampled_from(["EA", "KWH", "x-cell"])
 _QUANTITIES = st.sampled_from(["0", "1", "10", "12.5", "60", "100", "0.001"])
 _FIGURE_IDS = st.sampled_from([f"f{index}" for index in range(6)])
+_OPTION_IDS = st.sampled_from(["o1", "o1", "o2"])
+_PARTY_IDS = st.sampled_from(["lges", "isuzu", "p1", "p2"])
+_ROLES = st.sampled_from(["supplier", "buyer", "broker"])
 _AMOUNTS = st.sampled_from(["0", "98", "100", "101", "102", "103", "104", "200", "1000000000000"])
 _DURATIONS = st.sampled_from(["P1Y", "P4Y", "P6M", "P90D", "P2W"])
 
@@ -278,14 +297,94 @@ def _data(dates: Dates) -> dict[str, Members]:
         "figure.stated": _members({"figure": figures}, {}),
         "value.revised": _members(revision, {}),
         "order.extended": _members(
-            {"via": st.sampled_from(["amendment", "renewal"])}, {"added_quantity": added, "added_value": _MONEY, "new_end_on": dates}
-        ).filter(lambda data: len(data) > 1),
+            {"via": st.sampled_from(["amendment", "renewal", "option"])},
+            {"added_quantity": added, "added_value": _MONEY, "new_end_on": dates, "option_id": _OPTION_IDS},
+        ).filter(lambda data: not {*data} <= {"via", "option_id"}),
         "delivery.started": _members({}, {"item_id": _ITEM_IDS, "place": _NAMES, "lot": _NAMES, "partial": st.booleans()}),
         "delivery.recorded": _members({"delivery_id": delivery_ids, **delivery}, {"value": _MONEY}),
         "agreement.linked": _members({"relation": st.just("joint-development")}, {"title": _NAMES, "reference": _IDENTIFIERS}),
         "contract.completed": ending,
         "contract.terminated": ending,
+        "contract.cancelled": ending,
+        "contract.superseded": ending,
         "note.added": _members({"text": _NAMES}, {"about": about}),
+        "contract.labelled": _members({}, {"set": _labels(), "remove": _labels()}).filter(bool),
+        **_party_data(),
+        **_option_data(dates),
+        **_course_data(dates),
+    }
+
+
+def _labels() -> st.SearchStrategy[list[str]]:
+    return st.lists(st.sampled_from(["to review", "전지", "unread"]), min_size=1, max_size=2)
+
+
+def _party_data() -> dict[str, Members]:
+    """Who the parties are, and what of the value and the terms changes with them."""
+    party = st.builds(lambda party_id, role: {"party_id": party_id, "name": "A party", "roles": [role]}, _PARTY_IDS, _ROLES)
+    identified = {"name": _NAMES, "identifiers": st.lists(_IDENTIFIERS, min_size=1, max_size=2), "merges": st.lists(_PARTY_IDS, min_size=1)}
+    return {
+        "party.added": _members({"party": party}, {}),
+        "party.replaced": _members({"replaces": _PARTY_IDS, "party": party}, {}),
+        "party.identified": _members({"party_id": _PARTY_IDS}, identified).filter(
+            lambda data: len(data) > 1 and data["party_id"] not in data.get("merges", [])
+        ),
+        "figure.withdrawn": _members({"figure_id": _FIGURE_IDS, "reason": _NAMES}, {}),
+    }
+
+
+def _option_data(dates: Dates) -> dict[str, Members]:
+    """Options, and amendments of the terms."""
+    most = _members({"quantity": _QUANTITIES, "unit": _UNITS}, {"item_id": _ITEM_IDS})
+    limit = {"added_quantity": most, "added_value": _MONEY, "new_end_on": dates, "times": st.integers(1, 2)}
+    granted = {
+        "holder": st.sampled_from(["lges", "isuzu"]),
+        "window": _members({}, {"start_on": dates, "end_on": dates}).map(_orderly),
+        "limit": _members({}, limit),
+    }
+    changes = st.one_of(
+        st.builds(lambda to: {"path": "/title", "from": "Cells", "to": to}, _NAMES),
+        st.builds(lambda path, to: {"path": f"/period/{path}", "to": to}, st.sampled_from(["start_on", "end_on", "max_end_on"]), dates),
+        st.builds(lambda to: {"path": "/terms/payment", "to": to}, _NAMES),
+        st.builds(lambda day: {"path": "/terms/volumes", "to": [{"item_id": "cells", "period": day}]}, dates),
+        st.builds(lambda day: {"path": "/terms/volumes/0/period", "from": day, "to": "2027"}, dates),
+    )
+    amended = {"amendment_id": st.integers(0, 9_999).map("a{}".format), "changes": st.lists(changes, min_size=1, max_size=2)}
+    return {
+        "option.granted": _members({"option_id": _OPTION_IDS, "kind": st.sampled_from(["term", "quantity", "price"])}, granted),
+        "option.exercised": _members({"option_id": _OPTION_IDS, "exercised_on": dates}, {"text": _NAMES}),
+        "option.lapsed": _members({"option_id": _OPTION_IDS}, {"text": _NAMES}),
+        "terms.amended": _members(amended, {"rationale": _NAMES, "treatment": st.just("prospective")}),
+    }
+
+
+def _course_data(dates: Dates) -> dict[str, Members]:
+    """How it goes: deliveries judged and stopped, milestones, disclosures, disputes."""
+    judged = {"delivery_id": st.just("d1"), "item_id": _ITEM_IDS, "quantity": _QUANTITIES, "unit": _UNITS}
+    ids = st.sampled_from(["m1", "m2"])
+    condition = _members({"condition_id": ids, "title": _NAMES}, {"due_on": dates})
+    referred = _members({"reference": st.sampled_from(["1", "2"])}, {"text": _NAMES})
+    paths = st.sampled_from(["/value", "/quantity", "/terms/prices"])
+    withheld = _some(_members({"path": paths, "reason": _NAMES}, {"until": dates}), "path")
+    filed = {"title": _NAMES, "reference": _IDENTIFIERS, "contains": st.just(["/title"]), "withheld": withheld}
+    return {
+        "delivery.accepted": _members(judged, {"value": _MONEY, "delivered_on": dates}),
+        "delivery.rejected": _members(judged, {"value": _MONEY, "delivered_on": dates, "reason": _NAMES}),
+        "delivery.suspended": _members({}, {"item_id": _ITEM_IDS, "reason": _NAMES}),
+        "delivery.resumed": _members({}, {"item_id": _ITEM_IDS, "text": _NAMES}),
+        "delivery.completed": _members({}, {"item_id": _ITEM_IDS, "delivered_on": dates}),
+        "milestone.scheduled": _members({"milestone_id": ids, "title": _NAMES}, {"due_on": dates}),
+        "milestone.met": _members({"milestone_id": ids}, {"text": _NAMES}),
+        "milestone.missed": _members({"milestone_id": ids}, {"text": _NAMES}),
+        "condition.satisfied": condition,
+        "condition.failed": condition,
+        "disclosure.filed": _members({}, filed),
+        "disclosure.withheld": _members({"withheld": withheld}, {}),
+        "disclosure.released": _members({"paths": st.lists(paths, min_size=1, max_size=2)}, {}),
+        "dispute.raised": referred,
+        "dispute.resolved": referred,
+        "force_majeure.declared": referred,
+        "force_majeure.lifted": referred,
     }
 
 
@@ -352,7 +451,24 @@ def openings(draw: st.DrawFn, *, near: bool = False) -> Sent:
     return request | {"effective_on": early or request["effective_on"], "data": data}
 
 
-_WEIGHTS = {"contract.completed": 1, "contract.terminated": 1, "contract.reported": 2, "figure.stated": 4, "value.revised": 4}
+_WEIGHTS = {
+    "contract.reported": 5,
+    "contract.signed": 6,
+    "figure.stated": 10,
+    "value.revised": 10,
+    "delivery.recorded": 8,
+    "delivery.started": 4,
+    "order.extended": 8,
+    "note.added": 4,
+    "option.granted": 5,
+    "disclosure.withheld": 4,
+    "milestone.scheduled": 4,
+    "dispute.raised": 4,
+    "contract.completed": 1,
+    "contract.terminated": 1,
+    "contract.cancelled": 1,
+    "contract.superseded": 1,
+}
 _TYPES = [event_type for event_type in sorted(EVENT_TYPES, reverse=True) for _ in range(_WEIGHTS.get(event_type, 3))]
 
 
@@ -379,6 +495,8 @@ def _fitted(request: Sent, known: list[str]) -> Sent:
     if request["event_type"] == "value.revised":
         data["replaces"] = _one_of(known, data["replaces"])
         data["value"] = _fitted_figure(data["value"], known)
+    if request["event_type"] == "figure.withdrawn":
+        data["figure_id"] = _one_of(known, data["figure_id"])
     if "figure" in data:
         data["figure"] = _fitted_figure(data["figure"], known)
     if "figures" in data:

@@ -349,3 +349,47 @@ def test_a_note_explains_no_other_anomaly() -> None:
 def test_anomalies_stand_beside_the_state_and_not_in_it() -> None:
     assert not {"anomalies", "pending"} & set(told(reported()).state.__struct_fields__)
     assert Anomaly.__struct_fields__ == ("anomaly_id", "rule", "events", "sentence", "explained_by")
+
+
+# Parties, options, milestones, withdrawn figures
+
+
+def test_a_party_that_joins_and_was_one_by_then_is_flagged() -> None:
+    party = {"party_id": "p1", "name": "A party", "roles": ["broker"]}
+    supplier, buyer = reported()["data"]["parties"]
+    earlier = reported("2024-06-01", parties=[supplier, buyer, party])
+    history = [reported(), sent("party.added", "2025-01-01", {"party": party}), earlier]
+    assert flagged(*history) == [("joins-twice.2.3", "p1 joins, and was a party by then")]
+
+
+def test_an_option_that_is_used_outside_its_window_is_flagged() -> None:
+    granted = sent("option.granted", "2024-02-01", {"option_id": "o1", "kind": "term", "window": {"end_on": "2024-06"}})
+    extended = sent("order.extended", "2024-07-01", {"via": "option", "option_id": "o1", "new_end_on": "2028"})
+    sentence = "the option o1 is used in 2024-07-01, and is open to 2024-06"
+    assert flagged(reported(), signed(), granted, extended) == [("option-outside-window.3.4", sentence)]
+    exercised = sent("option.exercised", "2024-06-30", {"option_id": "o1", "exercised_on": "2024-06-30"})
+    assert rules(reported(), signed(), granted, exercised, extended) == []
+
+
+def test_a_milestone_that_passes_its_day_is_flagged_until_it_is_met_or_missed() -> None:
+    scheduled = sent("milestone.scheduled", "2024-02-01", {"milestone_id": "m1", "title": "SOP", "due_on": "2024-Q2"})
+    sentence = "the milestone m1 was due in 2024-Q2, and is neither met nor missed"
+    on_time, late = (told(reported(), signed(), scheduled, day=day) for day in ("2024-06-30", "2024-07-01"))
+    assert (on_time.anomalies, on_time.holds_until) == ([], date(2024, 7, 1))
+    assert [(known.anomaly_id, known.sentence) for known in late.anomalies] == [("milestone-past-its-day.3", sentence)]
+    for what in ("met", "missed"):
+        assert rules(reported(), signed(), scheduled, sent(f"milestone.{what}", "2024-08-01", {"milestone_id": "m1"})) == []
+
+
+def test_more_judged_than_delivered_is_flagged_once() -> None:
+    judged = {"delivery_id": "d1", "item_id": "cells", "unit": "EA"}
+    accepted = sent("delivery.accepted", "2024-06-02", {**judged, "quantity": "9"})
+    rejected = sent("delivery.rejected", "2024-06-03", {**judged, "quantity": "2"})
+    history = [reported(items=[CELLS]), signed(), delivered("d1", "2024-06-01"), accepted, rejected, rejected]
+    assert flagged(*history) == [("judged-more-than-delivered.5", "11 EA of cells accepted or rejected, 10 delivered")]
+
+
+def test_a_figure_that_is_withdrawn_after_it_was_replaced_is_flagged() -> None:
+    withdrawn = sent("figure.withdrawn", "2024-05-01", {"figure_id": "f1", "reason": "wrong"})
+    history = [reported(), stated(figure("f1")), revised("f1", figure("f2")), withdrawn]
+    assert flagged(*history) == [("withdraws-absent-figure.4", "f1 is withdrawn, which another revision had replaced by then")]

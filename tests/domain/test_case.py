@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from service.domain.contract import encode_state
-from service.domain.state import CurrencyRange, StandingFigure, Value
+from service.domain.parts import StandingFigure
+from service.domain.state import CurrencyRange, Value
 from service.domain.timeline import View
 from service.log.header import state_hash
 from service.projections.contracts import LAYOUT, decode_beside

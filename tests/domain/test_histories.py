@@ -121,7 +121,7 @@ def oracle(events: list[RecordedEvent], effective_on: date, published_by: date |
         published_on = event.source.get("published_on")
         published = event.recorded_on if published_on is None else max(days_of(published_on))
         if published_by is None or not published > published_by:
-            known[event.revision] = min(days_of(event.effective_on))
+            known[event.revision] = date.min if event.data.dayless else min(days_of(event.effective_on))
     in_order = [revision for day in sorted(set(known.values())) for revision in sorted(known) if known[revision] == day]
     return [r for r in in_order if not known[r] > effective_on], [r for r in in_order if known[r] > effective_on]
 
@@ -169,7 +169,7 @@ def test_an_event_effective_later_does_not_change_an_earlier_day(history: list[S
     for request in history:
         append_if_allowed(log, request)
     before = log.history()
-    if not append_if_allowed(log, later):
+    if EVENT_TYPES[later["event_type"]].dayless or not append_if_allowed(log, later):
         return
     after = log.history()
     first = min(days_of(later["effective_on"]))

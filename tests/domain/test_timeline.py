@@ -170,6 +170,11 @@ def test_a_body_of_a_type_or_version_that_is_not_known_is_a_key_error() -> None:
 
 def test_the_event_types_are_those_of_the_catalogue_so_far() -> None:
     assert set(EVENT_TYPES) == {
-        "agreement.linked", "contract.completed", "contract.reported", "contract.signed", "contract.terminated", "delivery.recorded",
-        "delivery.started", "figure.stated", "note.added", "order.extended", "value.revised",
+        "agreement.linked", "condition.failed", "condition.satisfied", "contract.cancelled", "contract.completed", "contract.labelled",
+        "contract.reported", "contract.signed", "contract.superseded", "contract.terminated", "delivery.accepted", "delivery.completed",
+        "delivery.recorded", "delivery.rejected", "delivery.resumed", "delivery.started", "delivery.suspended", "disclosure.filed",
+        "disclosure.released", "disclosure.withheld", "dispute.raised", "dispute.resolved", "figure.stated", "figure.withdrawn",
+        "force_majeure.declared", "force_majeure.lifted", "milestone.met", "milestone.missed", "milestone.scheduled", "note.added",
+        "option.exercised", "option.granted", "option.lapsed", "order.extended", "party.added", "party.identified", "party.replaced",
+        "terms.amended", "value.revised",
     }  # fmt: skip

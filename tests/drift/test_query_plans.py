@@ -51,7 +51,6 @@ INSERT INTO idempotency SELECT ledger_id, substr(sha256(convert_to(c::text, 'UTF
 ANALYZE;
 """
 
-START = "00000000-0000-0000-0000-000000000000"
 VALUES: Final[dict[str, Any]] = {
     "ledger_id": LEDGER,
     "name": "ledger-1",
@@ -68,7 +67,6 @@ VALUES: Final[dict[str, Any]] = {
     "chunk": 100,
     "known_at": "2026-01-01T00:10:00Z",
     "today": "2026-01-12",
-    "filters": ["status=in_force"],
     "keys": ["\\x00000000000000000000000000000000"],
     "key_hash": b"x" * 32,
     "ids": json.dumps([{"c": CONTRACT, "d": "delivery-7"}]),
@@ -83,13 +81,8 @@ def queries_of(module: ModuleType) -> dict[str, str]:
     return {f"{module.__name__.rpartition('.')[2]}.{name}": value for name, value in constants.items() if reads.match(value)}
 
 
-def contracts_by(*filters: str, after: str = START) -> dict[str, Any]:
-    return {"filters": list(filters), "after": after}
-
-
 QUERIES: Final = queries_of(append) | queries_of(read) | queries_of(turn) | {"access.FIND_KEY": FIND_KEY}
 OTHERWISE: Final[dict[str, dict[str, Any]]] = {
-    "read._CONTRACTS": contracts_by("status=in_force", after=CONTRACT),
     "turn._SETTLED": {"after": CONTRACT},
 }
 """Values that differ for one query."""
@@ -104,9 +97,6 @@ MORE: Final[list[tuple[str, dict[str, Any]]]] = [
     ("read._POSITION_AT", {"known_at": "0001-01-01T00:00:00Z"}),
     ("read._POSITION_AT", {"known_at": "2026-01-01T00:10:01Z"}),
     ("read._POSITION_AT", {"known_at": "2999-01-01T00:00:00Z"}),
-    ("read._CONTRACTS", contracts_by()),
-    ("read._CONTRACTS", contracts_by("reference=DART:1234")),
-    ("read._CONTRACTS", contracts_by("party=nobody")),
 ]
 
 
@@ -181,8 +171,8 @@ async def test_a_list_is_planned_for_its_own_filters(filled: psycopg.Connection[
         reader = read.Reader(service)
         ledger, _ = await reader.ledger("ledger-1")
         for _ in range(10):
-            assert len(await reader.contracts(ledger, ["status=in_force"], START, 501)) == 501
-            assert len(await reader.contracts(ledger, ["reference=DART:1234"], START, 51)) == 1
+            assert len(await reader.contracts(ledger, read.Wanted(terms=["status=in_force"]), None, 501)) == 501
+            assert len(await reader.contracts(ledger, read.Wanted(terms=["reference=DART:1234"]), None, 51)) == 1
         prepared = await service.rows("SELECT count(*) FROM pg_prepared_statements WHERE position('filters @>' in statement) > 0")
     finally:
         await service.close()

@@ -160,7 +160,7 @@ def test_the_tour_appends_as_its_text_says(tour: list[str]) -> None:
 
 
 def test_the_tour_reads_as_its_text_says(tour: list[str]) -> None:
-    *_, read, listed, log = tour
+    *_, read, in_dollars, changes, listed, log = tour
     shown = picked(read)
     signing = {"effective_on": "2024-01-26", "event_type": "contract.signed", "revision": 4}
     assert shown[:2] == [("state.status", "reported"), ("pending", [])]
@@ -169,6 +169,11 @@ def test_the_tour_reads_as_its_text_says(tour: list[str]) -> None:
     at_2, now = dict(shown[5:8]), dict(shown[8:])
     assert (at_2["state.value.best.source"]["via"], at_2["as_of"]["known_position"], at_2["as_of"]["final"]) == ("Reuters", 2, True)
     assert (now["revision"], now["state.value.best.amount"], now["state.hypothetical"]) == (5, "1100000000000", True)
+    converted = dict(picked(in_dollars))
+    assert (converted["converted.best"]["amount"], converted["converted.rate_on"]) == ("762804213.59", "2022-07-05")
+    changed = dict(picked(changes))
+    assert changed["items.1.sentence"] == "figure.stated of 2022-07-06, on the word of news via Reuters: changed value."
+    assert "status from reported to delivering" in changed["sentence"]
     assert dict(picked(listed))["items.0.state.title"] == "Cylindrical batteries for the electric Elf truck"
     told = dict(picked(log))
     assert told["items.1.prev"] == told["items.0.event_hash"]

@@ -1,0 +1,154 @@
+"""The page of all event types, docs/events.md, made from the classes: every type, member and rule."""
+
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+from service.api.openapi import event_schemas
+from service.domain import contract
+from service.domain.events import EVENT_TYPES, EventData
+
+Schemas = dict[str, dict[str, Any]]
+_HEAD = """# Events
+
+Made from the classes by `make generate`; what is changed here by hand is lost, and a test holds the page to the code.
+
+An event is sent to the path of its type (`option.granted` to `.../contracts/{contract_id}/option-granted`), or with others of its \
+contract to `.../events`. Every event carries `effective_on` (a business date: a year, quarter, month or day), `source` (on whose word), \
+and `data`, whose members the tables below list; besides, if known, `evidence`, `correlation_id`, `causation_id` and `hypothetical`. \
+What is absent was not stated. The data as JSON Schema: [schemas/events](../schemas/events); requests: [openapi.yaml](../openapi.yaml).
+
+A **hard** rule refuses an event, with 409 `not-allowed-now` and the rule's name. Whether ids are new and targets known is judged over \
+the whole contract as recorded; all else at the event's own day, so that a truth recorded late is not refused for what came after. \
+A **soft** rule accepts the event and flags it under `anomalies`; with `?strict=true` it refuses too. What a late event leaves without \
+its target is kept under `unplaced`.
+"""
+_ADDING = '''## Adding a type
+
+A type is one class in the module of its subject: its data, its rules, its fold. Say that an option may pass to another party. \
+In `service/domain/options.py`:
+
+```python
+@event_type("option.transferred")
+class OptionTransferred(_OfOption):
+    """An option passes to another party."""
+
+    option_id: Id
+    holder: Id
+
+    def check_whole(self, whole: Contract) -> None:
+        check_known_option(whole, self.option_id)
+        check_known_party(whole, self.holder)
+
+    def check_place(self, at: Contract) -> None:
+        _open_option(at, self.option_id)
+
+    def apply(self, contract: Contract, event: RecordedEvent) -> None:
+        if (option := option_of(contract, self.option_id)) is not None:
+            option.holder = self.holder
+            _rest_on(option, event.revision)
+```
+
+The docstring's first line is the summary in the API's document. `check_whole` looks at all that is recorded, `check_place` at the \
+contract on the event's day; both refuse by `NotAllowedNow`, with the name of a rule that the module lists in `RULES` (soft ones, which \
+`apply` flags, in `FLAGS`). `apply` never fails: where the target is absent, `is_placed` (here that of `_OfOption`) has kept the event \
+apart. The class is held by `tests/domain`, which says what is missing still:
+
+1. a real body with every member, `tests/golden/events/option.transferred.v1.json`, which must be read for ever, and its place in the \
+life that those bodies make;
+2. a strategy for its data in `tests/domain/histories.py`, so that it takes part in the random histories, and what comes of it after an \
+end; a test of its rules;
+3. an example in `service/api/examples.py`, for the API's document;
+4. `make generate`: the path, the schemas, `openapi.yaml` and this page follow.
+
+What the state does not say yet is a new part: a class in `service/domain/parts.py`, which names its dates, and a member of `Facts`. \
+Coarse dates and `rests_on` are found by it. A new subject is a new module, listed in `SUBJECTS` of `service/domain/contract.py`. \
+A published type is never changed: that would be its next version.
+'''
+
+
+def page() -> str:
+    """The whole page, as Markdown."""
+    schemas = event_schemas()
+    subjects = [_subject(subject, schemas) for subject in contract.SUBJECTS]
+    return "\n".join([_HEAD, _contents(), _rules(contract, "Of every event"), *subjects, _objects(schemas), _ADDING])
+
+
+def _types_of(subject: ModuleType) -> list[type[EventData]]:
+    return [cls for cls in EVENT_TYPES.values() if cls.__module__ == subject.__name__]
+
+
+def _contents() -> str:
+    rows = [
+        f"| [`{cls.event_type}`](#{cls.event_type.replace('.', '')}) | {cls.summary} |"
+        for subject in contract.SUBJECTS
+        for cls in _types_of(subject)
+    ]
+    return "\n".join(["| event type | says |", "| --- | --- |", *rows, ""])
+
+
+def _subject(subject: ModuleType, schemas: Schemas) -> str:
+    name, _, about = (subject.__doc__ or "").strip().partition(":")
+    heading = subject.__name__.rpartition(".")[2].capitalize()
+    parts = [f"## {heading}", "", " ".join(f"{name}:{about}".split() if about else name.split()), ""]
+    for cls in _types_of(subject):
+        parts += [f"### {cls.event_type}", "", " ".join((cls.__doc__ or "").split()), ""]
+        parts += [*_table(schemas[f"{cls.event_type}.v{cls.schema_version}.json"]), ""]
+    return "\n".join([*parts, _rules(subject, None)])
+
+
+def _rules(subject: ModuleType, heading: str | None) -> str:
+    """The rules that a module declares."""
+    rows = [
+        f"| `{rule}` | {hardness} | {sentence} |"
+        for hardness, member in (("hard", "RULES"), ("soft", "FLAGS"))
+        for rule, sentence in getattr(subject, member, {}).items()
+    ]
+    table = ["| rule | | |", "| --- | --- | --- |", *rows, ""] if rows else []
+    return "\n".join([*([f"## {heading}", ""] if heading else []), *table])
+
+
+def _objects(schemas: Schemas) -> str:
+    """The objects that members are of, once each."""
+    known: dict[str, dict[str, Any]] = {}
+    for schema in schemas.values():
+        known |= {name: part for name, part in schema.get("$defs", {}).items() if part.get("type") == "object"}
+    parts = ["## Objects", ""]
+    for name, schema in sorted(known.items()):
+        parts += [f"### {name}", "", schema.get("description", ""), "", *_table(schema), ""]
+    return "\n".join(parts)
+
+
+def _table(schema: dict[str, Any]) -> Iterator[str]:
+    yield "| member | | |"
+    yield "| --- | --- | --- |"
+    for name, member in schema["properties"].items():
+        needed = "required" if name in schema.get("required", ()) else "optional"
+        yield f"| `{name}` | {needed} | {_kind(member)} |"
+
+
+def _kind(member: dict[str, Any]) -> str:
+    """What a member may be, in a few words."""
+    if "$ref" in member:
+        name = member["$ref"].rpartition("/")[2]
+        kind = f"[{name}](#{name.lower()})" if name not in _SCALARS else _SCALARS[name]
+    elif member.get("type") == "array":
+        kind = f"list of {_kind(member['items'])}, at most {member['maxItems']}"
+    elif "enum" in member or "const" in member:
+        kind = ", ".join(f"`{value}`" for value in member.get("enum", [member.get("const")]))
+    else:
+        bounds = [f"at most {member['maxLength']:,} characters"] if "maxLength" in member else []
+        bounds += [f"{member['minimum']} to {member['maximum']:,}"] if {"minimum", "maximum"} <= set(member) else []
+        kind = ", ".join([member.get("type", "any JSON"), *bounds])
+    return f"{kind}. {member['description']}" if "description" in member and "$ref" not in member else kind
+
+
+_SCALARS = {
+    "BusinessDate": "business date",
+    "CurrencyCode": "currency (ISO 4217)",
+    "DecimalString": "decimal, as a string",
+    "Duration": "duration (ISO 8601)",
+    "LocalId": "id of one's own",
+    "UnitCode": "unit (UN/ECE Recommendation 20, or `x-...`)",
+    "Uuid": "UUID",
+}

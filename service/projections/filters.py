@@ -1,0 +1,133 @@
+"""What lists of contracts are filtered and sorted by: the terms of a row, and the terms that a question looks for.
+
+All stand in one array with one index (docs/decisions/0009). The first two places hold the days that lists are sorted by, each with an
+index of its own. Words and amounts are found by terms too: a word by itself, Hangul, Kana and Han by every two neighbouring characters,
+an amount by its first two digits and its power of ten.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
+from functools import lru_cache
+from typing import Final
+
+from service.domain.dates import first_day, last_day
+from service.domain.state import ContractState
+
+SORTED_DAYS: Final = {"signed_on": 1, "ends_on": 2}
+"""The days that lists are sorted by, and their places in the array; Postgres counts from 1."""
+MAX_WORDS = 200
+MAX_WORD_LENGTH = 40
+MAX_NEAR = 30
+_STEPS: Final = 90
+"""First two digits that the amounts of one power of ten have: 10 to 99."""
+# Zero lies before twelve digits after the point, and no sum of amounts comes near 10^45.
+_ZERO, _GREATEST = -12 * _STEPS - 1, 45 * _STEPS - 1
+_UNSPACED: Final = "\u3005\u3007\u3041-\u30fa\u30fc-\u30ff\u31f0-\u31ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff"
+_RUNS = re.compile(f"[{_UNSPACED}]+|[^\\W_{_UNSPACED}]+")
+_IS_UNSPACED = re.compile(f"[{_UNSPACED}]")
+
+
+def filters_of(state: ContractState) -> list[str]:
+    """The terms of a contract: the two days, then all others in order. A role is always that of a party."""
+    terms = {f"status={state.status}"}
+    for party in state.parties:
+        terms.add(f"party={party.party_id}")
+        for role in party.roles:
+            terms.add(f"party={party.party_id} role={role}")
+            terms.add(f"role={role}")
+    terms.update([f"currency={currency}" for currency in {figure.currency for figure in state.value.figures}])
+    terms.update([f"product={item.item_id}" for item in state.items])
+    terms.update([f"label={known.label}" for known in state.labels])
+    for reference in state.references:
+        terms.add(f"reference={reference['scheme']}:{reference['id']}")
+    for total in state.value.by_currency:
+        terms.update(_total_terms(total.currency, total.low.amount, total.high.amount))
+    terms.update(_word_terms((state.title or "", *(party.name for party in state.parties), *(item.description for item in state.items))))
+    return [*_days(state), *sorted(terms)]
+
+
+def _days(state: ContractState) -> tuple[str, str]:
+    """The day of the signing (or by which it was), and the last day of the term; nothing after the sign where there is none."""
+    signing, end = state.signing, state.term_end
+    signed = (signing.signed_on or signing.signed_by) if signing else None
+    signed_on = first_day(signed).isoformat() if signed else ""
+    ends_on = last_day(end.end_on).isoformat() if end else ""
+    return f"signed_on={signed_on}", f"ends_on={ends_on}"
+
+
+# Words
+
+
+def words(text: str) -> Iterator[str]:
+    """The words of a text as they are looked for: without case or width, and what is written without spaces as pairs of characters."""
+    for run in _RUNS.findall(unicodedata.normalize("NFKC", text).casefold()):
+        if len(run) > 1 and _IS_UNSPACED.match(run):
+            yield from (run[index : index + 2] for index in range(len(run) - 1))
+        else:
+            yield run[:MAX_WORD_LENGTH]
+
+
+# Hardly an event changes the words of its contract.
+@lru_cache(4_096)
+def _word_terms(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """The terms of the first words of some texts."""
+    found: dict[str, None] = {}
+    for text in texts:
+        for word in words(text):
+            if len(found) == MAX_WORDS:
+                return tuple(found)
+            found[f"word={word}"] = None
+    return tuple(found)
+
+
+def terms_of_text(text: str) -> list[str]:
+    """The terms that a contract has which a text finds: all its words."""
+    return sorted({f"word={word}" for word in words(text)})
+
+
+# Amounts
+
+
+@lru_cache(4_096)
+def _total_terms(currency: str, low: str, high: str) -> tuple[str, ...]:
+    """The terms of a range of amounts: itself, and where it lies, by its first two digits and by powers of ten."""
+    first, last = _size(low), _size(high)
+    near = range(first, last + 1)
+    exact = f"{total_prefix(currency)}{low} {high}"
+    if len(near) > MAX_NEAR:
+        return exact, f"near={currency} wide"
+    sizes = [f"near={currency} {size}" for size in near]
+    return exact, *sizes, *dict.fromkeys(f"near={currency} e{size // _STEPS}" for size in near)
+
+
+def total_prefix(currency: str) -> str:
+    """What the term begins with that states the range of a contract's amounts in a currency; then come the least and the greatest."""
+    return f"total={currency} "
+
+
+def near_terms(currency: str, low: str | None, high: str | None) -> list[str]:
+    """Terms of which a contract has one, if its range meets this one."""
+    first = _ZERO if low is None else _size(low)
+    last = _GREATEST if high is None else _size(high)
+    return [f"near={currency} wide", *(f"near={currency} {name}" for name in _cover(first, last))]
+
+
+def _cover(first: int, last: int) -> Iterable[str]:
+    """Whole powers of ten by their name, and the sizes before and after them one by one."""
+    size = first
+    while size <= last:
+        if size % _STEPS == 0 and size + _STEPS - 1 <= last:
+            yield f"e{size // _STEPS}"
+            size += _STEPS
+        else:
+            yield str(size)
+            size += 1
+
+
+def _size(amount: str) -> int:
+    """An amount's power of ten and first two digits, as one number that rises with it."""
+    number = Decimal(amount)
+    first, second, *_ = (*number.as_tuple().digits, 0)
+    return number.adjusted() * _STEPS + 10 * first + second - 10 if number else _ZERO
