@@ -14,7 +14,8 @@ from service.api.pages import MAX_COUNT, PageQuery, counted, cursor_in, page_hea
 from service.domain.money import DecimalText
 from service.errors import HistoryForked, Malformed, MemberFault, Refused
 from service.log.ledger import instant
-from service.log.read import AsOf, Wanted
+from service.log.lists import Wanted
+from service.log.read import AsOf
 from service.projections.filters import terms_of_text
 
 MAX_IDS = 100

@@ -21,8 +21,8 @@ from service.domain.timeline import View, tell
 from service.errors import ContractNotFound, EventNotFound, HistoryForked, LedgerNotFound, Malformed, MemberFault, Refused
 from service.log.header import NO_PREVIOUS, Header, decode_header
 from service.log.ledger import Ledger, instant, zone
+from service.log.lists import Wanted, count_query, list_query
 from service.projections.contracts import encode_beside
-from service.projections.filters import SORTED_DAYS, near_terms, total_prefix
 
 _CURRENT = """
 SELECT c.contract_id::text, c.revision, c.settled_on, c.holds_until, c.state, c.beside
@@ -78,24 +78,6 @@ _NEWEST = """
 SELECT position, encode(event_hash, 'hex') FROM events WHERE ledger_id = %(ledger_id)s::uuid ORDER BY position DESC LIMIT 1
 """
 _HASH_AT = "SELECT event_hash FROM events WHERE ledger_id = %(ledger_id)s::uuid AND position = %(position)s"
-# A list's conditions are put together for what is asked: one statement for all would have one plan for all.
-_LISTED = """
-FROM contracts c
-WHERE c.ledger_id = %(ledger_id)s::uuid
-  AND c.generation = (SELECT generation FROM ledgers WHERE ledger_id = %(ledger_id)s::uuid)
-"""
-_HAS_TERMS = "AND c.filters @> %(terms)s::text[]"
-_IS_ONE_OF = "AND c.contract_id = ANY(%(contract_ids)s::uuid[])"
-# The index finds what lies near; what is stated decides.
-_HAS_TOTAL = """
-AND c.filters && %(near)s::text[]
-AND EXISTS (
-    SELECT FROM unnest(c.filters) AS stated(term)
-    WHERE CASE WHEN starts_with(term, %(total)s) THEN
-        split_part(term, ' ', 2)::numeric <= %(value_to)s::numeric AND split_part(term, ' ', 3)::numeric >= %(value_from)s::numeric
-    END
-)
-"""
 _LAST_FINISHED = """
 SELECT min(holds_until) FROM contracts c
 WHERE c.ledger_id = %(ledger_id)s::uuid AND holds_until IS NOT NULL
@@ -128,69 +110,6 @@ class Times:
     published_by: date | None = None
     revision: int | None = None
     prefix: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """Which contracts a list is of, and in what order: every condition that is given has to be met."""
-
-    terms: Sequence[str] = ()
-    contract_ids: Sequence[str] = ()
-    total_in: str | None = None
-    value_from: str | None = None
-    value_to: str | None = None
-    days: Sequence[tuple[str, str | None, str | None]] = ()
-    """Days by their name, each from a day to a day, both included; a contract without the day is left out."""
-    sort: str = "contract_id"
-
-    @property
-    def sorted_day(self) -> str | None:
-        """The day that the list is sorted by; None for one in the order of ids."""
-        day = self.sort.removeprefix("-")
-        return day if day in SORTED_DAYS else None
-
-
-def list_query(wanted: Wanted, after: tuple[str, str] | None) -> tuple[str, dict[str, Any]]:
-    """The statement for a page of a list and its parameters. `after` is the day (if the list is sorted by one) and id of the last item."""
-    conditions, parameters = _conditions(wanted)
-    compared, direction = ("<", "DESC") if wanted.sort.startswith("-") else (">", "ASC")
-    place = f"c.filters[{SORTED_DAYS[wanted.sorted_day]}]" if wanted.sorted_day else None
-    if after is not None:
-        parameters |= {"after_day": f"{wanted.sorted_day}={after[0]}", "after": after[1]}
-        key = f"({place}, c.contract_id) {compared} (%(after_day)s, %(after)s::uuid)" if place else "c.contract_id > %(after)s::uuid"
-        conditions.append(f"AND {key}")
-    order = f"{place} {direction}, c.contract_id {direction}" if place else "c.contract_id"
-    day = f"substr({place}, {len(wanted.sorted_day) + 2})" if place and wanted.sorted_day else "''"
-    # Every part is written here; what is asked comes as parameters.
-    chosen = f"SELECT c.contract_id::text, c.revision, c.state, {day} {_LISTED}"
-    return f"{chosen} {' '.join(conditions)} ORDER BY {order} LIMIT %(limit)s", parameters
-
-
-def count_query(wanted: Wanted) -> tuple[str, dict[str, Any]]:
-    """The statement that counts a list up to a limit, and its parameters."""
-    conditions, parameters = _conditions(wanted)
-    return f"SELECT count(*) FROM (SELECT {_LISTED} {' '.join(conditions)} LIMIT %(limit)s) found", parameters  # noqa: S608
-
-
-def _conditions(wanted: Wanted) -> tuple[list[str], dict[str, Any]]:
-    conditions: list[str] = []
-    parameters: dict[str, Any] = {}
-    if wanted.terms:
-        conditions.append(_HAS_TERMS)
-        parameters["terms"] = list(wanted.terms)
-    if wanted.contract_ids:
-        conditions.append(_IS_ONE_OF)
-        parameters["contract_ids"] = list(wanted.contract_ids)
-    if wanted.total_in is not None:
-        conditions.append(_HAS_TOTAL)
-        parameters |= {"total": total_prefix(wanted.total_in), "value_from": wanted.value_from or "0"}
-        parameters |= {"value_to": wanted.value_to or "Infinity", "near": near_terms(wanted.total_in, wanted.value_from, wanted.value_to)}
-    for name, first, last in wanted.days:
-        place = f"c.filters[{SORTED_DAYS[name]}]"
-        conditions.append(f"AND {place} BETWEEN %({name}_from)s AND %({name}_to)s")
-        # Without a first day the least there is, so that a contract without the day, which has nothing there, is left out.
-        parameters |= {f"{name}_from": f"{name}={first or '0001-01-01'}", f"{name}_to": f"{name}={last or '9999-12-31'}"}
-    return conditions, parameters
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Any, Final
 import psycopg
 import pytest
 
-from service.log.read import Wanted, count_query, list_query
+from service.log.lists import Wanted, count_query, list_query
 from tests.conftest import Database
 from tests.drift.test_query_plans import plan_of_one_use, read_whole, rows_met
 

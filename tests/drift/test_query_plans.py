@@ -12,6 +12,7 @@ import pytest
 from service.access import FIND_KEY
 from service.database import Database as ServiceDatabase
 from service.log import append, read, turn
+from service.log.lists import Wanted
 from tests.conftest import Database
 
 CONTRACTS: Final = 3_000
@@ -171,8 +172,8 @@ async def test_a_list_is_planned_for_its_own_filters(filled: psycopg.Connection[
         reader = read.Reader(service)
         ledger, _ = await reader.ledger("ledger-1")
         for _ in range(10):
-            assert len(await reader.contracts(ledger, read.Wanted(terms=["status=in_force"]), None, 501)) == 501
-            assert len(await reader.contracts(ledger, read.Wanted(terms=["reference=DART:1234"]), None, 51)) == 1
+            assert len(await reader.contracts(ledger, Wanted(terms=["status=in_force"]), None, 501)) == 501
+            assert len(await reader.contracts(ledger, Wanted(terms=["reference=DART:1234"]), None, 51)) == 1
         prepared = await service.rows("SELECT count(*) FROM pg_prepared_statements WHERE position('filters @>' in statement) > 0")
     finally:
         await service.close()
