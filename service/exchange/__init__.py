@@ -1,0 +1,1 @@
+"""Contracts in the formats of others. Pure: no clock, no I/O, no randomness."""
