@@ -172,6 +172,18 @@ class Comparison(msgspec.Struct, kw_only=True):
     to_as_of: AsOf
 
 
+class OcdsPackage(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A release package or a record package of the Open Contracting Data Standard 1.1."""
+
+    uri: str
+    version: str
+    extensions: list[str]
+    publishedDate: str  # noqa: N815 - the standard's names
+    publisher: JsonObject
+    releases: list[JsonObject] | msgspec.UnsetType = msgspec.UNSET
+    records: list[JsonObject] | msgspec.UnsetType = msgspec.UNSET
+
+
 class Event(msgspec.Struct, omit_defaults=True, kw_only=True):
     """An event as recorded. `data` is what was sent, by the schema of its type and `schema_version`."""
 

@@ -69,7 +69,7 @@ def releases_and_compiled(exported: Exported) -> tuple[list[JsonObject], JsonObj
         compiled = _without_nulls(release)
         instant = exported.recorded_at[revision - 1]
         releases.append({**release, "id": event.event_id, "date": instant, "tag": [_tag(event, first=not releases)]})
-        latest = instant
+    latest = releases[-1]["date"]
     return releases, {**compiled, "id": f"{exported.ocid}-{latest}", "date": latest, "tag": ["compiled"]}
 
 

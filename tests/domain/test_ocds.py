@@ -47,7 +47,9 @@ def check(given_: Exported) -> dict[str, Any]:
 
 
 OTHERS: list[Sent] = [
-    signed("2024-01-26", signed_on="2024-01-26", items=[{"item_id": "other", "description": "packs"}], terms={"renewal": {"automatic": True}}),
+    signed(
+        "2024-01-26", signed_on="2024-01-26", items=[{"item_id": "other", "description": "packs"}], terms={"renewal": {"automatic": True}}
+    ),
     stated(figure("f1")),
     revised("f1", figure("f2", "2000", basis="contractual")),
     sent("figure.withdrawn", "2024-05-01", {"figure_id": "f2", "reason": "wrong"}),

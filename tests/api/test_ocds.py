@@ -1,0 +1,33 @@
+"""A contract as Open Contracting data, over HTTP."""
+
+import httpx
+import pytest
+
+from tests.api.bodies import play_the_case
+
+
+@pytest.fixture(scope="module")
+def case(api: httpx.Client) -> str:
+    return play_the_case(api)
+
+
+def test_the_record_holds_the_releases_and_their_compiled_release_with_every_figure(api: httpx.Client, case: str) -> None:
+    answer = api.get(f"/contracts/{case}/ocds")
+    assert answer.status_code == 200, answer.text
+    (record,) = answer.json()["records"]
+    events = api.get(f"/contracts/{case}/events").json()["items"]
+    assert [release["id"] for release in record["releases"]] == [event["event_id"] for event in events]
+    assert record["compiledRelease"]["tag"] == ["compiled"]
+    contract = record["compiledRelease"]["contracts"][0]
+    assert "value" not in contract
+    assert [figure["id"] for figure in contract["ledger"]["figures"]] == ["krw-1", "usd-763", "usd-765", "krw-2"]
+
+
+def test_the_release_package_has_the_same_releases(api: httpx.Client, case: str) -> None:
+    record = api.get(f"/contracts/{case}/ocds", params={"as": "record"}).json()["records"][0]
+    assert api.get(f"/contracts/{case}/ocds", params={"as": "releases"}).json()["releases"] == record["releases"]
+
+
+def test_another_word_for_as_and_a_contract_that_is_not_there_are_refused(api: httpx.Client, case: str) -> None:
+    assert api.get(f"/contracts/{case}/ocds", params={"as": "csv"}).status_code == 422
+    assert api.get("/contracts/00000000-0000-7000-8000-000000000000/ocds").status_code == 404
