@@ -79,6 +79,12 @@ class Client:
         given = {name: value for name, value in times.items() if value is not None}
         return self._answer("GET", f"{self.base}/contracts/{quote(contract_id, safe='')}", params=given)
 
+    def ocds(self, contract_id: str, package: str) -> str:
+        """A contract as an OCDS package, in the service's own JSON: read as floats, amounts would lose digits."""
+        path = f"{self.base}/contracts/{quote(contract_id, safe='')}/ocds"
+        _, text = self._exchange("GET", path, params={"as": package})
+        return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
     def contract_events(self, contract_id: str) -> list[Json]:
         """Every event of a contract, by revision."""
         return list(self._pages(f"{self.base}/contracts/{quote(contract_id, safe='')}/events"))
@@ -98,6 +104,10 @@ class Client:
             params["after"] = page["next"]
 
     def _answer(self, method: str, path: str, **request: Any) -> Json:
+        return self._exchange(method, path, **request)[0]
+
+    def _exchange(self, method: str, path: str, **request: Any) -> tuple[Json, str]:
+        """The answer, read, and its text."""
         try:
             response = self._http.request(method, path, **request)
         except httpx.TransportError as error:
@@ -115,7 +125,7 @@ class Client:
             raise OperatorError(f"What answers at {self.url} is not contract-ledger: name its address with --url or LEDGER_URL.")
         if response.is_error:
             raise Problem(response.status_code, _sentence(response.status_code, answer))
-        return answer
+        return answer, response.text
 
 
 def _host(url: str) -> str:

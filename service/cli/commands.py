@@ -11,6 +11,7 @@ import typer
 
 from service import __version__
 from service.cli import groups
+from service.cli.ocds import ocds
 from service.cli.options import AnyLedger, DataDir, LedgerName, Url, client_of, databases_of, option, settings_of
 from service.errors import OperatorError
 
@@ -21,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _name, _group in (("keys", groups.keys), ("ledgers", groups.ledgers), ("clock", groups.clock), ("head", groups.head)):
+for _name, _group in (("keys", groups.keys), ("ledgers", groups.ledgers), ("clock", groups.clock), ("head", groups.head), ("ocds", ocds)):
     app.add_typer(_group, name=_name)
 
 
