@@ -71,6 +71,7 @@ SUBJECTS = (
 )
 """The modules whose event types are registered by importing them."""
 MAX_EVENTS = 10_000
+_ONE_DAY = timedelta(days=1)
 _JUDGED = frozenset({"figures-conflict", "withheld-past-its-day", "milestone-past-its-day"})
 
 
@@ -320,16 +321,18 @@ def turning_day(state: ContractState, known: Facts, pending: Iterable[str], day:
     """
     days = [first_day(effective_on) for effective_on in pending]
     days += [last_day(coarse.date) for coarse in state.unsettled]
-    days += [last_day(part.until) + timedelta(days=1) for part in known.withheld if part.until]
+    if known.withheld:
+        days += [last_day(part.until) + _ONE_DAY for part in known.withheld if part.until]
     if known.milestones:
-        days += [last_day(part.due_on) + timedelta(days=1) for part in known.milestones if part.due_on]
+        days += [last_day(part.due_on) + _ONE_DAY for part in known.milestones if part.due_on]
     if state.options:
         days += options.turning_days(state.options)
     if state.period and state.period.start_on:
         days.append(first_day(state.period.start_on))
     if state.term_end:
-        days.append(last_day(state.term_end.end_on) + timedelta(days=1))
-    return min((turn for turn in days if turn > day), default=None)
+        days.append(last_day(state.term_end.end_on) + _ONE_DAY)
+    days = [turn for turn in days if turn > day]
+    return min(days) if days else None
 
 
 def revisions_of(facts: Facts) -> set[int]:

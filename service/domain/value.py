@@ -20,6 +20,7 @@ _FIRM = {"contractual", "disclosed", "confirmed"}
 MAX_CONFLICTS = 100
 _TOLERANCE = Decimal("0.01")
 _LOOSE_TOLERANCE = Decimal("0.03")
+_WITHIN, _LOOSELY_WITHIN = 1 - _TOLERANCE, 1 - _LOOSE_TOLERANCE
 Rates = dict[tuple[str, str], Decimal]
 
 _decimal = lru_cache(16_384)(Decimal)
@@ -37,21 +38,20 @@ def value_of(facts: Facts) -> Value:
     """The value that a contract's standing figures make: best, range, currencies, support, conflicts."""
     figures = facts.value.figures
     withheld = [part for part in facts.withheld if part.path == "/value" or part.path.startswith(("/value/", "/figures"))]
-    conflicts = _conflicts(facts) if len(figures) > 1 else []
+    kinds = _kinds(figures)
+    conflicts = _conflicts(facts, kinds) if len(figures) > 1 else []
     total = [figure for figure in figures if figure.scope == "total"]
     if not total:
         status = _firmness(figures) or ("withheld" if withheld else "unknown")
         return Value(status=status, figures=figures, withheld=withheld, conflicts=conflicts)
     best = _best(total)
-    currencies: dict[str, list[StandingFigure]] = {best.currency: []}
-    for figure in total:
-        if figure.vat == best.vat or (figure.vat or "unknown") == (best.vat or "unknown"):
-            currencies.setdefault(figure.currency, []).append(figure)
-    same = currencies.pop(best.currency)
+    currencies = kinds["total", best.vat or "unknown"]
+    same = currencies[best.currency]
     ranges = [_range(best, same)]
-    if currencies:
-        ranges += [_range(_best(others), others) for _, others in sorted(currencies.items())]
-    bounds = {figure.bound for figure in same}
+    if len(currencies) > 1:
+        others = sorted(currency for currency in currencies if currency != best.currency)
+        ranges += [_range(_best(currencies[currency].figures), currencies[currency]) for currency in others]
+    bounds = {figure.bound for figure in same.figures}
     return Value(
         status=_firmness(figures) or "unknown",
         best=best,
@@ -65,6 +65,41 @@ def value_of(facts: Facts) -> Value:
         conflicts=conflicts,
         withheld=withheld,
     )
+
+
+class _Alike:
+    """Figures of one scope, VAT and currency, with the least and the greatest of them; among equals the first."""
+
+    __slots__ = ("figures", "greatest", "high", "least", "low")
+
+    def __init__(self, first: StandingFigure) -> None:
+        self.figures = [first]
+        self.least = self.greatest = first
+        self.low, self.high = _low(first), high_of(first)
+
+    def add(self, figure: StandingFigure) -> None:
+        self.figures.append(figure)
+        low = _low(figure)
+        high = low if figure.amount else high_of(figure)
+        if low < self.low:
+            self.least, self.low = figure, low
+        if high > self.high:
+            self.greatest, self.high = figure, high
+
+
+_Kinds = dict[tuple[str, str], dict[str, _Alike]]
+
+
+def _kinds(figures: Sequence[StandingFigure]) -> _Kinds:
+    """The figures by scope and VAT, and within these by currency."""
+    kinds: _Kinds = {}
+    for figure in figures:
+        kind = kinds.setdefault((figure.scope, figure.vat or "unknown"), {})
+        if alike := kind.get(figure.currency):
+            alike.add(figure)
+        else:
+            kind[figure.currency] = _Alike(figure)
+    return kinds
 
 
 def _firmness(figures: Sequence[StandingFigure]) -> str | None:
@@ -82,9 +117,9 @@ def _preference(figure: StandingFigure) -> tuple[int, bool, int, int]:
     return _RANK[figure.basis], figure.derived_from is not None, -first_day(figure.effective_on).toordinal(), -figure.rests_on[0]
 
 
-def _range(best: StandingFigure, same: Sequence[StandingFigure]) -> CurrencyRange:
+def _range(best: StandingFigure, alike: _Alike) -> CurrencyRange:
     """The range of the figures in the currency of the best of them."""
-    (low, _), (high, _) = _extremes(same)
+    low, high = alike.least, alike.greatest
     return CurrencyRange(
         currency=best.currency,
         best=Best(figure_id=best.figure_id, amount=best.amount, low=best.low, high=best.high),
@@ -93,41 +128,29 @@ def _range(best: StandingFigure, same: Sequence[StandingFigure]) -> CurrencyRang
     )
 
 
-def _extremes(figures: Sequence[StandingFigure]) -> tuple[tuple[StandingFigure, Decimal], tuple[StandingFigure, Decimal]]:
-    """The least and the greatest of figures in one currency, with what they say; among equals the first."""
-    least = greatest = figures[0]
-    low, high = _low(least), high_of(greatest)
-    for figure in figures[1:]:
-        if (below := _low(figure)) < low:
-            least, low = figure, below
-        if (above := below if figure.amount else high_of(figure)) > high:
-            greatest, high = figure, above
-    return (least, low), (greatest, high)
-
-
 def _source_key(source: JsonObject) -> tuple[Any, ...]:
     """Two figures have one source when the same body says it, whenever it was published."""
     stated = source.get
     return stated("kind"), stated("name"), stated("attributed_to"), stated("via")
 
 
-def _conflicts(facts: Facts) -> list[Conflict]:
+def _conflicts(facts: Facts, kinds: _Kinds) -> list[Conflict]:
     """The conflicts between figures of one scope and VAT that have no root in common, the first MAX_CONFLICTS of them."""
-    kinds: dict[tuple[str, str], list[StandingFigure]] = {}
-    for figure in facts.value.figures:
-        kinds.setdefault((figure.scope, figure.vat or "unknown"), []).append(figure)
-    apart = [kind for kind in kinds.values() if len(kind) > 1 and not _agree(kind)]
-    return list(islice(_compare(facts, apart), MAX_CONFLICTS)) if apart else []
+    apart = [kind for kind in kinds if not _agree([*kinds[kind].values()])]
+    if not apart:
+        return []
+    figures = facts.value.figures
+    return list(islice(_compare(facts, [[f for f in figures if (f.scope, f.vat or "unknown") == kind] for kind in apart]), MAX_CONFLICTS))
 
 
-def _agree(figures: Sequence[StandingFigure]) -> bool:
-    """Whether all lie within what is tolerated of any two: the common case, told without comparing each with each."""
-    if len({figure.currency for figure in figures}) > 1:
+def _agree(currencies: Sequence[_Alike]) -> bool:
+    """Whether all figures of a kind lie within what is tolerated of any two: the common case, told without comparing each with each."""
+    alike = currencies[0]
+    if len(currencies) > 1:
         return False
-    (_, low), (_, high) = _extremes(figures)
-    if low >= high * (1 - _TOLERANCE):
+    if len(alike.figures) == 1 or alike.low >= alike.high * _WITHIN:
         return True
-    return low >= high * (1 - _LOOSE_TOLERANCE) and sum(not _is_loose(figure) for figure in figures) < 2
+    return alike.low >= alike.high * _LOOSELY_WITHIN and sum(not _is_loose(figure) for figure in alike.figures) < 2
 
 
 def _is_loose(figure: StandingFigure) -> bool:

@@ -149,17 +149,18 @@ class Batch:
         event_ids = {event_id for append in self.appends for new in append.events for event_id in new.fact.event_ids()}
         return {
             "ledger_id": self.ledger.ledger_id,
-            "contract_ids": _array({append.contract_id for append in self.appends if not append.opening}),
-            "keys": _array({f'"\\\\x{append.key.hex()}"' for append in self.appends}),
-            "ids": orjson.dumps(ids).decode() if ids else "",
-            "event_ids": _array(event_ids),
+            "contract_ids": uuid_array({append.contract_id for append in self.appends if not append.opening}),
+            "keys": uuid_array({f'"\\\\x{append.key.hex()}"' for append in self.appends}),
+            "delivery_ids": orjson.dumps(ids).decode(),
+            "event_ids": uuid_array(event_ids),
         }
 
     def begin(self, head: Sequence[Any] | None, process_seconds: float) -> None:
         """Take the head of the log, and refuse the batch when the clocks cannot be trusted or the projection is not known."""
         if head is None:
             raise LedgerNotFound(f"There is no ledger {self.ledger.name}.")
-        self._now, self.position, self.recorded_at, self.generation, layout, accepted_at = head
+        now, self.position, recorded_at, self.generation, layout, accepted_at = head
+        self._now, self.recorded_at = now.astimezone(UTC), recorded_at.astimezone(UTC)
         if layout != LAYOUT:
             raise ProjectionUnknown(
                 f"The projection of ledger {self.ledger.name} has layout {layout} and this release writes {LAYOUT}; "
@@ -180,14 +181,19 @@ class Batch:
                 f"({instant(self._now)}). If the clock is right now, run `contract-ledger clock accept {self.ledger.name}`."
             )
 
-    def load(self, states: Iterable[Sequence[Any]], keys: Iterable[Sequence[Any]]) -> None:
-        """Take the rows of the contracts concerned, and the receipts of keys that were used before."""
+    def load(
+        self,
+        states: Iterable[Sequence[Any]],
+        keys: Iterable[Sequence[str]] = (),
+        delivery_ids: Iterable[Sequence[str]] = (),
+        event_ids: Iterable[Sequence[str]] = (),
+    ) -> None:
+        """Take the rows of the contracts concerned, the receipts of keys that were used before (key, salt, digest in hex), the delivery
+        ids that are used, and the contracts of events that are referred to."""
         for row in states:
             self._standings[row[0]] = _Standing(ContractRow(*row))
-        self._kept = {key: _Kept(salt, digest, receipt.encode()) for key, salt, digest, receipt in keys}
-
-    def load_ids(self, delivery_ids: Iterable[Sequence[str]], event_ids: Iterable[Sequence[str]]) -> None:
-        """Take the delivery ids that are used, and the contracts of events that are referred to."""
+        for key, salt, digest, receipt in keys:
+            self._kept[bytes.fromhex(key)] = _Kept(bytes.fromhex(salt), bytes.fromhex(digest), receipt.encode())
         self._delivery_ids = {(row[0], row[1]) for row in delivery_ids}
         self._event_ids = {(row[0], row[1]) for row in event_ids}
 
@@ -470,6 +476,6 @@ def _strict_refusal(raised: Sequence[Anomaly]) -> AnomaliesRefused:
     )
 
 
-def _array(values: Iterable[str]) -> str:
+def uuid_array(values: Iterable[str]) -> str:
     """A Postgres array literal of values that need no escaping."""
     return "{" + ",".join(values) + "}"

@@ -149,8 +149,12 @@ class Log:
         """What `log.append.transact` does, table by table."""
         batch = Batch(self.ledger, appends)
         batch.begin((self.now, self.position, self.recorded_at, 1, LAYOUT, None), self.now.timestamp())
-        batch.load([[getattr(row, name) for name in ContractRow.__struct_fields__] for row in self.rows.values()], [])
-        batch.load_ids(self.delivery_ids, self.event_ids)
+        batch.load(
+            [[getattr(row, name) for name in ContractRow.__struct_fields__] for row in self.rows.values()],
+            (),
+            self.delivery_ids,
+            self.event_ids,
+        )
         for contract_id in batch.histories_needed():
             batch.load_histories((contract_id, *stored) for stored in self.stored[contract_id])
         batch.decide(batch.appends)

@@ -70,7 +70,7 @@ VALUES: Final[dict[str, Any]] = {
     "today": "2026-01-12",
     "keys": ["\\x00000000000000000000000000000000"],
     "key_hash": b"x" * 32,
-    "ids": json.dumps([{"c": CONTRACT, "d": "delivery-7"}]),
+    "delivery_ids": json.dumps([{"c": CONTRACT, "d": "delivery-7"}]),
 }
 """A value for each parameter by its name; a query with another parameter wants one here."""
 
@@ -88,7 +88,7 @@ OTHERWISE: Final[dict[str, dict[str, Any]]] = {
 }
 """Values that differ for one query."""
 MORE: Final[list[tuple[str, dict[str, Any]]]] = [
-    ("append.KEYS", {"keys": [f"\\x{i:032x}" for i in range(256)]}),
+    ("append.LOOKUPS", {"keys": [f"\\x{i:032x}" for i in range(256)]}),
     ("append.HISTORIES", {"contract_ids": [f"{CONTRACT[:-4]}{i:04}" for i in range(256)]}),
     ("read._CURRENT", {"contract_ids": [f"{CONTRACT[:-4]}{i:04}" for i in range(256)]}),
     ("read._EVENTS_AFTER", {"after": 0, "limit": 501}),
