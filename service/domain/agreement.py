@@ -12,7 +12,7 @@ from service.domain.events import EventData, Id, Name, RecordedEvent, Word, even
 from service.domain.figures import Figures, add_figure, check_new_figures, has_origin, keep_apart
 from service.domain.parties import standing_party
 from service.domain.parts import Agreement, Delivered, Item, Report, Signing
-from service.domain.state import Contract, Facts
+from service.domain.state import Contract
 from service.domain.terms import (
     Identifier,
     ItemData,
@@ -184,28 +184,34 @@ def _flag_more_delivered(contract: Contract, revision: int) -> None:
         contract.flag("delivered-more-than-ordered", [revision], "; ".join(sentences))
 
 
-def signing_day(facts: Facts) -> tuple[date, str] | None:
-    """The day of signing that other days are held against, and in words which one it is."""
-    if facts.signing is None:
-        return None
-    if facts.signing.signed_on:
-        return first_day(facts.signing.signed_on), f"the signing on {facts.signing.signed_on}"
-    if facts.signing.signed_by:
-        return last_day(facts.signing.signed_by), f"the latest possible signing day, {facts.signing.signed_by}"
-    return first_day(facts.signing.effective_on), f"the signing, in effect on {facts.signing.effective_on}"
+def _signing_day(signing: Signing) -> date:
+    """The day of signing that other days are held against."""
+    if signing.signed_on:
+        return first_day(signing.signed_on)
+    return last_day(signing.signed_by) if signing.signed_by else first_day(signing.effective_on)
+
+
+def _signing_in_words(signing: Signing) -> str:
+    if signing.signed_on:
+        return f"the signing on {signing.signed_on}"
+    if signing.signed_by:
+        return f"the latest possible signing day, {signing.signed_by}"
+    return f"the signing, in effect on {signing.effective_on}"
 
 
 def flag_start_before_signing(contract: Contract, period: PeriodData | None, revision: int) -> None:
-    signed = signing_day(contract.facts)
-    if period and period.start_on and signed and last_day(period.start_on) < signed[0]:
-        contract.flag("start-before-signing", [revision], f"the period starts in {period.start_on}, before {signed[1]}")
+    signing = contract.facts.signing
+    if signing and period and period.start_on and last_day(period.start_on) < _signing_day(signing):
+        sentence = f"the period starts in {period.start_on}, before {_signing_in_words(signing)}"
+        contract.flag("start-before-signing", [revision], sentence)
 
 
 def flag_delivery_before_signing(contract: Contract, day: str, revision: int) -> None:
     """Flag a delivery, recorded as `revision`, whose day is before the signing."""
-    signing, signed = contract.facts.signing, signing_day(contract.facts)
-    if signing and signed and first_day(day) < signed[0]:
-        contract.flag("delivery-before-signing", [revision, *signing.rests_on], f"delivery in {day} came before {signed[1]}")
+    signing = contract.facts.signing
+    if signing and first_day(day) < _signing_day(signing):
+        sentence = f"delivery in {day} came before {_signing_in_words(signing)}"
+        contract.flag("delivery-before-signing", [revision, *signing.rests_on], sentence)
 
 
 @event_type("agreement.linked")
