@@ -141,7 +141,7 @@ def _run(listening: socket.socket, workers: int, ready: Callable[[], None]) -> i
         factory=True,
         workers=workers,
         loop="uvloop",
-        http="httptools",
+        http="service.api.connection:Connection",
         ws="none",
         lifespan="on",
         access_log=False,

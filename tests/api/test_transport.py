@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from tests.api.bodies import SIGNED, head_of, note, open_contract, record, revision_of, with_key
 from tests.api.documented import check_answer, check_problem, operation_of, operations
-from tests.api.running import MAX_BODY_BYTES, RunningService, running
+from tests.api.running import MAX_BODY_BYTES, RunningService, exchange, running
 from tests.conftest import NewDatabase
 
 JSON = {"Content-Type": "application/json"}
@@ -194,7 +194,7 @@ def test_an_address_where_nothing_is_answers_a_problem(service: RunningService, 
         (b"GET http://elsewhere/nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 404),
         (b"GET * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 404),
         (b"GET /v1/ledgers HTTP/1.1\r\nHost: x\r\nAuthorization: a\r\nAuthorization: b\r\nConnection: close\r\n\r\n", 400),
-        (b"GET /v1/ledgers HTTP/1.1\r\nHost: x\r\nX-Big: " + b"x" * 200_000 + b"\r\nConnection: close\r\n\r\n", 401),
+        (b"GET /v1/ledgers HTTP/1.1\r\nHost: x\r\nX-Big: " + b"x" * 60_000 + b"\r\nConnection: close\r\n\r\n", 401),
         (b"GET /v1/ledgers HTTP/1.1\r\nHost: x\r\n" + b"X-Many: x\r\n" * 2_000 + b"Connection: close\r\n\r\n", 401),
     ],
 )
@@ -204,39 +204,11 @@ def test_an_odd_request_is_answered_with_a_problem(service: RunningService, sent
     assert json.loads(body)["request_id"] == headers["x-request-id"]
 
 
-@pytest.mark.parametrize(
-    "sent",
-    [
-        b"nonsense\r\n\r\n",
-        b"GET / HTTP/9.9\r\n\r\n",
-        b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n",
-        b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n",
-        b"\x16\x03\x01",
-    ],
-)
-def test_what_is_no_http_is_answered_400_and_hung_up(service: RunningService, sent: bytes) -> None:
-    status, headers, _ = exchange(service, sent)
-    assert (status, headers["connection"]) == (400, "close")
-    with service.client(None) as client:
-        assert client.get("/livez").status_code == 200
-
-
 def test_a_client_that_goes_away_within_a_body_harms_nobody(service: RunningService, api: httpx.Client) -> None:
     head = f"POST /v1/ledgers/main/contracts HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {service.admin}\r\nIdempotency-Key: a\r\n"
     with socket.create_connection(("127.0.0.1", service.port), timeout=5) as connection:
         connection.sendall((head + 'Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"effective_on"').encode())
     open_contract(api)
-
-
-def exchange(service: RunningService, sent: bytes) -> tuple[int, dict[str, str], bytes]:
-    """The answer to bytes as they are sent: status, headers, body. The service hangs up after it."""
-    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
-        connection.sendall(sent)
-        received = b"".join(iter(lambda: connection.recv(65_536), b""))
-    head, _, body = received.partition(b"\r\n\r\n")
-    first, *lines = head.decode("latin-1").split("\r\n")
-    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-    return int(first.split()[1]), headers, body
 
 
 # Request ids and headers of every answer
@@ -249,7 +221,7 @@ def test_a_request_id_is_echoed_in_header_and_problem(api: httpx.Client, given: 
     assert api.get("/contracts", headers={"X-Request-Id": given}).headers["x-request-id"] == given
 
 
-@pytest.mark.parametrize("given", ["", "x" * 129, "a b", "é", "a\tb", "x" * 100_000])
+@pytest.mark.parametrize("given", ["", "x" * 129, "a b", "é", "a\tb", "x" * 60_000])
 def test_an_odd_request_id_is_replaced(api: httpx.Client, given: str) -> None:
     answer = api.get("/contracts/x", headers={"X-Request-Id": given.encode("latin-1")})
     assert answer.headers["x-request-id"] == answer.json()["request_id"] != given
