@@ -297,7 +297,7 @@ class Database:
         try:
             connection = await self._pool.getconn()
         except PoolTimeout as error:
-            raise DatabaseUnreachable("The database cannot be reached at the moment; retry with the same Idempotency-Key.") from error
+            raise DatabaseUnreachable("The database cannot be reached at the moment.") from error
         try:
             yield connection
         finally:

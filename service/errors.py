@@ -26,6 +26,8 @@ class LedgerError(Exception):
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Something failed inside the service"
+    to_be_retried: ClassVar[bool] = False
+    """Whether the problem goes on to say how to send the request again, which for an append is another way than for a read."""
 
     def __init__(self, detail: str, errors: tuple[MemberFault, ...] = (), **members: int | str) -> None:
         super().__init__(detail)
@@ -138,6 +140,7 @@ class TooManyRequests(LedgerError):
     """The caller sends more than a principal may; `retry_after_seconds` says when there is room again."""
 
     code, status, title = "too-many-requests", 429, "This principal sends too many requests"
+    to_be_retried = True
 
     def __init__(self, detail: str, retry_after_seconds: int) -> None:
         super().__init__(detail)
@@ -145,23 +148,25 @@ class TooManyRequests(LedgerError):
 
 
 class Internal(LedgerError):
-    pass
+    to_be_retried = True
 
 
 class Unavailable(LedgerError):
-    """Try again later, with the same key; `retry_after_seconds` says when."""
+    """Try again later; `retry_after_seconds` says when."""
 
-    code, status, title = "unavailable", 503, "Not now; retry with the same Idempotency-Key"
+    code, status, title = "unavailable", 503, "Not now; try again later"
     retry_after_seconds: ClassVar[int] = 1
 
 
 class DatabaseUnreachable(Unavailable):
     code, title = "database-unreachable", "The database cannot be reached"
+    to_be_retried = True
 
 
 class IssuerUnreachable(Unavailable):
     code, title = "issuer-unreachable", "The issuer of access tokens cannot be asked for its keys"
     retry_after_seconds = 10
+    to_be_retried = True
 
 
 class QueueFull(Unavailable):

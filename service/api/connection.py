@@ -87,7 +87,7 @@ class Connection(HttpToolsProtocol):
     def _refusal(self) -> bytes:
         request_id = str(uuid4())
         path = self.scope.get("path", "/")
-        request = Request({"type": "http", "path": path, "query_string": b"", "headers": [], "request_id": request_id})
+        request = Request({"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": [], "request_id": request_id})
         response = problem_response(request, Malformed(self._refused))
         own = [(b"x-request-id", request_id.encode()), (b"connection", b"close")]
         headers = [*self.server_state.default_headers, *response.raw_headers, *own]

@@ -4,6 +4,7 @@ It stands where the framework has a chain of six layers and tries one route afte
 framework's, found here by what stands at their end.
 """
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -91,7 +92,7 @@ class Dispatch:
             endpoint, operation = self._endpoint(scope)
             _check_headers(scope["headers"])
             response = await endpoint(request)
-        except Exception as error:  # noqa: BLE001 - whatever failed, the caller is told, and a fault is logged
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - whatever failed, the caller is told; a fault is logged
             response = problem_of(request, error)
         response.raw_headers.append((b"x-request-id", request_id))
         await response(scope, receive, send)

@@ -1,5 +1,6 @@
 """Problems: every failure as RFC 9457 `application/problem+json`, by one function."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from service.errors import (
     LedgerError,
     MemberFault,
     MethodNotAllowed,
+    OutcomeUnknown,
     TooManyRequests,
     Unauthorized,
     Unavailable,
@@ -58,7 +60,7 @@ def problem_response(request: Request, error: LedgerError) -> Response:
         type=_URN + error.code,
         title=error.title,
         status=error.status,
-        detail=error.detail,
+        detail=f"{error.detail} {_advice(request)}" if error.to_be_retried else error.detail,
         instance=request.url.path,
         code=error.code,
         request_id=request.scope.get("request_id", ""),
@@ -75,16 +77,26 @@ def problem_response(request: Request, error: LedgerError) -> Response:
     return Response(msgspec.json.encode(problem), error.status, headers, MEDIA_TYPE)
 
 
-def problem_of(request: Request, error: Exception) -> Response:
+def _advice(request: Request) -> str:
+    """How to send a request again that was not at fault."""
+    if request.method == "POST":
+        return "Send it again later, with the same Idempotency-Key: what was recorded is not recorded twice."
+    return "Send it again later."
+
+
+def problem_of(request: Request, error: BaseException) -> Response:
     """The problem that any failure of a request becomes; a fault of ours is logged, and its cause told to nobody."""
+    if isinstance(error, asyncio.CancelledError):
+        kind = OutcomeUnknown if request.method == "POST" else Unavailable
+        return problem_response(request, kind(f"The service stops, and could not wait for this request any longer. {_advice(request)}"))
     if isinstance(error, LedgerError):
         return problem_response(request, error)
     if isinstance(error, psycopg.OperationalError):
         # A read; an append has already been tried again.
         _log.warning("the database was lost within a request", error=str(error), **_named(request))
-        return problem_response(request, DatabaseUnreachable("The connection to the database was lost; try again."))
+        return problem_response(request, DatabaseUnreachable("The connection to the database was lost."))
     _log.error("unexpected failure", path=request.url.path, exc_info=error, **_named(request))
-    return problem_response(request, Internal("The fault is logged under this request_id; a retry with the same key is safe."))
+    return problem_response(request, Internal("The fault is logged under this request_id."))
 
 
 def _named(request: Request) -> dict[str, str]:
