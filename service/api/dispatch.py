@@ -114,5 +114,5 @@ class Dispatch:
                     return place.endpoints[method]
                 allowed |= place.endpoints.keys()
         if allowed:
-            raise MethodNotAllowed(f"{path} does not answer {method}.", sorted(allowed))
+            raise MethodNotAllowed(f"{path[:300]} does not answer {method}.", sorted(allowed))
         raise NotFound(f"There is nothing at {path[:300]}; /docs lists every address.")

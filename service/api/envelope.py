@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from starlette.requests import ClientDisconnect
 
 from service.api.json_body import JsonFault, read_object
-from service.api.problems import faults_of
+from service.api.problems import refusal
 from service.domain.dates import BusinessDate
 from service.domain.events import EVENT_TYPES, STRICT, EventData, Evidence, Source, Uuid
 from service.errors import BodyTooLarge, Malformed, MemberFault, Refused, UnsupportedMediaType
@@ -128,7 +128,7 @@ def read_event(event_type: str, body: dict[str, Any], prefix: str = "") -> NewEv
     try:
         envelope = _validator(event_type)(body)
     except ValidationError as error:
-        raise _refused(error, prefix) from None
+        raise refusal(error, prefix) from None
     return _new_event(envelope.data, body)
 
 
@@ -137,7 +137,7 @@ def read_events(body: dict[str, Any]) -> list[NewEvent]:
     try:
         _validate_events(body)
     except ValidationError as error:
-        raise _refused(error, "") from None
+        raise refusal(error) from None
     return [_read_item(item, f"/events/{index}") for index, item in enumerate(body["events"])]
 
 
@@ -160,10 +160,3 @@ def _new_event(fact: EventData, body: dict[str, Any]) -> NewEvent:
         causation_id=body.get("causation_id"),
         hypothetical=body.get("hypothetical"),
     )
-
-
-def _refused(error: ValidationError, prefix: str) -> Refused:
-    faults = faults_of(error.errors(include_url=False), prefix)
-    first = faults[0]
-    more = f" ({len(faults) - 1} more in errors)" if len(faults) > 1 else ""
-    return Refused(f"{first.pointer or 'The body'}: {first.detail}{more}.", faults[:100])

@@ -2,15 +2,17 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 import psycopg
 import structlog
 from fastapi import Request, Response
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from service.api.answers import PRIVATE
+from service.api.json_body import MAX_LABEL
+from service.domain.faults import sentence
 from service.errors import (
     DatabaseUnreachable,
     Internal,
@@ -18,6 +20,7 @@ from service.errors import (
     MemberFault,
     MethodNotAllowed,
     OutcomeUnknown,
+    Refused,
     TooManyRequests,
     Unauthorized,
     Unavailable,
@@ -25,8 +28,8 @@ from service.errors import (
 from service.telemetry import trace_of
 
 MEDIA_TYPE = "application/problem+json"
+MAX_FAULTS = 100
 _URN = "urn:problem-type:contract-ledger:"
-_STRING_HINT = ' (send decimals and dates as strings, such as "1000000000000")'
 
 _log = structlog.get_logger()
 
@@ -104,23 +107,23 @@ def _named(request: Request) -> dict[str, str]:
     return {"request_id": request.scope.get("request_id", "")} | trace_of(request.headers.get("traceparent"))
 
 
-def faults_of(errors: Sequence[ErrorDetails], prefix: str = "") -> tuple[MemberFault, ...]:
-    """What a validator found, as pointers into the body."""
-    return tuple(MemberFault(prefix + _pointer(error), _detail(error)) for error in errors)
+def refusal(error: ValidationError, prefix: str = "") -> Refused:
+    """The refusal of a body that a validator found faults in: the first in a sentence, and as many as are told by their pointers."""
+    count = error.error_count()
+    faults = tuple(_fault(found, prefix) for found in error.errors(include_url=False)[:MAX_FAULTS])
+    first = faults[0]
+    more = "" if count == 1 else f" ({len(faults) - 1} more in errors{'' if count == len(faults) else f', of {count - 1}'})"
+    return Refused(f"{first.pointer or 'The body'}: {first.detail}{more}.", faults)
 
 
-def _pointer(error: ErrorDetails) -> str:
-    pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in error["loc"])
-    member: Any = (error.get("ctx") or {}).get("member")
-    return f"{pointer}/{member}" if member else pointer
+def _fault(error: ErrorDetails, prefix: str) -> MemberFault:
+    place = error["loc"]
+    if place and len(str(place[-1])) > MAX_LABEL:
+        # Whatever its fault, the client chose that name: it is not sent back.
+        return MemberFault(prefix + _pointer(place[:-1]), f"there is no member whose name has more than {MAX_LABEL} characters")
+    member = (error.get("ctx") or {}).get("member")
+    return MemberFault(prefix + _pointer(place) + (f"/{member}" if member else ""), sentence(error))
 
 
-def _detail(error: ErrorDetails) -> str:
-    if error["type"] == "unexpected_keyword_argument":
-        return "there is no such member"
-    if error["type"] in ("missing", "missing_argument"):
-        return "this member is required"
-    message = error["msg"].replace("Input should", "it should", 1)
-    if error["type"] == "string_type" and isinstance(error["input"], int | float):
-        return message + _STRING_HINT
-    return message
+def _pointer(place: Sequence[int | str]) -> str:
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in place)
