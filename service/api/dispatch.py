@@ -13,11 +13,11 @@ from typing import Final
 
 from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from uuid_utils import uuid4
 
 from service.api.problems import problem_of
-from service.errors import Malformed, MemberFault, MethodNotAllowed, NotFound
+from service.errors import Malformed, MemberFault, MethodNotAllowed, NotFound, OperatorError
 from service.metrics import Requests
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -81,7 +81,7 @@ class Dispatch:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._router(scope, receive, send)
+            await self._live(scope, receive, send)
             return
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid4()).encode()
@@ -98,6 +98,18 @@ class Dispatch:
         await response(scope, receive, send)
         if self._counted is not None:
             self._counted.add(operation, response.status_code, perf_counter() - started)
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Start and shutdown. What stands in the way of a start is told in its one sentence, where the framework tells a traceback."""
+
+        async def tell(message: Message) -> None:
+            if message["type"] != "lifespan.startup.failed":
+                await send(message)
+
+        try:
+            await self._router(scope, receive, tell)
+        except OperatorError as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
 
     def _endpoint(self, scope: Scope) -> tuple[Endpoint, str]:
         """What answers the request, and its name; its parameters go into the scope. NotFound, or MethodNotAllowed with what is allowed."""

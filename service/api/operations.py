@@ -166,7 +166,13 @@ def route(router: APIRouter, method: str, path: str, right: str, documented: Doc
     async def endpoint(request: Request) -> Response:
         services: Services = request.app.state.services
         principal = await services.keyring.principal(request.headers.get("authorization"))
-        ledger, epoch = await services.ledgers.find(request.path_params["ledger"])
+        try:
+            ledger, epoch = await services.ledgers.find(request.path_params["ledger"])
+        except LedgerNotFound:
+            # Which ledgers there are is nothing for one who might not enter them.
+            if not principal.may("ledger:admin", None):
+                principal.require(right, None)
+            raise
         principal.require(right, ledger.ledger_id)
         return await handler(Call(request, services, principal, ledger, epoch))
 

@@ -72,10 +72,11 @@ def serve(
     With LEDGER_DATABASE_URL (the service's role) and LEDGER_MIGRATION_URL (the owner of the tables) it migrates first. At the first
     start it makes the ledger `main` and a first API key, which is kept in the data folder. Ctrl-C drains and stops everything cleanly.
     """
+    settings = settings_of(data_dir)
     from service.cli.server import Address
     from service.cli.server import serve as run
 
-    raise typer.Exit(run(settings_of(data_dir), Address(host, port, workers)))
+    raise typer.Exit(run(settings, Address(host, port, workers)))
 
 
 @app.command()

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from service.domain.dates import BusinessDate, first_day, last_day
+from service.domain.dates import BusinessDate, first_day, last_day, on
 from service.domain.disclosure import withheld_parts
 from service.domain.events import EventData, Id, Name, RecordedEvent, Word, event_type, stated
 from service.domain.figures import Figures, add_figure, check_new_figures, has_origin, keep_apart
@@ -193,16 +193,16 @@ def _signing_day(signing: Signing) -> date:
 
 def _signing_in_words(signing: Signing) -> str:
     if signing.signed_on:
-        return f"the signing on {signing.signed_on}"
+        return f"the signing {on(signing.signed_on)}"
     if signing.signed_by:
         return f"the latest possible signing day, {signing.signed_by}"
-    return f"the signing, in effect on {signing.effective_on}"
+    return f"the signing, in effect {on(signing.effective_on)}"
 
 
 def flag_start_before_signing(contract: Contract, period: PeriodData | None, revision: int) -> None:
     signing = contract.facts.signing
     if signing and period and period.start_on and last_day(period.start_on) < _signing_day(signing):
-        sentence = f"the period starts in {period.start_on}, before {_signing_in_words(signing)}"
+        sentence = f"the period starts {on(period.start_on)}, before {_signing_in_words(signing)}"
         contract.flag("start-before-signing", [revision], sentence)
 
 
@@ -210,7 +210,7 @@ def flag_delivery_before_signing(contract: Contract, day: str, revision: int) ->
     """Flag a delivery, recorded as `revision`, whose day is before the signing."""
     signing = contract.facts.signing
     if signing and first_day(day) < _signing_day(signing):
-        sentence = f"delivery in {day} came before {_signing_in_words(signing)}"
+        sentence = f"delivery {on(day)} came before {_signing_in_words(signing)}"
         contract.flag("delivery-before-signing", [revision, *signing.rests_on], sentence)
 
 

@@ -29,7 +29,7 @@ from service.domain import (
     parties,
     performance,
 )
-from service.domain.dates import first_day, last_day
+from service.domain.dates import first_day, last_day, on
 from service.domain.events import EVENT_TYPES, EventData, RecordedEvent
 from service.domain.parts import JsonObject, Part, Period, StandingFigure, UnsignedDelivery
 from service.domain.state import Anomaly, CoarseDate, Contract, ContractState, Facts, Quantity, TermEnd, Value, anomaly
@@ -131,7 +131,7 @@ def check_place(data: EventData, at: Contract) -> None:
     if ending is not None and not data.allowed_after_end():
         raise NotAllowedNow(
             "after-end",
-            f"The contract was {ending.kind} in {ending.effective_on} (revision {ending.rests_on[0]}); after that only late deliveries, "
+            f"The contract was {ending.kind} {on(ending.effective_on)} (revision {ending.rests_on[0]}); after that only late deliveries, "
             f"figures, revisions to actuals, disclosures, disputes, labels and notes are recorded, not {data.event_type}.",
         )
     data.check_place(at)
@@ -142,7 +142,7 @@ def evolve(contract: Contract, event: RecordedEvent) -> None:
     facts, data = contract.facts, event.data
     early = facts.opening is None and event.revision != 1 and not data.dayless
     if early:
-        sentence = f"{data.event_type} takes effect in {event.effective_on}, before the contract was opened"
+        sentence = f"{data.event_type} takes effect {on(event.effective_on)}, before the contract was opened"
         contract.flag("before-opening", [event.revision], sentence)
     if not data.is_placed(contract):
         figures.keep_apart(contract, event.revision, data.figure_ids())
@@ -297,7 +297,7 @@ def judge(whole: Contract, day: date, value: Value | None = None) -> list[Anomal
             _add(anomalies, anomaly("withheld-past-its-day", part.rests_on, sentence))
     for milestone in facts.milestones:
         if milestone.status == "scheduled" and milestone.due_on and last_day(milestone.due_on) < day:
-            sentence = f"the milestone {milestone.milestone_id} was due in {milestone.due_on}, and is neither met nor missed"
+            sentence = f"the milestone {milestone.milestone_id} was due {on(milestone.due_on)}, and is neither met nor missed"
             _add(anomalies, anomaly("milestone-past-its-day", milestone.rests_on, sentence))
     if facts.explanations:
         for known in anomalies:

@@ -72,6 +72,11 @@ def last_day(text: str) -> date:
     return first if months is None else _add_months(first, months) - timedelta(days=1)
 
 
+def on(text: str) -> str:
+    """A business date within a sentence: `on 2023-06-15`, `in 2023-06`."""
+    return f"{'in' if is_coarse(text) else 'on'} {text}"
+
+
 def is_coarse(text: str) -> bool:
     """Whether a business date names more than one day."""
     return len(text) < 10

@@ -4,7 +4,7 @@ from msgspec.structs import replace
 from pydantic import StrictBool
 
 from service.domain.agreement import flag_delivery_before_signing, more_than_ordered
-from service.domain.dates import BusinessDate, first_day, last_day
+from service.domain.dates import BusinessDate, first_day, last_day, on
 from service.domain.events import EventData, Id, Name, RecordedEvent, event_type
 from service.domain.money import DecimalText, Money, add, plain
 from service.domain.parts import Delivered, Delivery, UnsignedDelivery
@@ -120,10 +120,10 @@ def _flag_days(contract: Contract, stood: Delivery, day: str, revision: int) -> 
         flag_delivery_before_signing(contract, day, revision)
     ending, end = contract.facts.ending, term_end(contract.facts)
     if ending is not None and first_day(day) > last_day(ending.effective_on):
-        sentence = f"delivery in {day} came after the contract was {ending.kind} in {ending.effective_on}"
+        sentence = f"delivery {on(day)} came after the contract was {ending.kind} {on(ending.effective_on)}"
         contract.flag("delivery-after-end", [revision, *ending.rests_on], sentence)
     elif end is not None and first_day(day) > last_day(end.end_on):
-        contract.flag("delivery-after-end", [revision, *end.rests_on], f"delivery in {day} came after the term's end, {end.end_on}")
+        contract.flag("delivery-after-end", [revision, *end.rests_on], f"delivery {on(day)} came after the term's end, {end.end_on}")
 
 
 def _keep_unsigned(stood: Delivery, delivery: UnsignedDelivery) -> None:

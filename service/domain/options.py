@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, StrictInt
 from pydantic_core import PydanticCustomError
 
-from service.domain.dates import BusinessDate, first_day, last_day
+from service.domain.dates import BusinessDate, first_day, last_day, on
 from service.domain.events import STRICT, EventData, Id, RecordedEvent, Text, check_room, event_type, stated
 from service.domain.money import Money, MoneyData, add, plain
 from service.domain.parties import check_known_party
@@ -114,7 +114,7 @@ class OptionExercised(_OfOption):
         option = _open_option(at, self.option_id)
         if not _covers(option, self.exercised_on):
             raise NotAllowedNow(
-                "option-open", f"The option {self.option_id} is open {_window_words(option)}, and was exercised in {self.exercised_on}."
+                "option-open", f"The option {self.option_id} is open {_window_words(option)}, and was exercised {on(self.exercised_on)}."
             )
         most = (option.limit or {}).get("times")
         if most is not None and option.times >= most:
@@ -220,7 +220,7 @@ class Use:
             raise _beyond(option_id, f"{most_value['amount']} {most_value['currency']}", value)
         latest = limit.get("new_end_on")
         if latest and self.end_on and last_day(self.end_on) > last_day(latest):
-            raise _beyond(option_id, f"an end in {latest}", self.end_on)
+            raise _beyond(option_id, f"an end {on(latest)}", self.end_on)
 
     def totals(self, option: Option) -> tuple[str | None, str | None]:
         """Quantity and value that the option has given with this use, where they are in the unit and currency of its limit."""
@@ -238,7 +238,7 @@ class Use:
             return
         option.used_quantity, option.used_value = self.totals(option)
         if not option.times and not _covers(option, event.effective_on):
-            sentence = f"the option {option_id} is used in {event.effective_on}, and is open {_window_words(option)}"
+            sentence = f"the option {option_id} is used {on(event.effective_on)}, and is open {_window_words(option)}"
             contract.flag("option-outside-window", [event.revision, option.rests_on[0]], sentence)
         _rest_on(option, event.revision)
 

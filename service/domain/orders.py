@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
-from service.domain.dates import BusinessDate, last_day
+from service.domain.dates import BusinessDate, last_day, on
 from service.domain.events import EventData, Id, RecordedEvent, event_type, stated
 from service.domain.money import Money, add, plain
 from service.domain.options import Use, check_known_option, option_of
@@ -65,7 +65,7 @@ class OrderExtended(EventData):
     def _check_end(self, at: Contract, new_end_on: str) -> None:
         stands, period = term_end(at.facts), at.facts.period
         if stands and last_day(new_end_on) <= last_day(stands.end_on):
-            raise NotAllowedNow("end-moves-later", f"The term ends in {stands.end_on} already; a new end is later than that.")
+            raise NotAllowedNow("end-moves-later", f"The term ends {on(stands.end_on)} already; a new end is later than that.")
         latest = period.max_end_on if period else None
         if latest and self.via != "amendment" and last_day(new_end_on) > last_day(latest):
             raise NotAllowedNow("within-max-end", f"The contract allows an end by {latest}; only an amendment goes beyond it.")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import service.domain
+from service.domain.dates import on
 from service.domain.delivery import MAX_UNSIGNED_DELIVERIES
 from service.domain.state import Anomaly
 from tests.domain.histories import (
@@ -93,7 +94,7 @@ def test_a_signing_flags_each_delivery_before_it() -> None:
     events = [reported(items=[CELLS]), *deliveries, signed(signed_on="2024-01-26", effective_on="2024-02-01")]
     assert flagged(*events) == [
         ("delivery-before-signing.4.6", "delivery in 2023-06 came before the signing on 2024-01-26"),
-        ("delivery-before-signing.2.6", "delivery in 2023-07-01 came before the signing on 2024-01-26"),
+        ("delivery-before-signing.2.6", "delivery on 2023-07-01 came before the signing on 2024-01-26"),
         ("delivery-before-signing.3.6", "delivery in 2023-08 came before the signing on 2024-01-26"),
     ]
     before, after = told(*events, day="2024-01-31").state.delivery, told(*events).state.delivery
@@ -154,12 +155,12 @@ def test_a_start_that_only_a_report_stated_is_not_flagged() -> None:
 def test_a_delivery_after_the_end_of_the_term_is_flagged(event: Sent) -> None:
     events = [reported(items=[CELLS]), signed(period={"end_on": "2026"}), event]
     day = event["effective_on"]
-    assert flagged(*events) == [("delivery-after-end.2.3", f"delivery in {day} came after the term's end, 2026")]
+    assert flagged(*events) == [("delivery-after-end.2.3", f"delivery {on(day)} came after the term's end, 2026")]
 
 
 def test_a_delivery_after_the_contract_was_ended_is_flagged() -> None:
     events = [reported(items=[CELLS]), signed(period={"end_on": "2030"}), COMPLETED, delivered("d1", "2026-03-02")]
-    assert flagged(*events) == [("delivery-after-end.3.4", "delivery in 2026-03-02 came after the contract was completed in 2026-03-01")]
+    assert flagged(*events) == [("delivery-after-end.3.4", "delivery on 2026-03-02 came after the contract was completed on 2026-03-01")]
 
 
 def test_a_delivery_that_may_be_in_time_is_not_flagged() -> None:
@@ -292,7 +293,7 @@ def test_conflicts_of_figures_that_one_event_states_are_one_anomaly() -> None:
 
 def test_an_effect_before_the_opening_is_flagged() -> None:
     events = [reported("2022-07-06"), stated(figure("f1"), "2022-07-05"), stated(figure("f2"), "2022-07-06")]
-    assert flagged(*events) == [("before-opening.2", "figure.stated takes effect in 2022-07-05, before the contract was opened")]
+    assert flagged(*events) == [("before-opening.2", "figure.stated takes effect on 2022-07-05, before the contract was opened")]
 
 
 def test_an_effect_before_the_opening_is_flagged_also_where_it_cannot_be_placed() -> None:
@@ -306,7 +307,7 @@ def test_a_later_effect_that_no_longer_fits_is_flagged_and_kept() -> None:
     events = [reported(), signed(), linked, COMPLETED]
     ((anomaly_id, sentence),) = flagged(*events)
     assert anomaly_id == "no-longer-fits.3"
-    assert sentence.startswith("agreement.linked no longer fits: The contract was completed in 2026-03-01 (revision 4)")
+    assert sentence.startswith("agreement.linked no longer fits: The contract was completed on 2026-03-01 (revision 4)")
     assert len(told(*events).state.agreements) == 1
 
 
@@ -365,7 +366,7 @@ def test_a_party_that_joins_and_was_one_by_then_is_flagged() -> None:
 def test_an_option_that_is_used_outside_its_window_is_flagged() -> None:
     granted = sent("option.granted", "2024-02-01", {"option_id": "o1", "kind": "term", "window": {"end_on": "2024-06"}})
     extended = sent("order.extended", "2024-07-01", {"via": "option", "option_id": "o1", "new_end_on": "2028"})
-    sentence = "the option o1 is used in 2024-07-01, and is open to 2024-06"
+    sentence = "the option o1 is used on 2024-07-01, and is open to 2024-06"
     assert flagged(reported(), signed(), granted, extended) == [("option-outside-window.3.4", sentence)]
     exercised = sent("option.exercised", "2024-06-30", {"option_id": "o1", "exercised_on": "2024-06-30"})
     assert rules(reported(), signed(), granted, exercised, extended) == []
