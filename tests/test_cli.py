@@ -23,6 +23,7 @@ from service.cli import app
 from service.cli.admin import may_change_log
 from service.cli.client import Client, visible
 from service.cli.deployment import command_key, command_name, keep_secret
+from service.cli.story import console
 from service.errors import OperatorError
 from service.log.heads import Head, keep_head, read_heads
 from service.log.ledgers import make_ledger
@@ -134,6 +135,23 @@ def test_a_key_has_the_rights_it_was_made_with_until_it_is_revoked(run: Run, con
     assert "revoked" in run("keys", "list")
     with pytest.raises(OperatorError, match="not revoked already"):
         run("keys", "revoke", listed.split()[0])
+
+
+@pytest.mark.parametrize("said", [["analyst"], ["--name", "analyst"]])
+def test_who_a_key_is_for_is_said_in_either_way_and_once(run: Run, said: list[str]) -> None:
+    run("keys", "create", *said)
+    assert "analyst" in run("keys", "list")
+    ran = subprocess.run(
+        [sys.executable, "-m", "service", "keys", "create", "analyst", "--name", "another"], capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "say who the key is for once" in " ".join(ran.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(("columns", "width"), [("72", 72), ("", 160), ("0", 160), ("-1", 160), ("wide", 160), ("99999999999", 160)])
+def test_a_story_in_a_pipe_is_as_wide_as_columns_says(monkeypatch: pytest.MonkeyPatch, columns: str, width: int) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert console().width == width
 
 
 def test_a_key_without_more_said_reads_and_writes_everywhere(run: Run, connection: psycopg.Connection[Any]) -> None:

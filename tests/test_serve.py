@@ -394,4 +394,4 @@ def test_a_port_that_another_program_listens_on_is_told_after_a_moment(tmp_path:
 
 def test_a_setting_that_cannot_be_read_is_one_sentence_and_status_1(tmp_path: Path) -> None:
     said = command("serve", "--data-dir", str(tmp_path), "--port", "0", status=1, LEDGER_QUEUE_REQUESTS="many")
-    assert said.strip() == "LEDGER_QUEUE_REQUESTS is 'many', and should be a whole number above 0."
+    assert said.strip() == "LEDGER_QUEUE_REQUESTS is 'many', and should be a whole number from 1 to 1000000."

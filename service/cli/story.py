@@ -1,6 +1,7 @@
 """Stories told from the service's answers: a contract in prose with its history, and a ledger event by event."""
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,10 +30,11 @@ class _Output(Console):
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Where the stories go; wide enough for a table where it is no terminal."""
+    """Where the stories go; where it is no terminal, as wide as COLUMNS says, else wide enough for a table."""
     made = _Output(highlight=False, stderr=stderr)
+    said = os.environ.get("COLUMNS", "")
     if not made.is_terminal:
-        made.width = 160
+        made.width = int(said) if re.fullmatch("[1-9][0-9]{1,3}", said) else 160
     return made
 
 
