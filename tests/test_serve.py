@@ -185,6 +185,8 @@ def test_the_demo_tells_the_five_answers_and_again_the_same(one: Serving) -> Non
         "Best: about KRW 1,000,000,000,000 (reported, total), on the word of news via Reuters (2022-07-06)",
         "USD 763,000,000 (usd-763) to USD 765,000,000 (usd-765)",
         "No figures conflict",
+        "is USD 762,804,213.59 at the rate of 2022-07-05: 1310.95",
+        "is USD 764,216,897.33 at the rate of 2022-07-06: 1308.529",
         "/value (the filing gives no amount) and /quantity (the filing gives no quantity)",
         "under negotiation since 2022-07-06",
         "delivering since 2023-06",
