@@ -5,7 +5,11 @@ A `LedgerError` becomes an RFC 9457 problem of type `urn:problem-type:contract-l
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from pydantic_core import ErrorDetails
+
+_STRING_HINT = ' (send decimals and dates as strings, such as "1000000000000")'
 
 
 class OperatorError(Exception):
@@ -79,8 +83,8 @@ class NotAllowedNow(LedgerError):
 
     code, status, title = "not-allowed-now", 409, "The contract does not allow this now"
 
-    def __init__(self, rule: str, detail: str) -> None:
-        super().__init__(detail, rule=rule)
+    def __init__(self, rule: str, detail: str, pointer: str | None = None) -> None:
+        super().__init__(detail, () if pointer is None else (MemberFault(pointer, detail),), rule=rule)
         self.rule = rule
 
 
@@ -189,3 +193,25 @@ class HistoryLost(Unavailable):
 class ProjectionUnknown(Unavailable):
     code, title = "projection-unknown", "The ledger's projection has a layout that this release does not know"
     retry_after_seconds = 60
+
+
+def faults_of(errors: Sequence[ErrorDetails], prefix: str = "") -> tuple[MemberFault, ...]:
+    """What a validator found, as pointers into the body."""
+    return tuple(MemberFault(prefix + _pointer(error), _detail(error)) for error in errors)
+
+
+def _pointer(error: ErrorDetails) -> str:
+    pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in error["loc"])
+    member: Any = (error.get("ctx") or {}).get("member")
+    return f"{pointer}/{member}" if member else pointer
+
+
+def _detail(error: ErrorDetails) -> str:
+    if error["type"] == "unexpected_keyword_argument":
+        return "there is no such member"
+    if error["type"] in ("missing", "missing_argument"):
+        return "this member is required"
+    message = error["msg"].replace("Input should", "it should", 1)
+    if error["type"] == "string_type" and isinstance(error["input"], int | float):
+        return message + _STRING_HINT
+    return message

@@ -16,8 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from service.access import Keyring, Principal
 from service.api.answers import PRIVATE
-from service.api.problems import faults_of
-from service.errors import ContractNotFound, LedgerError, LedgerNotFound, Malformed, MemberFault, Refused
+from service.errors import ContractNotFound, LedgerError, LedgerNotFound, Malformed, MemberFault, Refused, faults_of
 from service.log.append import Writers
 from service.log.ledger import Ledger
 from service.log.read import Reader

@@ -1,20 +1,15 @@
 """Problems: every failure as RFC 9457 `application/problem+json`, by one function."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import msgspec
 import psycopg
 import structlog
 from fastapi import Request, Response
-from pydantic_core import ErrorDetails
 
 from service.api.answers import PRIVATE
 from service.errors import (
     DatabaseUnreachable,
     Internal,
     LedgerError,
-    MemberFault,
     MethodNotAllowed,
     TooManyRequests,
     Unauthorized,
@@ -24,7 +19,6 @@ from service.telemetry import trace_of
 
 MEDIA_TYPE = "application/problem+json"
 _URN = "urn:problem-type:contract-ledger:"
-_STRING_HINT = ' (send decimals and dates as strings, such as "1000000000000")'
 
 _log = structlog.get_logger()
 
@@ -90,25 +84,3 @@ def problem_of(request: Request, error: Exception) -> Response:
 def _named(request: Request) -> dict[str, str]:
     """What a line of the log names a request by: its id, and its place in a trace."""
     return {"request_id": request.scope.get("request_id", "")} | trace_of(request.headers.get("traceparent"))
-
-
-def faults_of(errors: Sequence[ErrorDetails], prefix: str = "") -> tuple[MemberFault, ...]:
-    """What a validator found, as pointers into the body."""
-    return tuple(MemberFault(prefix + _pointer(error), _detail(error)) for error in errors)
-
-
-def _pointer(error: ErrorDetails) -> str:
-    pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in error["loc"])
-    member: Any = (error.get("ctx") or {}).get("member")
-    return f"{pointer}/{member}" if member else pointer
-
-
-def _detail(error: ErrorDetails) -> str:
-    if error["type"] == "unexpected_keyword_argument":
-        return "there is no such member"
-    if error["type"] in ("missing", "missing_argument"):
-        return "this member is required"
-    message = error["msg"].replace("Input should", "it should", 1)
-    if error["type"] == "string_type" and isinstance(error["input"], int | float):
-        return message + _STRING_HINT
-    return message

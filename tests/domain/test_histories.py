@@ -87,8 +87,12 @@ def test_requests_of_one_batch_leave_the_rows_that_requests_one_by_one_leave(
     for log in (together, apart):
         log.append(opening)
         log.append(other, contract_id=OTHER)
-    batch = together.commit(*(together.request(event, contract_id=OTHER if second else CONTRACT) for second, event in requests))
-    alone = [apart.commit(apart.request(event, contract_id=OTHER if second else CONTRACT)).outcomes[0] for second, event in requests]
+    # All made beforehand, so that corrections and voids name the same events in both.
+    made, alike = (
+        [log.request(event, contract_id=OTHER if second else CONTRACT) for second, event in requests] for log in (together, apart)
+    )
+    batch = together.commit(*made)
+    alone = [apart.commit(request).outcomes[0] for request in alike]
     assert [type(outcome) for outcome in batch.outcomes] == [type(outcome) for outcome in alone]
     for contract_id in (CONTRACT, OTHER):
         assert_row_is_fold(together, contract_id)
