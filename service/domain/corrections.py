@@ -104,6 +104,16 @@ def acts_of(events: Iterable[RecordedEvent]) -> list[RecordedEvent]:
     return acts
 
 
+def spans_of(acts: Sequence[RecordedEvent]) -> list[tuple[int, int]]:
+    """The first and the last revision of the acts on each event that more than one act changed, be it by a void of another."""
+    originals: dict[str, str] = {}
+    spans: dict[str, tuple[int, int]] = {}
+    for act in acts:
+        original = originals[act.event_id] = originals.get(_target(act), _target(act))
+        spans[original] = spans.get(original, (act.revision, 0))[0], act.revision
+    return [span for span in spans.values() if span[0] < span[1]]
+
+
 def _in_force(acts: Sequence[RecordedEvent]) -> tuple[set[str], dict[str, RecordedEvent]]:
     """The ids of what is voided, and by the id of each corrected event the correction that counts.
 

@@ -9,13 +9,13 @@ from datetime import date
 import msgspec
 
 from service.domain.contract import check_limit, decide, fold, judge, revisions_of, settle, turning_day
-from service.domain.corrections import acts_of, check_act, delivery_ids, resolve
+from service.domain.corrections import acts_of, check_act, delivery_ids, resolve, spans_of
 from service.domain.events import EVENT_TYPES, RecordedEvent, place_in_fold
 from service.domain.parts import JsonObject
 from service.domain.state import Anomaly, Contract, ContractState, anomaly
 from service.errors import NotAllowedNow
 
-MAX_UNSETTLING_FOLDS = 32
+MAX_UNSETTLING_FOLDS = 16
 """How often a contract is folded to find the corrections that unsettle other events; beyond it they are flagged without."""
 
 
@@ -87,8 +87,9 @@ def whole_of(events: Sequence[RecordedEvent]) -> Contract:
 
 def _flag_unsettled(whole: Contract, known: Sequence[RecordedEvent]) -> None:
     """Flag the events that fitted when a correction or a void was recorded, and have not fitted since."""
-    acts = [act.revision for act in acts_of(known)]
-    if not acts:
+    acts = acts_of(known)
+    misfits = _misfits(whole) if acts else {}
+    if not misfits:
         return
     told: dict[int, dict[int, str]] = {}
 
@@ -98,15 +99,29 @@ def _flag_unsettled(whole: Contract, known: Sequence[RecordedEvent]) -> None:
         return told[upto]
 
     flagged = []
-    for revision, sentence in _misfits(whole).items():
-        since = [act for act in acts if act > revision]
-        if revision not in acts and len(told) < MAX_UNSETTLING_FOLDS and (act := _unsettling(revision, since, misfits_at)):
+    for revision in _perhaps_unsettled(misfits, acts, known):
+        since = [act.revision for act in acts if act.revision > revision]
+        if len(told) < MAX_UNSETTLING_FOLDS and (act := _unsettling(revision, since, misfits_at)):
+            sentence = f"{misfits[revision]}, since revision {act} corrected or voided another"
             whole.anomalies = [other for other in whole.anomalies if other.anomaly_id != f"no-longer-fits.{revision}"]
-            flagged.append(
-                anomaly("correction-unsettles", [revision, act], f"{sentence}, since revision {act} corrected or voided another")
-            )
+            flagged.append(anomaly("correction-unsettles", [revision, act], sentence))
     # In front, where they stay when the next event of the fold flags what it meets.
     whole.anomalies = flagged + whole.anomalies
+
+
+def _perhaps_unsettled(misfits: Iterable[int], acts: Sequence[RecordedEvent], known: Sequence[RecordedEvent]) -> list[int]:
+    """The events to look at closely: those that would fit if nothing were corrected, and those recorded between two acts on one event.
+
+    One fold sorts out the others, which a fold at each act would find to fit no more for another reason.
+    """
+    as_recorded = [event for event in known if not event.data.acts and event.revision < acts[-1].revision]
+    unfit = _misfits(fold(sorted(as_recorded, key=place_in_fold)))
+    own, spans = {act.revision for act in acts}, spans_of(acts)
+    return [
+        revision
+        for revision in misfits
+        if revision not in own and (revision not in unfit or any(first < revision < last for first, last in spans))
+    ]
 
 
 def _unsettling(revision: int, acts: Sequence[int], misfits_at: Callable[[int], dict[int, str]]) -> int | None:
