@@ -1,4 +1,4 @@
-"""`python -m benchmarks [append|read|snapshot|verify|all]`: measures this machine, and exits 1 where a figure is below its bar."""
+"""`python -m benchmarks [append|read|snapshot|history|verify|all]`: measures this machine, and exits 1 where a figure is below its bar."""
 
 import signal
 import sys
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import rates, verify, wrk
+from benchmarks import history, rates, verify, wrk
 
 DEFAULT_EVENTS = 1_000_000
 
@@ -17,6 +17,7 @@ class What(StrEnum):
     append = "append"
     read = "read"
     snapshot = "snapshot"
+    history = "history"
     verify = "verify"
     all = "all"
 
@@ -42,6 +43,8 @@ def main(
     if chosen:
         wrk.program()
         good = rates.measure(chosen)
+    if what in {What.all, What.history}:
+        good = history.past_reads() and good
     if what in {What.all, What.verify}:
         good = verify.verify_rate(events // verify.EVENTS_A_CONTRACT * verify.EVENTS_A_CONTRACT, keep) and good
     if not good:

@@ -81,8 +81,8 @@ class NotAllowedNow(LedgerError):
 
     code, status, title = "not-allowed-now", 409, "The contract does not allow this now"
 
-    def __init__(self, rule: str, detail: str) -> None:
-        super().__init__(detail, rule=rule)
+    def __init__(self, rule: str, detail: str, pointer: str | None = None) -> None:
+        super().__init__(detail, () if pointer is None else (MemberFault(pointer, detail),), rule=rule)
         self.rule = rule
 
 

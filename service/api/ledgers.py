@@ -12,8 +12,8 @@ from service.api import answers
 from service.api.envelope import read_body
 from service.api.operations import LEDGER_NAME, Documented, QueryModel, Services, declare, json_response, read_query
 from service.api.pages import MAX_COUNT, PageQuery, counted, cursor_in, page_headers, place_in
-from service.api.problems import refusal
 from service.domain.events import STRICT
+from service.domain.faults import refusal
 from service.errors import BodyTooLarge, HistoryForked, LedgerConflict, Malformed, MemberFault, Refused, UnsupportedMediaType
 from service.log.ledger import Ledger
 from service.log.ledgers import count_ledgers, create_ledger, ledgers_after

@@ -16,8 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from service.access import Keyring, Principal
 from service.api.answers import PRIVATE
-from service.api.json_body import MAX_LABEL
-from service.domain.faults import sentence
+from service.domain.faults import MAX_LABEL, sentence
 from service.errors import ContractNotFound, LedgerError, LedgerNotFound, Malformed, MemberFault, Refused
 from service.log.append import Writers
 from service.log.ledger import Ledger

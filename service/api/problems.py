@@ -1,26 +1,19 @@
 """Problems: every failure as RFC 9457 `application/problem+json`, by one function."""
 
 import asyncio
-from collections.abc import Sequence
 
 import msgspec
 import psycopg
 import structlog
 from fastapi import Request, Response
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from service.api.answers import PRIVATE
-from service.api.json_body import MAX_LABEL
-from service.domain.faults import sentence
 from service.errors import (
     DatabaseUnreachable,
     Internal,
     LedgerError,
-    MemberFault,
     MethodNotAllowed,
     OutcomeUnknown,
-    Refused,
     TooManyRequests,
     Unauthorized,
     Unavailable,
@@ -28,7 +21,6 @@ from service.errors import (
 from service.telemetry import trace_of
 
 MEDIA_TYPE = "application/problem+json"
-MAX_FAULTS = 100
 _URN = "urn:problem-type:contract-ledger:"
 
 _log = structlog.get_logger()
@@ -105,25 +97,3 @@ def problem_of(request: Request, error: BaseException) -> Response:
 def _named(request: Request) -> dict[str, str]:
     """What a line of the log names a request by: its id, and its place in a trace."""
     return {"request_id": request.scope.get("request_id", "")} | trace_of(request.headers.get("traceparent"))
-
-
-def refusal(error: ValidationError, prefix: str = "") -> Refused:
-    """The refusal of a body that a validator found faults in: the first in a sentence, and as many as are told by their pointers."""
-    count = error.error_count()
-    faults = tuple(_fault(found, prefix) for found in error.errors(include_url=False)[:MAX_FAULTS])
-    first = faults[0]
-    more = "" if count == 1 else f" ({len(faults) - 1} more in errors{'' if count == len(faults) else f', of {count - 1}'})"
-    return Refused(f"{first.pointer or 'The body'}: {first.detail}{more}.", faults)
-
-
-def _fault(error: ErrorDetails, prefix: str) -> MemberFault:
-    place = error["loc"]
-    if place and len(str(place[-1])) > MAX_LABEL:
-        # Whatever its fault, the client chose that name: it is not sent back.
-        return MemberFault(prefix + _pointer(place[:-1]), f"there is no member whose name has more than {MAX_LABEL} characters")
-    member = (error.get("ctx") or {}).get("member")
-    return MemberFault(prefix + _pointer(place) + (f"/{member}" if member else ""), sentence(error))
-
-
-def _pointer(place: Sequence[int | str]) -> str:
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in place)

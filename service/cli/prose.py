@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
+from service.cli.standing import standing
 from service.domain.dates import on
 
 Json = dict[str, Any]
@@ -67,7 +68,7 @@ class Told:
         self.answer = answer
         self.state: Json = answer["state"]
         self.as_of: Json = answer["as_of"]
-        self.events = {event["revision"]: event for event in events}
+        self.events = {event["revision"]: event for event in standing(events, self.as_of)}
 
     def word(self, revisions: Sequence[int]) -> str:
         """On whose word something stands, given the revisions that it rests on."""
@@ -329,6 +330,12 @@ def _kept_back(data: Json) -> str:
     return f"withholds {listed(kept)}" if kept else ""
 
 
+def _corrected(data: Json) -> str:
+    return _joined(
+        f"event {data['target']} now says {listed(data['data'])}", f"from {data['effective_on']}" if "effective_on" in data else ""
+    )
+
+
 def _labelled(data: Json) -> str:
     return _joined(*(f"{word} {listed(data[member])}" for word, member in (("set", "set"), ("removed", "remove")) if member in data))
 
@@ -366,4 +373,6 @@ _WORDS: dict[str, Callable[[Json], str]] = {
     "delivery.recorded": lambda data: f"{data['delivery_id']}: {data['quantity']} {data['unit']} of {data['item_id']}",
     "agreement.linked": lambda data: ": ".join(data[name] for name in ("relation", "title") if name in data),
     "note.added": lambda data: str(data["text"]),
+    "event.corrected": _corrected,
+    "event.voided": lambda data: f"event {data['target']}: {data['reason']}",
 }

@@ -16,6 +16,7 @@ from msgspec.structs import asdict
 from service.domain import (
     agreement,
     amendments,
+    corrections,
     delivery,
     disclosure,
     disputes,
@@ -42,10 +43,10 @@ RULES = {
     "events-limit": "A contract holds so many events and no more.",
     "parts-limit": "A list of the state, such as its options or disputes, holds so many entries and no more.",
     "known-anomaly": "A note about an anomaly names one that stands.",
-    "known-event": "A note about an event names one of the same contract.",
+    "known-event": "An event that a note is about, or that is corrected or voided, is one of the same contract.",
     "after-end": (
         "After a contract was completed, terminated, cancelled or superseded only late deliveries, figures, revisions "
-        "to actuals, disclosures, disputes, labels and notes are recorded."
+        "to actuals, disclosures, disputes, corrections, voids, labels and notes are recorded."
     ),
 }
 FLAGS = {
@@ -68,6 +69,7 @@ SUBJECTS = (
     ending,
     labels,
     notes,
+    corrections,
 )
 """The modules whose event types are registered by importing them."""
 MAX_EVENTS = 10_000
@@ -117,12 +119,16 @@ def decide(data: EventData, whole: Contract, at: Contract, revision: int, day: d
     """
     if revision == 1 and not data.opens:
         raise NotAllowedNow("first-event-opens", "A contract opens with contract.reported or contract.signed.")
-    if revision > MAX_EVENTS:
-        raise NotAllowedNow("events-limit", f"A contract holds at most {MAX_EVENTS} events.")
+    check_limit(revision)
     data.check_whole(whole)
     if (anomaly_id := data.anomaly_id()) and anomaly_id not in {a.anomaly_id for a in judge(whole, day)}:
         raise NotAllowedNow("known-anomaly", f"The contract has no anomaly {anomaly_id}.")
     check_place(data, at)
+
+
+def check_limit(revision: int) -> None:
+    if revision > MAX_EVENTS:
+        raise NotAllowedNow("events-limit", f"A contract holds at most {MAX_EVENTS} events.")
 
 
 def check_place(data: EventData, at: Contract) -> None:
@@ -132,7 +138,8 @@ def check_place(data: EventData, at: Contract) -> None:
         raise NotAllowedNow(
             "after-end",
             f"The contract was {ending.kind} {on(ending.effective_on)} (revision {ending.rests_on[0]}); after that only late deliveries, "
-            f"figures, revisions to actuals, disclosures, disputes, labels and notes are recorded, not {data.event_type}.",
+            "figures, revisions to actuals, disclosures, disputes, corrections, voids, labels and notes are recorded, "
+            f"not {data.event_type}.",
         )
     data.check_place(at)
 

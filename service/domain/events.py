@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, dataclass_
 import msgspec
 from pydantic import ConfigDict, Field, StringConstraints
 
-from service.domain.dates import BusinessDate, last_day
+from service.domain.dates import BusinessDate, first_day, last_day
 from service.domain.parts import JsonObject
 from service.domain.state import Contract
 from service.errors import NotAllowedNow
@@ -89,7 +89,9 @@ class EventData:
     schema_version: ClassVar[int]
     opens: ClassVar[bool] = False
     dayless: ClassVar[bool] = False
-    """Whether the event holds on every day, whatever its `effective_on`."""
+    """Whether the event has no effective day of its own: it is sent without `effective_on`, and holds on every day."""
+    acts: ClassVar[Literal["corrects", "voids"] | None] = None
+    """What the event does to another one of its contract, before anything is folded (`domain.corrections`)."""
     summary: ClassVar[str]
 
     def check_whole(self, whole: Contract) -> None:
@@ -133,7 +135,8 @@ class EventData:
 class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True):
     """An event that has its place in the log, as the fold reads it. `day` is the first that `effective_on` may mean.
 
-    What is dayless comes before every day.
+    What is dayless comes before every day. `corrected_by` is the revision of the correction that `data`, `source` and `effective_on`
+    are of; None while the event stands as it was recorded.
     """
 
     event_id: str
@@ -145,6 +148,8 @@ class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True):
     data: EventData
     source: JsonObject
     hypothetical: bool = False
+    schema_version: int = 1
+    corrected_by: int | None = None
 
     def __post_init__(self) -> None:
         if self.data.dayless:
@@ -184,13 +189,32 @@ def decode_body(event_type: str, schema_version: int, body: bytes) -> tuple[Even
     return known.data, known.source
 
 
+def decode_data(event_type: str, schema_version: int, data: JsonObject) -> EventData:
+    """The data of an event, given as JSON that was decoded already. KeyError as for `decode_body`."""
+    known: EventData = msgspec.convert(data, _stored_form(_class_of(event_type, schema_version)))
+    return known
+
+
+def first_day_of(event_type: str, effective_on: str | None) -> date:
+    """The day on which an event takes effect, before every day for one without any. ValueError when one that has a day lacks it."""
+    known = EVENT_TYPES.get(event_type)
+    if effective_on is None and known is not None and known.dayless:
+        return date.min
+    return first_day(effective_on or "")
+
+
 @cache
 def _body_decoder(event_type: str, schema_version: int) -> Callable[[bytes], Any]:
-    cls: Any = EVENT_TYPES[event_type]
+    stored = _stored_form(_class_of(event_type, schema_version))
+    body = msgspec.defstruct("Body", [("data", stored), ("source", JsonObject)])
+    return msgspec.json.Decoder(body).decode
+
+
+def _class_of(event_type: str, schema_version: int) -> Any:
+    cls = EVENT_TYPES[event_type]
     if schema_version != cls.schema_version:
         raise KeyError(f"{event_type} has no version {schema_version}")
-    body = msgspec.defstruct("Body", [("data", _stored_form(cls)), ("source", JsonObject)])
-    return msgspec.json.Decoder(body).decode
+    return cls
 
 
 @cache

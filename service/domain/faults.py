@@ -3,10 +3,18 @@
 pydantic finds the faults; its own words speak of types and regular expressions to programmers of Python, and are told to nobody.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final, get_args
 
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_core.core_schema import ErrorType
+
+from service.errors import MemberFault, Refused
+
+MAX_FAULTS = 100
+MAX_LABEL: Final = 128
+"""Longest member name put into a pointer, so that a refusal does not send a large body back."""
 
 _STRING_HINT: Final = ' (send decimals and dates as strings, such as "1000000000000")'
 _OTHERWISE: Final = "it is not what this member may be"
@@ -95,3 +103,25 @@ def _words(said: dict[str, Any]) -> dict[str, str]:
         "spelling": _SPELLINGS.get(str(said.get("pattern")), "spelt in another way"),
         "choices": str(said.get("expected")).replace("'", '"'),
     }
+
+
+def refusal(error: ValidationError, prefix: str = "") -> Refused:
+    """The refusal of a body that a validator found faults in: the first in a sentence, and as many as are told by their pointers."""
+    count = error.error_count()
+    faults = tuple(_fault(found, prefix) for found in error.errors(include_url=False)[:MAX_FAULTS])
+    first = faults[0]
+    more = "" if count == 1 else f" ({len(faults) - 1} more in errors{'' if count == len(faults) else f', of {count - 1}'})"
+    return Refused(f"{first.pointer or 'The body'}: {first.detail}{more}.", faults)
+
+
+def _fault(error: ErrorDetails, prefix: str) -> MemberFault:
+    place = error["loc"]
+    if place and len(str(place[-1])) > MAX_LABEL:
+        # Whatever its fault, the client chose that name: it is not sent back.
+        return MemberFault(prefix + _pointer(place[:-1]), f"there is no member whose name has more than {MAX_LABEL} characters")
+    member = (error.get("ctx") or {}).get("member")
+    return MemberFault(prefix + _pointer(place) + (f"/{member}" if member else ""), sentence(error))
+
+
+def _pointer(place: Sequence[int | str]) -> str:
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in place)

@@ -9,10 +9,12 @@ from typing import Any
 import orjson
 from uuid_utils import uuid7
 
-from service.domain.contract import decide, evolve, fold, judge
+from service.domain.contract import decide, evolve, judge
+from service.domain.corrections import delivery_ids
 from service.domain.dates import first_day
-from service.domain.events import EventData, RecordedEvent, place_in_fold
+from service.domain.events import EventData, RecordedEvent
 from service.domain.state import Anomaly, Contract
+from service.domain.timeline import admit, in_order, whole_of
 from service.errors import (
     AnomaliesRefused,
     ClockUntrusted,
@@ -24,6 +26,7 @@ from service.errors import (
     MemberFault,
     NotAllowedNow,
     ProjectionUnknown,
+    Refused,
     StaleRevision,
 )
 from service.log.header import NO_PREVIOUS, SCHEMA, body_bytes, body_digest, event_hash, header_bytes, new_salts
@@ -49,7 +52,7 @@ class NewEvent:
     """A validated event that has no place in the log yet; `data` is what was sent, `fact` the same as its class."""
 
     fact: EventData
-    effective_on: str
+    effective_on: str | None
     data: dict[str, Any]
     source: dict[str, Any]
     evidence: list[Any] | None = None
@@ -198,7 +201,8 @@ class Batch:
         self._event_ids = {(row[0], row[1]) for row in event_ids}
 
     def histories_needed(self) -> list[str]:
-        """The contracts whose events must be read: an event of the batch is not the last of its fold, or something is pending."""
+        """The contracts whose events must be read: an event of the batch is not the last of its fold, acts on another, or something is
+        pending."""
         needed: dict[str, None] = {}
         last_days: dict[str, date] = {}
         for append in self.appends:
@@ -206,8 +210,9 @@ class Batch:
             row = standing.row
             last_on = last_days.get(append.contract_id, row.last_on if row else date.min)
             for new in append.events:
-                day = first_day(new.effective_on)
-                if day < last_on or day > self._day or (row is not None and row.has_pending):
+                # What has no day meets nothing that has one; but what acts on another event takes all of them.
+                day = first_day(new.effective_on) if new.effective_on else last_on
+                if day < last_on or day > self._day or new.fact.acts or (row is not None and row.has_pending):
                     needed[append.contract_id] = None
                 last_on = max(last_on, day)
             last_days[append.contract_id] = last_on
@@ -259,7 +264,7 @@ class Batch:
             new_delivery_ids.add(delivery_id)
         for event_id in fact.event_ids():
             if (contract_id, event_id) not in self._event_ids:
-                raise NotAllowedNow("known-event", f"The contract has no event {event_id}.")
+                raise NotAllowedNow("known-event", f"The contract has no event {event_id}.", "/data/target" if fact.acts else None)
 
     def next_instant(self) -> datetime:
         return max(self.recorded_at + _TICK, self._now)
@@ -327,22 +332,27 @@ class _Decision:
         for index, new in enumerate(self.append.events):
             try:
                 recorded.append(self._place(new, contract, index))
-            except NotAllowedNow as refusal:
+            except (NotAllowedNow, Refused) as refusal:
                 if len(self.append.events) > 1:
-                    refusal.errors = (MemberFault(f"/events/{index}", refusal.detail),)
+                    faults = refusal.errors or (MemberFault("", refusal.detail),)
+                    refusal.errors = tuple(MemberFault(f"/events/{index}{fault.pointer}", fault.detail) for fault in faults)
                 raise
         told = extend(beside.rests_on, contract, recorded, batch.day) if self.history is None else project(self.history, batch.day)
         raised = [found for found in told.anomalies if found.anomaly_id not in before]
         if self.append.strict and raised:
             raise _strict_refusal(raised)
-        last_on = max(event.day for event in recorded)
+        if self.history is None:
+            last_on = max(event.day for event in recorded)
+            last_on = max(last_on, stood.last_on) if stood else last_on
+        else:
+            last_on = in_order(self.history)[-1].day
         self.row = contract_row(
             self.append.contract_id,
             told,
             revision=recorded[-1].revision,
             position=recorded[-1].position,
             last_hash=self._last_hash(),
-            last_on=max(last_on, stood.last_on) if stood else last_on,
+            last_on=last_on,
             day=batch.day,
         )
         receipt = self._receipt(raised)
@@ -357,8 +367,7 @@ class _Decision:
             return set()
         if stood.holds_on(day):
             return {known.anomaly_id for known in beside.anomalies}
-        whole = contract if self.history is None else fold(sorted(self.history, key=place_in_fold))
-        return {known.anomaly_id for known in judge(whole, day)}
+        return {known.anomaly_id for known in judge(contract if self.history is None else whole_of(self.history), day)}
 
     def _place(self, new: NewEvent, contract: Contract, index: int) -> RecordedEvent:
         stood, batch = self.standing.row, self.batch
@@ -367,11 +376,12 @@ class _Decision:
             position=batch.position + index + 1,
             revision=(stood.revision if stood else 0) + index + 1,
             recorded_on=self.recorded_at.astimezone(zone(batch.ledger.time_zone)).date(),
-            effective_on=new.effective_on,
-            day=first_day(new.effective_on),
+            effective_on=new.effective_on or "",
+            day=first_day(new.effective_on) if new.effective_on else date.min,
             data=new.fact,
             source=new.source,
             hypothetical=bool(new.hypothetical),
+            schema_version=new.fact.schema_version,
         )
         ids = set(self.delivery_ids)
         batch.check_ids(self.append.contract_id, new.fact, ids)
@@ -380,15 +390,13 @@ class _Decision:
             decide(new.fact, contract, contract, event.revision, batch.day)
             evolve(contract, event)
         else:
-            self._decide_late(event)
+            admit(event, self.history, batch.day)
             self.history.append(event)
+            if new.fact.acts:
+                introduced = delivery_ids(self.history)
+                self.delivery_ids |= {delivery_id: by for delivery_id, by in introduced.items() if by == event.revision}
         self._write(event, new)
         return event
-
-    def _decide_late(self, event: RecordedEvent) -> None:
-        ordered = sorted(self.history or (), key=place_in_fold)
-        at = fold(known for known in ordered if place_in_fold(known) < place_in_fold(event))
-        decide(event.data, fold(ordered), at, event.revision, self.batch.day)
 
     def _write(self, event: RecordedEvent, new: NewEvent) -> None:
         body = body_bytes(new.data, new.source, new.evidence, self.batch.salts.pop().hex())

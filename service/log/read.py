@@ -15,8 +15,7 @@ from psycopg import AsyncConnection
 
 from service.database import Database
 from service.domain.contract import encode_state
-from service.domain.dates import first_day
-from service.domain.events import RecordedEvent, decode_body
+from service.domain.events import RecordedEvent, decode_body, first_day_of
 from service.domain.timeline import View, tell
 from service.errors import ContractNotFound, EventNotFound, HistoryForked, LedgerNotFound, Malformed, MemberFault, Refused
 from service.log.header import NO_PREVIOUS, Header, decode_header
@@ -146,10 +145,11 @@ def recorded_event(header: bytes, body: bytes, time_zone: ZoneInfo) -> RecordedE
         revision=known.revision,
         recorded_on=local_day(known.recorded_at, time_zone),
         effective_on=known.effective_on or "",
-        day=first_day(known.effective_on or ""),
+        day=first_day_of(known.event_type, known.effective_on),
         data=data,
         source=source,
         hypothetical=bool(known.hypothetical),
+        schema_version=known.schema_version,
     )
 
 

@@ -12,13 +12,12 @@ import pytest
 from pydantic import TypeAdapter
 
 from service.api.envelope import RecordEventsRequest, read_event, read_events, request_class
-from service.api.json_body import MAX_LABEL
 from service.api.ledgers import CreateLedgerRequest
 from service.api.operations import OPERATIONS
-from service.api.problems import MAX_FAULTS
 from service.domain import faults
 from service.domain.amendments import _READERS
 from service.domain.events import EVENT_TYPES
+from service.domain.faults import MAX_FAULTS, MAX_LABEL
 from service.errors import Refused
 from tests.api.bodies import SIGNED, event, note, open_contract, record, with_key
 

@@ -15,11 +15,12 @@ import pytest
 from hypothesis import strategies as st
 
 from service.api.envelope import read_event
-from service.domain.dates import first_day, last_day
-from service.domain.events import EVENT_TYPES, RecordedEvent, decode_body
+from service.domain.dates import last_day
+from service.domain.events import EVENT_TYPES, RecordedEvent, decode_body, first_day_of
 from service.domain.timeline import View, tell
-from service.errors import NotAllowedNow
+from service.errors import NotAllowedNow, Refused
 from service.log.decide import Append, Batch, Receipt
+from service.log.header import decode_header
 from service.log.ledger import Ledger, zone
 from service.log.read import recorded_event
 from service.projections.contracts import LAYOUT, ContractRow, decode_beside
@@ -33,10 +34,10 @@ FIRST_POSITION = 918_273_645
 """Where the ledger in memory begins: a number that stands out should a state hold it."""
 
 
-def sent(event_type: str, effective_on: str, data: Sent, *, hypothetical: bool = False, **source: str) -> Sent:
+def sent(event_type: str, effective_on: str | None, data: Sent, *, hypothetical: bool = False, **source: str) -> Sent:
     """A request for an event, with its type; `source` is the press unless it says otherwise."""
     request = {"event_type": event_type, "effective_on": effective_on, "source": {"kind": "news", **source}, "data": data}
-    return request | ({"hypothetical": True} if hypothetical else {})
+    return _stated(request | ({"hypothetical": True} if hypothetical else {}))
 
 
 SUPPLIER = {"party_id": "lges", "name": "LG Energy Solution", "roles": ["supplier"]}
@@ -83,20 +84,56 @@ def _stated(members: Sent) -> Sent:
 
 def events_of(*requests: Sent, recorded_on: date = TODAY) -> list[RecordedEvent]:
     """Requests as recorded events, read from their stored bodies, whatever the rules would say."""
+    known: list[Known] = []
+    realised = []
+    for revision, request in enumerate(requests, 1):
+        realised.append(realise(request, known))
+        known.append((str(UUID(int=revision)), request["event_type"], realised[-1]["data"]))
     return [
         RecordedEvent(
             event_id=str(UUID(int=revision)),
             position=FIRST_POSITION + revision,
             revision=revision,
             recorded_on=recorded_on,
-            effective_on=request["effective_on"],
-            day=first_day(request["effective_on"]),
+            effective_on=request.get("effective_on", ""),
+            day=first_day_of(request["event_type"], request.get("effective_on")),
             data=decode_body(request["event_type"], 1, orjson.dumps({**request, "salt": "00"}))[0],
             source=request["source"],
             hypothetical=request.get("hypothetical", False),
         )
-        for revision, request in enumerate(requests, 1)
+        for revision, request in enumerate(realised, 1)
     ]
+
+
+Known = tuple[str, str, Sent]
+"""An event that a correction or a void may name: its id, type and data."""
+
+
+def corrected(like: Sent, turn: int = 0) -> Sent:
+    """A correction of one of the events so far of the type of `like`, as that; where there is none, another moves to its day."""
+    return sent("event.corrected", None, {"turn": turn, "like": like})
+
+
+def voided(turn: int) -> Sent:
+    """A void of one of the events so far, counted from 0, and around again."""
+    return sent("event.voided", None, {"turn": turn})
+
+
+def realise(request: Sent, known: Sequence[Known]) -> Sent:
+    """A request as it is sent: what a correction or a void names is chosen among the events that there are."""
+    if "turn" not in request["data"]:
+        return request
+    turn, like = request["data"]["turn"], request["data"].get("like")
+    if like is None:
+        target = known[turn % len(known)][0] if known else str(UUID(int=999))
+        return request | {"data": {"target": target, "reason": "recorded twice"}}
+    alike = [entry for entry in known if entry[1] == like["event_type"]] or [entry for entry in known if not EVENT_TYPES[entry[1]].acts]
+    event_id, event_type, data = alike[turn % len(alike)] if alike else (str(UUID(int=999)), like["event_type"], like["data"])
+    stated = dict(like["data"]) if event_type == like["event_type"] else data
+    if "figure" in stated and turn % 2:
+        stated["figure"] = stated["figure"] | {"figure_id": data["figure"]["figure_id"]}
+    moved = {"effective_on": like["effective_on"]} if "effective_on" in like and not EVENT_TYPES[event_type].dayless else {}
+    return request | {"data": {"target": event_id, "data": stated, "source": like["source"], **moved}}
 
 
 def told(*requests: Sent, day: date | str = TODAY, published_by: str | None = None) -> View:
@@ -133,6 +170,8 @@ class Log:
 
     def request(self, *events: Sent, contract_id: str = CONTRACT, **options: Any) -> Append:
         self.requests += 1
+        known = [self._known(*stored) for stored in self.stored.get(contract_id, ())]
+        events = tuple(realise(event, known) for event in events)
         bodies = [({name: member for name, member in event.items() if name != "event_type"}, event["event_type"]) for event in events]
         return Append(
             ledger=self.ledger,
@@ -144,6 +183,11 @@ class Log:
             canonical=orjson.dumps(events),
             **options,
         )
+
+    @staticmethod
+    def _known(header: bytes, body: bytes) -> Known:
+        recorded = decode_header(header)
+        return recorded.event_id, recorded.event_type, orjson.loads(body)["data"]
 
     def commit(self, *appends: Append) -> Batch:
         """What `log.append.transact` does, table by table."""
@@ -394,7 +438,12 @@ def _course_data(dates: Dates) -> dict[str, Members]:
 
 def requests_on(dates: Dates) -> dict[str, Members]:
     """For each event type a strategy for its requests, all business dates drawn from `dates`."""
-    return {event_type: _requests(event_type, data, dates) for event_type, data in _data(dates).items()}
+    ordinary = {event_type: _requests(event_type, data, dates) for event_type, data in _data(dates).items()}
+    turn = st.integers(0, 30)
+    return ordinary | {
+        "event.corrected": _requests("event.corrected", _members({"turn": turn, "like": st.one_of(*ordinary.values())}, {}), dates),
+        "event.voided": _requests("event.voided", _members({"turn": turn}, {}), dates),
+    }
 
 
 def _figures(dates: Dates) -> Members:
@@ -426,7 +475,8 @@ def _underived(figure: Sent) -> Sent:
 
 
 def _requests(event_type: str, data: Members, dates: Dates) -> Members:
-    required = {"event_type": st.just(event_type), "effective_on": dates, "source": _sources(dates), "data": data}
+    required = {"event_type": st.just(event_type), "source": _sources(dates), "data": data}
+    required |= {} if EVENT_TYPES[event_type].dayless else {"effective_on": dates}
     return _members(required, {"hypothetical": st.just(True)})
 
 
@@ -472,6 +522,7 @@ _WEIGHTS = {
     "contract.terminated": 1,
     "contract.cancelled": 1,
     "contract.superseded": 1,
+    "event.corrected": 8,
 }
 _TYPES = [event_type for event_type in sorted(EVENT_TYPES, reverse=True) for _ in range(_WEIGHTS.get(event_type, 3))]
 
@@ -534,7 +585,7 @@ def append_if_allowed(log: Log, *events: Sent) -> bool:
     (outcome,) = log.commit(log.request(*events)).outcomes
     if isinstance(outcome, Receipt):
         return True
-    assert isinstance(outcome, NotAllowedNow)
+    assert isinstance(outcome, NotAllowedNow | Refused)
     assert before == (log.position, log.recorded_at, log.rows, len(log.event_ids))
     return False
 

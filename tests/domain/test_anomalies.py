@@ -14,6 +14,7 @@ from tests.domain.histories import (
     CELLS,
     CONTRACT,
     Sent,
+    corrected,
     delivered,
     figure,
     log_of,
@@ -50,6 +51,15 @@ def test_every_soft_rule_has_its_test_here() -> None:
     tests = Path(__file__).read_text()
     assert len(known) >= 9
     assert {rule for rule in known if f'"{rule}.' not in tests} == set()
+
+
+# Corrections (what they unsettle is in test_corrections.py)
+
+
+def test_an_event_that_no_longer_fits_with_a_correction_is_flagged_with_it() -> None:
+    history = [reported(), stated(figure("f1")), revised("f1", figure("f2")), corrected(stated(figure("f9")))]
+    sentence = "revision 3 refers to what is not there, since revision 4 corrected or voided another"
+    assert flagged(*history) == [("correction-unsettles.3.4", sentence)]
 
 
 # Delivery before signing

@@ -56,8 +56,8 @@ def dispute(what: str, effective_on: str, reference: str = "1") -> Sent:
     return sent(f"dispute.{what}", effective_on, {"reference": reference})
 
 
-def labelled(effective_on: str = "2025-01-01", **data: Any) -> Sent:
-    return sent("contract.labelled", effective_on, data)
+def labelled(**data: Any) -> Sent:
+    return sent("contract.labelled", None, data)
 
 
 def withdrawn(figure_id: str = "f1", effective_on: str = "2024-05-01") -> Sent:
@@ -249,7 +249,7 @@ def labels(*events: Sent, **times: str) -> list[tuple[str, list[int]]]:
 
 
 def test_labels_hold_on_every_day_in_the_order_they_were_put() -> None:
-    history = [*OPEN, labelled("2030-01-01", set=["to review", "전지"]), labelled("2020-01-01", remove=["to review"], set=["전지", "done"])]
+    history = [*OPEN, labelled(set=["to review", "전지"]), labelled(remove=["to review"], set=["전지", "done"])]
     log = log_of(*history)
     for day in ("2021-01-01", "2024-06-01", "2031-01-01"):
         assert labels(*history, day=day) == [("done", [4]), ("전지", [3])]
@@ -259,7 +259,7 @@ def test_labels_hold_on_every_day_in_the_order_they_were_put() -> None:
 
 
 def test_a_label_leaves_the_row_what_the_fold_says() -> None:
-    log = log_of(*OPEN, labelled("2030-01-01", set=["a"]), delivered("d1", "2024-06-01"), labelled(set=["b"]), noted())
+    log = log_of(*OPEN, labelled(set=["a"]), delivered("d1", "2024-06-01"), labelled(set=["b"]), noted())
     assert [stood.label for stood in told(*OPEN, labelled(set=["a"]), labelled(set=["b"])).state.labels] == ["a", "b"]
     assert log.rows[next(iter(log.rows))].last_on == TODAY.replace(month=1, day=1)
 

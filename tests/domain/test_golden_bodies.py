@@ -69,15 +69,19 @@ EFFECTIVE_ON = {
     "disclosure.released": "2025-12-31",
     "option.lapsed": "2026-02-10",
     "delivery.completed": "2026-02-20",
-    "contract.labelled": "2026-02-25",
+    "contract.labelled": None,
     "contract.cancelled": "2023-12-01",
     "contract.completed": "2026-03-01",
     "contract.superseded": "2026-03-01",
     "contract.terminated": "2026-03-01",
+    "event.corrected": None,
+    "event.voided": None,
 }
 """A life that the bodies make, in the order of the fold; of the ends it has one."""
 
 ENDS = ["contract.completed", "contract.superseded", "contract.terminated"]
+ACTS = {"event.corrected": 2, "event.voided": 3}
+"""What acts on another event of the life, on the one of which revision."""
 OF_A_FIGURE = {"figure.withdrawn", "note.added", "value.revised"}
 OF_A_PART = {
     *("delivery.accepted", "delivery.rejected", "delivery.resumed", "disclosure.released", "dispute.resolved", "force_majeure.lifted"),
@@ -85,7 +89,7 @@ OF_A_PART = {
 }
 REFERRING = {
     *("delivery.completed", "delivery.recorded", "delivery.started", "delivery.suspended", "figure.stated", "order.extended"),
-    *("party.identified", "party.replaced", *OF_A_FIGURE, *OF_A_PART),
+    *("party.identified", "party.replaced", *OF_A_FIGURE, *OF_A_PART, *ACTS),
 }
 """Those whose golden body names an item, a party, a figure or something else that another event states."""
 
@@ -97,7 +101,15 @@ def body_of(event_type: str, version: int = 1) -> bytes:
 def request_of(event_type: str, version: int = 1) -> Sent:
     """The request that the body was sent in."""
     body = {name: member for name, member in orjson.loads(body_of(event_type, version)).items() if name != "salt"}
-    return {"event_type": event_type, "effective_on": EFFECTIVE_ON[event_type], **body}
+    day = EFFECTIVE_ON[event_type]
+    return {"event_type": event_type, **({"effective_on": day} if day else {}), **body}
+
+
+def aimed(request: Sent, log: Log) -> Sent:
+    """The request in a life, whose events have ids of their own."""
+    if (revision := ACTS.get(request["event_type"])) is None:
+        return request
+    return request | {"data": request["data"] | {"target": log.history()[revision - 1].event_id}}
 
 
 def test_every_event_type_and_version_has_a_golden_body() -> None:
@@ -215,7 +227,7 @@ def test_the_golden_bodies_make_one_life_that_the_rules_accept_and_the_fold_plac
     log = Log().at(TODAY)
     life = [event_type for event_type in EFFECTIVE_ON if event_type not in {*ENDS, "contract.cancelled"} - {end}]
     for event_type in life:
-        log.append(request_of(event_type))
+        log.append(aimed(request_of(event_type), log))
     view = tell(log.history(), TODAY)
     assert (view.state.status, view.state.unplaced, view.pending) == (end.removeprefix("contract."), [], [])
     state = encode_state(view.state)
@@ -240,4 +252,4 @@ def test_a_golden_body_folds_alone_and_after_an_opening(event_type: str, version
     for view in (alone, after):
         assert json.loads(encode_state(view.state))["status"] == view.state.status
     assert alone.state.unplaced == ([1] if event_type in REFERRING else [])
-    assert after.state.unplaced == ([2] if event_type in OF_A_FIGURE | OF_A_PART else [])
+    assert after.state.unplaced == ([2] if event_type in {*OF_A_FIGURE, *OF_A_PART, *ACTS} else [])

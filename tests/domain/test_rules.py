@@ -17,6 +17,7 @@ from tests.domain.histories import (
     TODAY,
     Log,
     Sent,
+    corrected,
     delivered,
     events_of,
     figure,
@@ -30,6 +31,7 @@ from tests.domain.histories import (
     signed,
     stated,
     told,
+    voided,
 )
 
 COMPLETED = sent("contract.completed", "2026-03-01", {})
@@ -178,7 +180,9 @@ AFTER_END: dict[str, list[Sent]] = {
         sent("disclosure.released", "2026-04-01", {"paths": ["/value"]}),
         sent("dispute.raised", "2026-04-01", {"reference": "2"}),
         sent("dispute.resolved", "2026-04-01", {"reference": "1"}),
-        sent("contract.labelled", "2026-04-01", {"set": ["late"]}),
+        sent("contract.labelled", None, {"set": ["late"]}),
+        corrected(stated(figure("f1", "9"))),
+        voided(1),
     ],
     "refused": [
         sent("party.added", "2026-04-01", {"party": _PARTY}),
