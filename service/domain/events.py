@@ -1,7 +1,8 @@
 """What an event is: the envelope every event carries, and the registry of event types.
 
 A subject module declares a type with `@event_type("value.revised")` on a class of the event's data; routes, schemas, OpenAPI and
-docs follow from the class. Stored bodies are decoded here, and nowhere else, so this is where an upcast will stand.
+docs follow from the class. Stored bodies are decoded here, and nowhere else, so this is where those of earlier versions are brought to
+the newest, by the upcasts that a type is registered with.
 """
 
 import dataclasses
@@ -160,26 +161,34 @@ class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True):
 place_in_fold = attrgetter("day", "revision")
 """An event's place in the fold: by the day of effect, then as recorded."""
 _Class = TypeVar("_Class", bound=type[EventData])
+Upcast = Callable[[JsonObject], JsonObject]
+"""Data of one version as that of the next; what it gets is not to be changed, since it may be shown as stored."""
 EVENT_TYPES: dict[str, type[EventData]] = {}
+UPCASTS: dict[str, tuple[Upcast, ...]] = {}
+"""By type, what brings version 1 to 2, 2 to 3, and so on to the version of the class."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
-def event_type(name: str, *, version: int = 1) -> Callable[[_Class], _Class]:
-    """Register a class of event data under its type: the class becomes a frozen, slotted, keyword-only dataclass."""
+def event_type(name: str, *upcasts: Upcast) -> Callable[[_Class], _Class]:
+    """Register a class of event data under its type: the class becomes a frozen, slotted, keyword-only dataclass.
+
+    Its version is the one after those that `upcasts` start from, in their order: without any it is the first.
+    """
 
     def register(cls: _Class) -> _Class:
         made: Any = dataclasses.dataclass(frozen=True, slots=True, kw_only=True)(cls)
-        made.event_type, made.schema_version = name, version
+        made.event_type, made.schema_version = name, len(upcasts) + 1
         made.summary = (cls.__doc__ or name).strip().splitlines()[0]
         made.__pydantic_config__ = STRICT
-        EVENT_TYPES[name] = made
+        EVENT_TYPES[name], UPCASTS[name] = made, upcasts
         return made  # type: ignore[no-any-return]
 
     return register
 
 
 def decode_body(event_type: str, schema_version: int, body: bytes) -> tuple[EventData, JsonObject]:
-    """The data and source of stored body bytes. KeyError for a type or version this release does not know."""
+    """The data, as of the newest version, and the source of stored body bytes. KeyError for a type or version this release does not
+    know, msgspec's DecodeError for what is not its body."""
     known = _body_decoder(event_type, schema_version)(body)
     return known.data, known.source
 
@@ -187,10 +196,36 @@ def decode_body(event_type: str, schema_version: int, body: bytes) -> tuple[Even
 @cache
 def _body_decoder(event_type: str, schema_version: int) -> Callable[[bytes], Any]:
     cls: Any = EVENT_TYPES[event_type]
-    if schema_version != cls.schema_version:
+    if not 1 <= schema_version <= cls.schema_version:
         raise KeyError(f"{event_type} has no version {schema_version}")
     body = msgspec.defstruct("Body", [("data", _stored_form(cls)), ("source", JsonObject)])
-    return msgspec.json.Decoder(body).decode
+    if schema_version == cls.schema_version:
+        return msgspec.json.Decoder(body).decode
+    stored = msgspec.json.Decoder(_StoredBody)
+
+    def decode(text: bytes) -> Any:
+        known = stored.decode(text)
+        try:
+            data = newest(event_type, schema_version, known.data)
+        except (AttributeError, LookupError, StopIteration, TypeError, ValueError) as error:
+            raise msgspec.ValidationError(f"no data of version {schema_version}: {error}") from None
+        return msgspec.convert({"data": data, "source": known.source}, body)
+
+    return decode
+
+
+class _StoredBody(msgspec.Struct):
+    """A body of any type and version."""
+
+    data: JsonObject
+    source: JsonObject
+
+
+def newest(event_type: str, schema_version: int, data: JsonObject) -> JsonObject:
+    """Data of a version as that of the newest."""
+    for upcast in UPCASTS[event_type][schema_version - 1 :]:
+        data = upcast(data)
+    return data
 
 
 @cache

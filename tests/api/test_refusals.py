@@ -53,7 +53,7 @@ RULES: list[tuple[str, dict[str, Any], list[Step], Step]] = [
     ("terminate-signed", REPORTED, [], TERMINATED),
     ("known-figure", SIGNED, [], revised("krw-1")),
     ("known-figure", SIGNED, [], ("figure.stated", event({"figure": figure("a", derived_from={"figure_id": "b"})}))),
-    ("known-figure", SIGNED, [], ("note.added", event({"text": "x", "about": {"figure_id": "krw-1"}}))),
+    ("known-figure", SIGNED, [], ("note.added", event({"text": "x", "about": {"kind": "figure", "id": "krw-1"}}))),
     ("unique-figure", SIGNED, [STATED], STATED),
     ("unique-figure", SIGNED, [STATED], revised("krw-1", "krw-1")),
     ("unique-figure", SIGNED, [STATED, revised()], ("figure.stated", event({"figure": figure("krw-1")}))),
@@ -61,10 +61,10 @@ RULES: list[tuple[str, dict[str, Any], list[Step], Step]] = [
     ("known-item", SIGNED, [], ("delivery.started", event({"item_id": "trucks"}))),
     ("known-item", SIGNED, [], ("delivery.recorded", changed(delivery("d"), "/data/item_id", "trucks"))),
     ("known-item", SIGNED, [], extended(added_quantity={"quantity": "1", "unit": "EA", "item_id": "trucks"})),
-    ("known-item", SIGNED, [], ("note.added", event({"text": "x", "about": {"item_id": "trucks"}}))),
+    ("known-item", SIGNED, [], ("note.added", event({"text": "x", "about": {"kind": "item", "id": "trucks"}}))),
     ("unique-delivery", SIGNED, [("delivery.recorded", delivery("d"))], ("delivery.recorded", delivery("d", "7"))),
-    ("known-event", SIGNED, [], ("note.added", event({"text": "x", "about": {"event_id": NOWHERE}}))),
-    ("known-anomaly", SIGNED, [], ("note.added", event({"text": "x", "about": {"anomaly_id": "value-halved.2"}}))),
+    ("known-event", SIGNED, [], ("note.added", event({"text": "x", "about": {"kind": "event", "id": NOWHERE}}))),
+    ("known-anomaly", SIGNED, [], ("note.added", event({"text": "x", "about": {"kind": "anomaly", "id": "value-halved.2"}}))),
     ("end-moves-later", SIGNED, [], extended(new_end_on="2026-12-31")),
     ("end-moves-later", SIGNED, [], extended(new_end_on="2026")),
     ("within-max-end", SIGNED, [], extended(new_end_on="2029-01-01", via="renewal")),
@@ -132,7 +132,7 @@ def test_an_opening_states_title_kind_and_parties(api: httpx.Client, path: str, 
 def test_an_event_of_another_contract_is_not_known_here(api: httpx.Client) -> None:
     one, other = open_contract(api), open_contract(api)
     event_id = record(api, one, "note.added", note()).json()["events"][0]["event_id"]
-    about = event({"text": "x", "about": {"event_id": event_id}}, source=FILING)
+    about = event({"text": "x", "about": {"kind": "event", "id": event_id}}, source=FILING)
     assert record(api, other, "note.added", about).json()["rule"] == "known-event"
     assert record(api, one, "note.added", about).status_code == 201
 

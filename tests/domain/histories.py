@@ -74,7 +74,9 @@ def delivered(delivery_id: str, delivered_on: str, quantity: str = "10", effecti
 
 
 def noted(effective_on: str = "2026-01-01", **about: str) -> Sent:
-    return sent("note.added", effective_on, {"text": "why"} | ({"about": about} if about else {}))
+    """A note, perhaps about a part of the contract, such as `figure_id="krw-1"`."""
+    subjects = [{"kind": member.removesuffix("_id"), "id": subject_id} for member, subject_id in about.items()]
+    return sent("note.added", effective_on, {"text": "why"} | ({"about": subjects[0]} if subjects else {}))
 
 
 def _stated(members: Sent) -> Sent:
@@ -91,7 +93,9 @@ def events_of(*requests: Sent, recorded_on: date = TODAY) -> list[RecordedEvent]
             recorded_on=recorded_on,
             effective_on=request["effective_on"],
             day=first_day(request["effective_on"]),
-            data=decode_body(request["event_type"], 1, orjson.dumps({**request, "salt": "00"}))[0],
+            data=decode_body(
+                request["event_type"], EVENT_TYPES[request["event_type"]].schema_version, orjson.dumps({**request, "salt": "00"})
+            )[0],
             source=request["source"],
             hypothetical=request.get("hypothetical", False),
         )
@@ -283,11 +287,9 @@ def _data(dates: Dates) -> dict[str, Members]:
     figures, opening = _figures(dates), _opening_members(dates)
     ending = _members({}, {"by": _NAMES, "cause": _NAMES, "notice_on": dates, "terminated_value": _MONEY, "successor": _IDENTIFIERS})
     added = _members({"quantity": _QUANTITIES, "unit": _UNITS}, {"item_id": _ITEM_IDS})
-    about = st.one_of(
-        st.fixed_dictionaries({"figure_id": _FIGURE_IDS}),
-        st.fixed_dictionaries({"item_id": _ITEM_IDS}),
-        st.fixed_dictionaries({"anomaly_id": st.sampled_from(["figures-conflict.1.2", "start-before-signing.1", "value-halved.3"])}),
-    )
+    anomaly_ids = st.sampled_from(["figures-conflict.1.2", "start-before-signing.1", "value-halved.3"])
+    subjects = {"figure": _FIGURE_IDS, "item": _ITEM_IDS, "option": _OPTION_IDS, "anomaly": anomaly_ids}
+    about = st.one_of(*(st.fixed_dictionaries({"kind": st.just(kind), "id": ids}) for kind, ids in subjects.items()))
     revision = {"replaces": _FIGURE_IDS, "value": figures, "reason": st.sampled_from(["quantity", "fx", "actuals"])}
     delivery = {"item_id": _ITEM_IDS, "quantity": _QUANTITIES, "unit": _UNITS, "delivered_on": dates}
     delivery_ids = st.integers(0, 9_999).map("d{}".format)
