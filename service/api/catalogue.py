@@ -21,7 +21,7 @@ What is absent was not stated. The data as JSON Schema: [schemas/events](../sche
 A **hard** rule refuses an event, with 409 `not-allowed-now` and the rule's name. Whether ids are new and targets known is judged over \
 the whole contract as recorded; all else at the event's own day, so that a truth recorded late is not refused for what came after. \
 A **soft** rule accepts the event and flags it under `anomalies`; with `?strict=true` it refuses too. What a late event leaves without \
-its target is kept under `unplaced`.
+its target is kept under `unplaced`; so is an extension, an exercised option or an end that no longer fits on its day, and is flagged.
 """
 _ADDING = '''## Adding a type
 

@@ -81,8 +81,8 @@ class Evidence:
 class EventData:
     """The data of one event type, with its rules and its fold.
 
-    `check_whole` judges by the whole contract as known (unique ids, known targets); `check_place` by the contract at the event's own
-    place in time; both raise NotAllowedNow. `apply` folds the event in, and is total: it never fails.
+    `check_whole` judges by the whole contract as known (unique ids, known targets); `check_place` and `check_day` by the contract at the
+    event's own place in time; they raise NotAllowedNow. `apply` folds the event in, and is total: it never fails.
     """
 
     __slots__ = ()
@@ -91,6 +91,10 @@ class EventData:
     opens: ClassVar[bool] = False
     dayless: ClassVar[bool] = False
     """Whether the event holds on every day, whatever its `effective_on`."""
+    judged_by_day: ClassVar[bool] = False
+    """Whether `check_day` has something to say."""
+    folds_unfit: ClassVar[bool] = True
+    """Whether the event is folded also where `check_place` or `check_day` would not allow it any more, after what was recorded later."""
     summary: ClassVar[str]
 
     def check_whole(self, whole: Contract) -> None:
@@ -98,6 +102,9 @@ class EventData:
 
     def check_place(self, at: Contract) -> None:
         """By default nothing at its place in time forbids the event."""
+
+    def check_day(self, at: Contract, effective_on: str) -> None:
+        """By default the day of effect forbids nothing, besides what its place in time does."""
 
     def allowed_after_end(self) -> bool:
         return False

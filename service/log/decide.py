@@ -144,7 +144,7 @@ class Batch:
             {"c": append.contract_id, "d": delivery_id}
             for append in self.appends
             for new in append.events
-            for delivery_id in new.fact.delivery_ids()
+            for delivery_id in (*new.fact.delivery_ids(), *new.fact.known_delivery_ids())
         ]
         event_ids = {event_id for append in self.appends for new in append.events for event_id in new.fact.event_ids()}
         return {
@@ -246,11 +246,17 @@ class Batch:
         return _Decision(self, append, standing).run()
 
     def check_ids(self, contract_id: str, fact: EventData, new_delivery_ids: set[str]) -> None:
-        """The ids that only an index knows: delivery ids are new, events referred to are of the contract."""
+        """The ids that only an index knows: delivery ids are new or, where referred to, known; events referred to are of the contract.
+
+        `new_delivery_ids` are those of the request so far, and get those of the event.
+        """
         for delivery_id in fact.delivery_ids():
             if (contract_id, delivery_id) in self._delivery_ids or delivery_id in new_delivery_ids:
                 raise NotAllowedNow("unique-delivery", f"The contract has a delivery {delivery_id} already; each has an id of its own.")
             new_delivery_ids.add(delivery_id)
+        for delivery_id in fact.known_delivery_ids():
+            if (contract_id, delivery_id) not in self._delivery_ids and delivery_id not in new_delivery_ids:
+                raise NotAllowedNow("known-delivery", f"The contract has no delivery {delivery_id}; record it first.")
         for event_id in fact.event_ids():
             if (contract_id, event_id) not in self._event_ids:
                 raise NotAllowedNow("known-event", f"The contract has no event {event_id}.")
@@ -371,7 +377,7 @@ class _Decision:
         batch.check_ids(self.append.contract_id, new.fact, ids)
         self.delivery_ids |= dict.fromkeys(new.fact.delivery_ids(), event.revision)
         if self.history is None:
-            decide(new.fact, contract, contract, event.revision, batch.day)
+            decide(new.fact, contract, contract, event.revision, batch.day, new.effective_on)
             evolve(contract, event)
         else:
             self._decide_late(event)
@@ -382,7 +388,7 @@ class _Decision:
     def _decide_late(self, event: RecordedEvent) -> None:
         ordered = sorted(self.history or (), key=place_in_fold)
         at = fold(known for known in ordered if place_in_fold(known) < place_in_fold(event))
-        decide(event.data, fold(ordered), at, event.revision, self.batch.day)
+        decide(event.data, fold(ordered), at, event.revision, self.batch.day, event.effective_on)
 
     def _write(self, event: RecordedEvent, new: NewEvent) -> None:
         body = body_bytes(new.data, new.source, new.evidence, self.batch.salts.pop().hex())

@@ -489,7 +489,18 @@ def histories(draw: st.DrawFn, *, near: bool = False, most: int = 10) -> list[Se
 def fitted(history: list[Sent]) -> list[Sent]:
     """The history with ids that fit, so that the rules accept most of it: new figures are new, and what is referred to is there."""
     known: list[str] = []
-    return [_fitted(request, known) for request in history]
+    delivered: list[str] = []
+    return [_fitted(_judged(request, delivered), known) for request in history]
+
+
+def _judged(request: Sent, delivered: list[str]) -> Sent:
+    """What is accepted or rejected is the latest delivery that was recorded."""
+    data = request["data"]
+    if request["event_type"] == "delivery.recorded":
+        delivered.append(data["delivery_id"])
+    if delivered and request["event_type"] in ("delivery.accepted", "delivery.rejected"):
+        data = {**data, "delivery_id": delivered[-1]}
+    return request | {"data": data}
 
 
 def _fitted(request: Sent, known: list[str]) -> Sent:

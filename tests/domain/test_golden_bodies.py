@@ -91,6 +91,10 @@ REFERRING = {
 """Those whose golden body names an item, a party, a figure or something else that another event states."""
 
 
+UNFIT = {"contract.completed", "contract.terminated"}
+"""Those that end only what is signed, and so are kept apart without a signing."""
+
+
 def body_of(event_type: str, version: int) -> bytes:
     return BODIES[event_type, str(version)]
 
@@ -235,7 +239,8 @@ def test_the_golden_bodies_make_a_life_that_ends_before_it_is_signed() -> None:
 
 @pytest.mark.parametrize(("event_type", "version"), PUBLISHED)
 def test_a_golden_body_folds_alone_and_after_an_opening(event_type: str, version: int) -> None:
-    """Alone it is kept apart where it names something; after the opening only where another event states what it names."""
+    """Alone it is kept apart where it names something; after the opening only where another event states what it names, or where it
+    does not fit: the extension goes beyond the latest end that the report states."""
     opening, request = request_of("contract.reported"), request_of(event_type)
     fact, source = decode_body(event_type, version, body_of(event_type, version))
     for event in (alone := events_of(request))[-1:] + (after := events_of(opening, request))[-1:]:
@@ -244,8 +249,8 @@ def test_a_golden_body_folds_alone_and_after_an_opening(event_type: str, version
     views = [tell(events, TODAY) for events in (alone, after)]
     for view in views:
         assert json.loads(encode_state(view.state))["status"] == view.state.status
-    assert views[0].state.unplaced == ([1] if event_type in REFERRING else [])
-    assert views[1].state.unplaced == ([2] if event_type in OF_A_FIGURE | OF_A_PART else [])
+    assert views[0].state.unplaced == ([1] if event_type in REFERRING | UNFIT else [])
+    assert views[1].state.unplaced == ([2] if event_type in OF_A_FIGURE | OF_A_PART | UNFIT | {"order.extended"} else [])
 
 
 # Earlier versions

@@ -62,7 +62,7 @@ def test_no_other_event_than_reported_or_signed_opens_a_contract(event_type: str
     data = EVENT_TYPES[event_type]
     assert not data.opens
     with pytest.raises(NotAllowedNow) as caught:
-        decide(object.__new__(data), Contract(), Contract(), 1, TODAY)
+        decide(object.__new__(data), Contract(), Contract(), 1, TODAY, "2024")
     assert caught.value.rule == "first-event-opens"
 
 
@@ -230,7 +230,7 @@ def test_after_an_end_nothing_else_is(end: Sent, event: Sent) -> None:
 
 
 def test_after_an_end_no_contract_is_signed() -> None:
-    assert refused(log_of(*OPEN, COMPLETED), signed("2026-04-01")) == "after-end"
+    assert refused(log_of(*OPEN, SUPERSEDED), signed("2026-04-01")) == "after-end"
 
 
 def test_a_truth_recorded_late_is_not_refused_for_the_end_that_came_after() -> None:
@@ -263,8 +263,12 @@ def test_a_contract_is_not_terminated_on_a_day_before_its_signing() -> None:
     log.append({**TERMINATED, "effective_on": "2024-01-26"})
 
 
-def test_what_is_only_reported_may_be_completed() -> None:
-    log_of(*OPEN).append(COMPLETED)
+def test_only_a_signed_contract_is_completed() -> None:
+    assert refused(log_of(*OPEN), COMPLETED) == "complete-signed"
+    assert refused(log_of(*OPEN, sent("contract.reported", "2023-01-01", {"stage": "denied"})), COMPLETED) == "complete-signed"
+    log = log_of(*SIGNED)
+    assert refused(log, {**COMPLETED, "effective_on": "2024-01-25"}) == "complete-signed"
+    log.append(COMPLETED)
 
 
 def test_only_what_is_not_signed_by_then_is_cancelled() -> None:
@@ -426,9 +430,9 @@ def test_at_the_most_of_figures_one_may_still_be_revised() -> None:
 def test_a_contract_has_a_most_of_events() -> None:
     (note,) = events_of(noted())
     opened = Contract(told(reported()).state)
-    decide(note.data, opened, opened, MAX_EVENTS, TODAY)
+    decide(note.data, opened, opened, MAX_EVENTS, TODAY, note.effective_on)
     with pytest.raises(NotAllowedNow) as caught:
-        decide(note.data, opened, opened, MAX_EVENTS + 1, TODAY)
+        decide(note.data, opened, opened, MAX_EVENTS + 1, TODAY, note.effective_on)
     assert caught.value.rule == "events-limit"
 
 

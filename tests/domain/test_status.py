@@ -74,12 +74,11 @@ def test_a_stage_after_the_signing_does_not_undo_it() -> None:
     )
 
 
-def test_terminated_goes_before_completed_whichever_was_recorded_first() -> None:
-    completed = {**COMPLETED, "effective_on": "2026-12-31"}
-    log = log_of(*SIGNED, completed, TERMINATED)
-    assert log.history()
-    assert status(*SIGNED, completed, TERMINATED, day="2027-01-01") == "terminated"
-    assert status(*SIGNED, TERMINATED, {**COMPLETED, "effective_on": "2026-02-01"}, day="2027-01-01") == "terminated"
+def test_the_first_of_two_ends_counts_whichever_was_recorded_first() -> None:
+    late, early = ({**COMPLETED, "effective_on": day} for day in ("2026-12-31", "2026-02-01"))
+    for end, other, expected in ((late, TERMINATED, "terminated"), (TERMINATED, early, "completed")):
+        log_of(*SIGNED, end, other)
+        assert status(*SIGNED, end, other, day="2027-01-01") == expected
 
 
 def test_the_status_rests_on_the_events_that_say_so() -> None:
