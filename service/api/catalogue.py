@@ -23,6 +23,27 @@ the whole contract as recorded; all else at the event's own day, so that a truth
 A **soft** rule accepts the event and flags it under `anomalies`; with `?strict=true` it refuses too. What a late event leaves without \
 its target is kept under `unplaced`; so is an extension, an exercised option or an end that no longer fits on its day, and is flagged.
 """
+_SENSE = """## Data that make no sense
+
+Refused as faulty, with 422 and a pointer, whatever the contract is; the schemas cannot say it:
+
+| data | refused |
+| --- | --- |
+| names and texts | blank ones |
+| amounts | more digits after the point than the currency has; `low` above `high`; neither or both of an amount and a range |
+| `fx` | a rate of zero; a rate of a currency in itself |
+| figures of one event | an id that stands twice; one before the figure it derives from; in an opening, one derived from none of them |
+| `references`, `roles`, `identifiers`, `parties`, `items` | an entry that stands twice |
+| days | one that is not in the calendar; an end before its start; `signed_on` after `signed_by`; a term that ends after the year 2999 |
+| `withheld`, `contains` | a path that begins with no part of a contract, or names no member of period or terms |
+| `quantity` | one without a unit; a zero is a value |
+| `unit` | what is neither two or three capitals and digits, as the codes of UN/ECE Recommendation 20 are, nor `x-...` |
+| `volumes` | a minimum above its maximum |
+| what opens a contract | no title, kind or parties |
+
+The codes of Recommendation 20 are not listed here: it grows, units are never converted, and a code that only looks like one does no \
+harm that a list of last year's would not do to a new one.
+"""
 _ADDING = '''## Adding a type
 
 A type is one class in the module of its subject: its data, its rules, its fold. Say that an option may pass to another party. \
@@ -118,7 +139,7 @@ def page() -> str:
     """The whole page, as Markdown."""
     schemas = event_schemas()
     subjects = [_subject(subject, schemas) for subject in contract.SUBJECTS]
-    return "\n".join([_HEAD, _contents(), _rules(contract, "Of every event"), *subjects, _objects(schemas), _ADDING])
+    return "\n".join([_HEAD, _contents(), _rules(contract, "Of every event"), *subjects, _objects(schemas), _SENSE, _ADDING])
 
 
 def _types_of(subject: ModuleType) -> list[type[EventData]]:

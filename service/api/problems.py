@@ -10,6 +10,7 @@ from fastapi import Request, Response
 from pydantic_core import ErrorDetails
 
 from service.api.answers import PRIVATE
+from service.domain.events import NOT_BLANK
 from service.errors import (
     DatabaseUnreachable,
     Internal,
@@ -108,6 +109,8 @@ def _detail(error: ErrorDetails) -> str:
         return "there is no such member"
     if error["type"] in ("missing", "missing_argument"):
         return "this member is required"
+    if error["type"] == "string_pattern_mismatch" and (error.get("ctx") or {}).get("pattern") == NOT_BLANK:
+        return "it is blank"
     message = error["msg"].replace("Input should", "it should", 1)
     if error["type"] == "string_type" and isinstance(error["input"], int | float):
         return message + _STRING_HINT

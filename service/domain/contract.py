@@ -38,7 +38,10 @@ from service.domain.value import value_of
 from service.errors import NotAllowedNow
 
 RULES = {
-    "first-event-opens": ("A contract opens with contract.reported or contract.signed, and what opens it states title, kind and parties."),
+    "first-event-opens": (
+        "A contract opens with contract.reported or contract.signed. What opens it states title, kind and parties, without which it is "
+        "refused as faulty (422)."
+    ),
     "events-limit": "A contract holds so many events and no more.",
     "parts-limit": "A list of the state, such as its options or disputes, holds so many entries and no more.",
     "known-anomaly": "A note about an anomaly names one that stands.",
@@ -179,6 +182,8 @@ def settle(facts: Facts, day: date) -> ContractState:
     end = term_end(facts)
     status, rests_on = _status(facts, end, day)
     coarse = _coarse_dates(facts)
+    if end is not None and end.by == "duration" and len(end.end_on) < 10:
+        coarse.append(CoarseDate(path="/term_end/end_on", date=end.end_on, rests_on=end.rests_on))
     shown = asdict(facts)
     shown["value"] = value_of(facts)
     return ContractState(

@@ -14,11 +14,11 @@ from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 import msgspec
-from pydantic import ConfigDict, Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from service.domain.dates import BusinessDate, last_day
 from service.domain.parts import JsonObject
-from service.domain.state import Contract
+from service.domain.state import Anomaly, Contract
 from service.errors import NotAllowedNow
 
 MAX_TEXT = 5_000
@@ -34,8 +34,18 @@ Id = Annotated[
         examples=["krw-1"],
     ),
 ]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME)]
-Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT)]
+NOT_BLANK = r"\S"
+"""What words are refused without; no part of the schemas, which were published before it was asked for."""
+Name = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=MAX_NAME, pattern=NOT_BLANK),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_NAME}),
+]
+Text = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=MAX_TEXT, pattern=NOT_BLANK),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_TEXT}),
+]
 Word = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,59}$")]
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s]+$", max_length=2_000)]
 Path = Annotated[str, StringConstraints(pattern=r"^(/([^~/]|~[01])*)+$", max_length=300)]
@@ -131,6 +141,10 @@ class EventData:
 
     def anomaly_id(self) -> str | None:
         """The anomaly that the event refers to; it must stand."""
+        return None
+
+    def adds_to(self, whole: Contract) -> Anomaly | None:  # noqa: ARG002 - for the types that add to something
+        """An anomaly of the whole contract that the event adds to without raising another, such as a total that is too large already."""
         return None
 
     def apply(self, contract: Contract, event: "RecordedEvent") -> None:

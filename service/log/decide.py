@@ -24,6 +24,7 @@ from service.errors import (
     MemberFault,
     NotAllowedNow,
     ProjectionUnknown,
+    Refused,
     StaleRevision,
 )
 from service.log.header import NO_PREVIOUS, SCHEMA, body_bytes, body_digest, event_hash, header_bytes, new_salts
@@ -310,6 +311,8 @@ class _Decision:
     event_rows: list[dict[str, Any]] = field(default_factory=list)
     payload_rows: list[dict[str, Any]] = field(default_factory=list)
     delivery_ids: dict[str, int] = field(default_factory=dict)
+    added_to: list[Anomaly] = field(default_factory=list)
+    """Anomalies that stood before, and that the request adds to: sought for where it is strict."""
     recorded_at: datetime = _UNSET
     history: list[RecordedEvent] | None = None
     row: ContractRow = None  # type: ignore[assignment]
@@ -327,14 +330,14 @@ class _Decision:
         for index, new in enumerate(self.append.events):
             try:
                 recorded.append(self._place(new, contract, index))
-            except NotAllowedNow as refusal:
+            except (NotAllowedNow, Refused) as refusal:
                 if len(self.append.events) > 1:
-                    refusal.errors = (MemberFault(f"/events/{index}", refusal.detail),)
+                    refusal.errors = _of_event(index, refusal)
                 raise
         told = extend(beside.rests_on, contract, recorded, batch.day) if self.history is None else project(self.history, batch.day)
         raised = [found for found in told.anomalies if found.anomaly_id not in before]
-        if self.append.strict and raised:
-            raise _strict_refusal(raised)
+        if self.append.strict and (raised or self.added_to):
+            raise _strict_refusal([*raised, *self.added_to])
         last_on = max(event.day for event in recorded)
         self.row = contract_row(
             self.append.contract_id,
@@ -376,6 +379,8 @@ class _Decision:
         ids = set(self.delivery_ids)
         batch.check_ids(self.append.contract_id, new.fact, ids)
         self.delivery_ids |= dict.fromkeys(new.fact.delivery_ids(), event.revision)
+        if self.append.strict:
+            self._find_what_it_adds_to(new.fact, contract)
         if self.history is None:
             decide(new.fact, contract, contract, event.revision, batch.day, new.effective_on)
             evolve(contract, event)
@@ -384,6 +389,11 @@ class _Decision:
             self.history.append(event)
         self._write(event, new)
         return event
+
+    def _find_what_it_adds_to(self, fact: EventData, contract: Contract) -> None:
+        whole = contract if self.history is None else fold(sorted(self.history, key=place_in_fold))
+        if found := fact.adds_to(whole):
+            self.added_to.append(found)
 
     def _decide_late(self, event: RecordedEvent) -> None:
         ordered = sorted(self.history or (), key=place_in_fold)
@@ -466,6 +476,12 @@ def _damaged(append: Append) -> Internal:
         f"What is stored of contract {append.contract_id} cannot be read, so nothing is recorded of it. "
         f"`contract-ledger verify --ledger {append.ledger.name}` says where; if only its row is at fault, `rebuild` writes it anew."
     )
+
+
+def _of_event(index: int, refusal: LedgerError) -> tuple[MemberFault, ...]:
+    """The faults of one event of several, by pointers into the request."""
+    faults = refusal.errors or (MemberFault("", refusal.detail),)
+    return tuple(MemberFault(f"/events/{index}{fault.pointer}", fault.detail) for fault in faults)
 
 
 def _strict_refusal(raised: Sequence[Anomaly]) -> AnomaliesRefused:

@@ -51,6 +51,8 @@ RULES: list[tuple[str, dict[str, Any], list[Step], Step]] = [
     ("after-end", SIGNED, [TERMINATED], ("agreement.linked", event({"relation": "framework"}, "2025-06-01"))),
     ("after-end", SIGNED, [TERMINATED], ("contract.reported", event({"stage": "denied"}, "2025-06-01"))),
     ("terminate-signed", REPORTED, [], TERMINATED),
+    ("complete-signed", REPORTED, [], COMPLETED),
+    ("known-delivery", SIGNED, [("delivery.recorded", delivery("d"))], ("delivery.accepted", delivery("e"))),
     ("known-figure", SIGNED, [], revised("krw-1")),
     ("known-figure", SIGNED, [], ("figure.stated", event({"figure": figure("a", derived_from={"figure_id": "b"})}))),
     ("known-figure", SIGNED, [], ("note.added", event({"text": "x", "about": {"kind": "figure", "id": "krw-1"}}))),
@@ -124,9 +126,9 @@ def test_what_is_true_late_or_beside_the_rule_is_recorded(
 def test_an_opening_states_title_kind_and_parties(api: httpx.Client, path: str, body: dict[str, Any], missing: str) -> None:
     data = {name: member for name, member in body["data"].items() if name != missing}
     answer = api.post(path, json=body | {"data": data}, headers=with_key())
-    assert answer.status_code == 409
-    assert answer.json()["rule"] == "first-event-opens"
-    assert missing in answer.json()["detail"]
+    assert (answer.status_code, answer.json()["code"]) == (422, "refused")
+    assert [fault["pointer"] for fault in answer.json()["errors"]] == [f"/data/{missing}"]
+    assert answer.json()["detail"].startswith(f"/data/{missing}: ")
 
 
 def test_an_event_of_another_contract_is_not_known_here(api: httpx.Client) -> None:

@@ -263,8 +263,8 @@ def _opening_members(dates: Dates) -> dict[str, st.SearchStrategy[Any]]:
         "parties": st.sampled_from([[SUPPLIER, BUYER], [BUYER, SUPPLIER], [related, BUYER]]),
         "items": _some(counted | uncounted, "item_id"),
         "period": _members({}, period).map(_orderly),
-        "figures": _some(_figures(dates), "figure_id"),
-        "references": st.lists(_IDENTIFIERS, min_size=1, max_size=2),
+        "figures": _some(_figures(dates), "figure_id").map(_rooted),
+        "references": _some(_IDENTIFIERS, "id"),
     }
 
 
@@ -279,7 +279,7 @@ def _signing_members(dates: Dates) -> dict[str, st.SearchStrategy[Any]]:
         "volumes": st.lists(_members({"item_id": _ITEM_IDS, "period": dates}, {"minimum": _QUANTITIES}), min_size=1, max_size=2),
     }
     withheld = _some(_members({"path": paths, "reason": _NAMES}, {"until": dates}), "path")
-    return {"signed_on": dates, "signed_by": dates, "withheld": withheld, "terms": _members({}, terms)}
+    return {"signed_on": dates, "withheld": withheld, "terms": _members({}, terms)}
 
 
 def _data(dates: Dates) -> dict[str, Members]:
@@ -295,7 +295,7 @@ def _data(dates: Dates) -> dict[str, Members]:
     delivery_ids = st.integers(0, 9_999).map("d{}".format)
     return {
         "contract.reported": _members({"stage": st.sampled_from(["reported", "negotiating", "denied"])}, opening),
-        "contract.signed": _members({}, opening | _signing_members(dates)),
+        "contract.signed": _members({}, opening | _signing_members(dates)) | _members({"signed_by": dates}, opening),
         "figure.stated": _members({"figure": figures}, {}),
         "value.revised": _members(revision, {}),
         "order.extended": _members(
@@ -403,7 +403,7 @@ def _figures(dates: Dates) -> Members:
         "bound": st.sampled_from(["exact", "about", "at_least", "at_most"]),
         "scope": st.sampled_from(["total", "total", "annual", "unit"]),
     }
-    rates = _members({"rate": st.sampled_from(["0", "1310.95"]), "base": st.just("USD"), "quote": st.just("KRW")}, {"rate_on": dates})
+    rates = _members({"rate": st.sampled_from(["0.001", "1310.95"]), "base": st.just("USD"), "quote": st.just("KRW")}, {"rate_on": dates})
     optional = {
         "vat": st.sampled_from(["excluded", "included", "unknown"]),
         "source": _sources(dates),
@@ -414,6 +414,15 @@ def _figures(dates: Dates) -> Members:
     point = _members(known | {"amount": _AMOUNTS}, optional)
     span = _members(known | {"low": st.sampled_from(["0", "99", "100"]), "high": st.sampled_from(["100", "120", "300"])}, optional)
     return (point | span).map(_underived)
+
+
+def _rooted(figures: list[Sent]) -> list[Sent]:
+    """No figure of a body derives from one that stands after it."""
+    later = [{known["figure_id"] for known in figures[index + 1 :]} for index in range(len(figures))]
+    return [
+        _stated({**known, "derived_from": None}) if known.get("derived_from", {}).get("figure_id") in after else known
+        for known, after in zip(figures, later, strict=True)
+    ]
 
 
 def _underived(figure: Sent) -> Sent:

@@ -428,6 +428,26 @@ def test_what_no_longer_fits_fits_again_on_a_day_before_what_was_recorded_later(
     assert by_then.anomalies == []
 
 
+# A signing ahead of its day
+
+
+@pytest.mark.parametrize(
+    ("effective_on", "signed_on", "ahead"),
+    [
+        ("2024-01-26", "2999-01-01", True),
+        ("2024-01-26", "2026-11-23", True),
+        ("2024-01-26", "2026-11-22", False),  # in effect before it was signed: an agreement may say so
+        ("2024-01-26", "2026-11", False),
+        ("2027-01-01", "2027-01-01", False),  # announced
+        ("2027", "2027-12-31", False),
+    ],
+)
+def test_a_signing_that_stands_as_made_before_its_day_is_flagged(effective_on: str, signed_on: str, ahead: bool) -> None:
+    sentence = f"signed in {signed_on}, after its day of effect, {effective_on}, and after it was recorded"
+    expected = [("signed-ahead.2", sentence)] if ahead else []
+    assert flagged(reported(), signed(effective_on, signed_on=signed_on)) == expected
+
+
 # Milestones, acceptance, figures that are gone
 
 

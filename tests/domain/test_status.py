@@ -211,6 +211,21 @@ def test_coarse_dates_within_figures_terms_and_deliveries_are_listed_too() -> No
     ]
 
 
+def test_an_end_counted_from_a_coarse_start_is_coarse_too() -> None:
+    events = [reported(period={"start_on": "2023", "duration": "P4Y"}), signed()]
+    found = told(*events, day="2026-12-30").state
+    assert [(entry.path, entry.date, entry.rests_on) for entry in found.uncertain] == [
+        ("/period/start_on", "2023", [1]),
+        ("/term_end/end_on", "2026", [1]),
+    ]
+    assert [entry.path for entry in found.unsettled] == ["/term_end/end_on"]
+    assert told(*events, day="2026-12-31").state.unsettled == []
+    stated_end = told(*events, sent("order.extended", "2025-01-01", {"via": "amendment", "new_end_on": "2028"})).state
+    assert [entry.path for entry in stated_end.uncertain] == ["/period/start_on", "/period/end_on", "/extensions/0/new_end_on"]
+    exact = told(reported(period={"start_on": "2023-06-15", "duration": "P4Y"})).state
+    assert exact.uncertain == []
+
+
 def test_title_kind_and_notes_say_which_events_they_rest_on() -> None:
     events = [reported(), noted("2024-01-01"), signed(title="Cells for trucks"), noted("2025-01-01"), noted("2024-06-01")]
     state = told(*events).state
