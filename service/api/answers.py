@@ -172,8 +172,16 @@ class Comparison(msgspec.Struct, kw_only=True):
     to_as_of: AsOf
 
 
+class RawEvent(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """The bytes of an event as they are stored and were hashed, as text (UTF-8): of the header, and of the body, which holds the salt."""
+
+    header: str
+    body: str | None = None
+
+
 class Event(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """An event as recorded. `data` is what was sent, by the schema of its type and `schema_version`."""
+    """An event as recorded. `data` is by the schema of its type and `schema_version`: the newest, to which what was sent by an earlier one
+    is brought, or with `raw=true` the one it was sent and stored by."""
 
     event_id: str
     event_type: str
@@ -194,6 +202,7 @@ class Event(msgspec.Struct, omit_defaults=True, kw_only=True):
     data: JsonObject | None = None
     source: JsonObject | None = None
     evidence: list[JsonObject] | None = None
+    raw: RawEvent | None = None
 
 
 class EventPage(msgspec.Struct, omit_defaults=True, kw_only=True):

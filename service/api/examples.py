@@ -168,7 +168,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "note.added": _request(
         "2024-01-26",
         _ANALYST,
-        {"text": "No amount is given in the filing; the press repeats its estimate.", "about": {"figure_id": "krw-1"}},
+        {"text": "No amount is given in the filing; the press repeats its estimate.", "about": {"kind": "figure", "id": "krw-1"}},
     ),
 }
 

@@ -223,16 +223,7 @@ def events() -> None:
 
 @app.command()
 def schemas(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where they go, under events/.")] = Path("schemas")) -> None:
-    """Write the JSON Schema of each event type's data to FOLDER/events, and remove what is there of types that are gone."""
-    import json
+    """Write the JSON Schema of each version of each event type's data to FOLDER/events, and remove what is there of others."""
+    from service.api.published import write_schemas
 
-    from service.api.openapi import event_schemas
-
-    target = folder / "events"
-    target.mkdir(parents=True, exist_ok=True)
-    made = event_schemas()
-    for name, schema in made.items():
-        (target / name).write_text(json.dumps(schema, indent=2, ensure_ascii=False) + "\n")
-    for stale in target.glob("*.json"):
-        if stale.name not in made:
-            stale.unlink()
+    write_schemas(folder)

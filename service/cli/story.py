@@ -127,7 +127,8 @@ def _agreement(entry: Json) -> str:
 def _notes(told: Told) -> Iterator[str]:
     for event in told.events.values():
         if event["event_type"] == "note.added" and not left_out(event, told.as_of):
-            about = "".join(f" (about {value})" for value in event.get("data", {}).get("about", {}).values())
+            subject = event.get("data", {}).get("about")
+            about = f" (about {subject['kind']} {subject['id']})" if subject else ""
             yield f"{event_words(event)}{about}, {source_words(event.get('source', {'kind': 'unknown'}))}"
 
 

@@ -39,7 +39,10 @@ from service.domain.value import value_of
 from service.errors import NotAllowedNow
 
 RULES = {
-    "first-event-opens": ("A contract opens with contract.reported or contract.signed, and what opens it states title, kind and parties."),
+    "first-event-opens": (
+        "A contract opens with contract.reported or contract.signed. What opens it states title, kind and parties, without which it is "
+        "refused as faulty (422)."
+    ),
     "events-limit": "A contract holds so many events and no more.",
     "parts-limit": "A list of the state, such as its options or disputes, holds so many entries and no more.",
     "known-anomaly": "A note about an anomaly names one that stands.",
@@ -51,7 +54,10 @@ RULES = {
 }
 FLAGS = {
     "before-opening": "An event takes effect before the contract was opened.",
-    "no-longer-fits": ("An event was allowed when it was recorded, and is not any more after what was recorded later about earlier days."),
+    "no-longer-fits": (
+        "An event was allowed when it was recorded, and is not any more after what was recorded later about earlier days. An extension, "
+        "an exercised option or an end is then kept under `unplaced`; anything else still says what it says."
+    ),
 }
 
 SUBJECTS = (
@@ -112,10 +118,10 @@ _encoder = msgspec.json.Encoder(order="sorted")
 _facts_decoder = msgspec.json.Decoder(Facts)
 
 
-def decide(data: EventData, whole: Contract, at: Contract, revision: int, day: date) -> None:
-    """Raise NotAllowedNow when a hard rule refuses the event as `revision` of its contract.
+def decide(data: EventData, whole: Contract, at: Contract, revision: int, day: date, effective_on: str) -> None:
+    """Raise NotAllowedNow when a hard rule refuses the event as `revision` of its contract, Refused when an opening lacks what it states.
 
-    `whole` is everything known of the contract, `at` the contract at the event's own place in time.
+    `whole` is everything known of the contract, `at` the contract at the event's own place in time; `day` is today.
     """
     if revision == 1 and not data.opens:
         raise NotAllowedNow("first-event-opens", "A contract opens with contract.reported or contract.signed.")
@@ -123,7 +129,7 @@ def decide(data: EventData, whole: Contract, at: Contract, revision: int, day: d
     data.check_whole(whole)
     if (anomaly_id := data.anomaly_id()) and anomaly_id not in {a.anomaly_id for a in judge(whole, day)}:
         raise NotAllowedNow("known-anomaly", f"The contract has no anomaly {anomaly_id}.")
-    check_place(data, at)
+    check_place(data, effective_on, at)
 
 
 def check_limit(revision: int) -> None:
@@ -131,7 +137,7 @@ def check_limit(revision: int) -> None:
         raise NotAllowedNow("events-limit", f"A contract holds at most {MAX_EVENTS} events.")
 
 
-def check_place(data: EventData, at: Contract) -> None:
+def check_place(data: EventData, effective_on: str, at: Contract) -> None:
     """The hard rules that look at the contract at the event's own place in time."""
     ending = at.facts.ending
     if ending is not None and not data.allowed_after_end():
@@ -142,10 +148,13 @@ def check_place(data: EventData, at: Contract) -> None:
             f"not {data.event_type}.",
         )
     data.check_place(at)
+    if data.judged_by_day:
+        data.check_day(at, effective_on)
 
 
 def evolve(contract: Contract, event: RecordedEvent) -> None:
-    """Fold one event in. Total: what no longer fits, or takes effect before the opening, is flagged; what has no target is kept apart."""
+    """Fold one event in. Total: what takes effect before the opening, or no longer fits, is flagged; what has no target is kept apart, and
+    so is what no longer fits and would undo what was recorded later (`folds_unfit`)."""
     facts, data = contract.facts, event.data
     early = facts.opening is None and event.revision != 1 and not data.dayless
     if early:
@@ -157,9 +166,12 @@ def evolve(contract: Contract, event: RecordedEvent) -> None:
     if not early:
         # What was allowed when it was recorded may not fit what was recorded later about earlier days.
         try:
-            check_place(data, contract)
+            check_place(data, event.effective_on, contract)
         except NotAllowedNow as refusal:
             contract.flag("no-longer-fits", [event.revision], f"{data.event_type} no longer fits: {refusal.detail}")
+            if not data.folds_unfit:
+                figures.keep_apart(contract, event.revision, data.figure_ids())
+                return
     data.apply(contract, event)
     if event.hypothetical:
         facts.hypothetical = True
@@ -178,6 +190,8 @@ def settle(facts: Facts, day: date) -> ContractState:
     end = term_end(facts)
     status, rests_on = _status(facts, end, day)
     coarse = _coarse_dates(facts)
+    if end is not None and end.by == "duration" and len(end.end_on) < 10:
+        coarse.append(CoarseDate(path="/term_end/end_on", date=end.end_on, rests_on=end.rests_on))
     shown = asdict(facts)
     shown["value"] = value_of(facts)
     return ContractState(

@@ -10,11 +10,24 @@ from functools import cache
 from operator import attrgetter
 from typing import Any, cast
 
+import msgspec
 from msgspec.structs import replace
 from pydantic import TypeAdapter, ValidationError
 
 from service.domain.dates import BusinessDate
-from service.domain.events import EVENT_TYPES, EventData, RecordedEvent, Source, Text, Uuid, decode_data, event_type, first_day_of, stated
+from service.domain.events import (
+    EVENT_TYPES,
+    EventData,
+    RecordedEvent,
+    Source,
+    Text,
+    Uuid,
+    decode_data,
+    event_type,
+    first_day_of,
+    newest,
+    stated,
+)
 from service.domain.faults import refusal
 from service.domain.parts import JsonObject
 from service.domain.state import Contract
@@ -191,9 +204,11 @@ def _check_correction(correction: EventCorrected, target: RecordedEvent) -> None
         fault = MemberFault("/data/effective_on", f"{target.data.event_type} has no effective day of its own")
         raise Refused(f"{fault.pointer}: {fault.detail}.", (fault,))
     try:
-        _validator(target.data.event_type)(correction.data)
+        _validator(target.data.event_type)(newest(target.data.event_type, target.schema_version, correction.data))
     except ValidationError as error:
         raise refusal(error, "/data/data") from None
+    except msgspec.ValidationError as error:
+        raise Refused(f"/data/data: {error}.", (MemberFault("/data/data", str(error)),)) from None
 
 
 @cache

@@ -8,7 +8,7 @@ from service.domain.dates import BusinessDate, first_day, last_day, on
 from service.domain.events import EventData, Id, Name, RecordedEvent, event_type
 from service.domain.money import DecimalText, Money, add, plain
 from service.domain.parts import Delivered, Delivery, UnsignedDelivery
-from service.domain.state import Contract
+from service.domain.state import Anomaly, Contract, anomaly
 from service.domain.terms import Unit, term_end
 from service.errors import NotAllowedNow
 
@@ -83,6 +83,13 @@ class DeliveryRecorded(EventData):
     def delivery_ids(self) -> tuple[str, ...]:
         return (self.delivery_id,)
 
+    def adds_to(self, whole: Contract) -> Anomaly | None:
+        total = next((total for total in _totals(whole) if (total.item_id, total.unit) == (self.item_id, self.unit)), None)
+        if total is None or not more_than_ordered(whole, total):
+            return None
+        after = replace(total, quantity=plain(add(total.quantity, self.quantity)))
+        return anomaly("delivered-more-than-ordered", [], str(more_than_ordered(whole, after))) if after != total else None
+
     def apply(self, contract: Contract, event: RecordedEvent) -> None:
         stood = contract.facts.delivery
         if stood is None:
@@ -100,6 +107,10 @@ def check_known_item(whole: Contract, item_id: str | None) -> None:
         raise NotAllowedNow(
             "known-item", f"The contract has no item {item_id}; state its items first, in contract.reported or contract.signed."
         )
+
+
+def _totals(contract: Contract) -> list[Delivered]:
+    return contract.facts.delivery.totals if contract.facts.delivery else []
 
 
 def _add_total(contract: Contract, stood: Delivery, delivery: DeliveryRecorded, revision: int) -> None:

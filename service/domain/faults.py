@@ -58,6 +58,7 @@ _SPELLINGS: Final = {
     r"^(0|[1-9][0-9]{0,27})(\.[0-9]{1,12})?$": (
         "a decimal number that is not negative, with at most 28 digits before the point and 12 after it, such as 1000000000000 or 12.50"
     ),
+    r"\S": "text that is not blank",
     r"^[A-Z]{3}$": "three capital letters, such as KRW or FOB",
     r"^([A-Z0-9]{2,3}|x-[a-z0-9-]{1,30})$": "a unit of UN/ECE Recommendation 20, such as EA or KWH, or one of your own, such as x-truck",
     r"^(19|20)[0-9]{2}$": "a year from 1900 to 2099",

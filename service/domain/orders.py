@@ -29,6 +29,8 @@ RULES = {
 class OrderExtended(EventData):
     """The order grew in quantity, value or time, by amendment, option or renewal."""
 
+    judged_by_day = True
+    folds_unfit = False
     added_quantity: AddedQuantity | None = None
     added_value: Money | None = None
     new_end_on: BusinessDate | None = None
@@ -57,10 +59,12 @@ class OrderExtended(EventData):
         return self.added_quantity is None or at.has_item(self.added_quantity.item_id)
 
     def check_place(self, at: Contract) -> None:
-        if self.option_id is not None:
-            self._use().check(at, self.option_id)
         if self.new_end_on is not None:
             self._check_end(at, self.new_end_on)
+
+    def check_day(self, at: Contract, effective_on: str) -> None:
+        if self.option_id is not None:
+            self._use().check(at, self.option_id, effective_on)
 
     def _check_end(self, at: Contract, new_end_on: str) -> None:
         stands, period = term_end(at.facts), at.facts.period

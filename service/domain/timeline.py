@@ -13,7 +13,7 @@ from service.domain.corrections import acts_of, check_act, delivery_ids, resolve
 from service.domain.events import EVENT_TYPES, RecordedEvent, place_in_fold
 from service.domain.parts import JsonObject
 from service.domain.state import Anomaly, Contract, ContractState, anomaly
-from service.errors import NotAllowedNow
+from service.errors import MemberFault, NotAllowedNow, Refused
 
 MAX_UNSETTLING_FOLDS = 16
 """How often a contract is folded to find the corrections that unsettle other events; beyond it they are flagged without."""
@@ -151,7 +151,7 @@ def admit(event: RecordedEvent, history: Sequence[RecordedEvent], day: date) -> 
         _admit_act(event, history, day)
         return
     at = fold(known for known in in_order(history) if place_in_fold(known) < place_in_fold(event))
-    decide(event.data, whole_of(history), at, event.revision, day)
+    decide(event.data, whole_of(history), at, event.revision, day, event.effective_on)
 
 
 def _admit_act(act: RecordedEvent, history: Sequence[RecordedEvent], day: date) -> None:
@@ -166,11 +166,14 @@ def _admit_act(act: RecordedEvent, history: Sequence[RecordedEvent], day: date) 
     try:
         _check_ids(changed, act, history)
         at = fold(known for known in others if place_in_fold(known) < place_in_fold(changed))
-        decide(changed.data, fold(others), at, changed.revision, day)
-    except NotAllowedNow as refusal:
+        decide(changed.data, fold(others), at, changed.revision, day, changed.effective_on)
+    except (NotAllowedNow, Refused) as refusal:
         pointer = "/data/data" if act.data.acts == "corrects" else "/data/target"
-        raise NotAllowedNow(
-            refusal.rule, f"As it would stand, revision {original.revision} is refused: {refusal.detail}", pointer
+        sentence = f"As it would stand, revision {original.revision} is refused: {refusal.detail}"
+        if isinstance(refusal, NotAllowedNow):
+            raise NotAllowedNow(refusal.rule, sentence, pointer) from None
+        raise Refused(
+            sentence, tuple(MemberFault(pointer + fault.pointer.removeprefix("/data"), fault.detail) for fault in refusal.errors)
         ) from None
 
 

@@ -162,22 +162,37 @@ def _compare(facts: Facts, kinds: Sequence[Sequence[StandingFigure]]) -> Iterato
     origins = {figure.figure_id: figure.derived_from for figure in facts.replaced_figures}
     origins |= {figure.figure_id: figure.derived_from for figure in facts.withdrawn_figures}
     origins |= {f.figure_id: f.derived_from["figure_id"] if f.derived_from else None for f in figures}
-    rates = _rates(figures)
+    own = _rates(figures)
+    families: dict[str, Rates] = {}
+    for figure in figures:
+        root = _root(figure.figure_id, origins)
+        families[root] = own[figure.figure_id] | families.get(root, {})  # what was stated first counts
     for kind in kinds:
         rooted = [(_root(figure.figure_id, origins), figure) for figure in kind]
         for (root, one), (other_root, other) in combinations(rooted, 2):
-            if root != other_root and (conflict := _conflict(one, other, rates)):
+            if root == other_root:
+                continue
+            rates = own[one.figure_id], own[other.figure_id], families[root], families[other_root]
+            if conflict := _conflict(one, other, rates):
                 yield conflict
 
 
-def _conflict(one: StandingFigure, other: StandingFigure, rates: Rates) -> Conflict | None:
+def _conflict(one: StandingFigure, other: StandingFigure, rates: Sequence[Rates]) -> Conflict | None:
     if one.currency == other.currency and (one.amount or one.low) == (other.amount or other.high):
         return None
-    factor = Decimal(1) if one.currency == other.currency else rates.get((one.currency, other.currency))
+    factor = Decimal(1) if one.currency == other.currency else _factor((one.currency, other.currency), rates)
     if factor is None or not (percent := _excess(one, other, factor)):
         return None
     rests_on = sorted({*one.rests_on, *other.rests_on})
     return Conflict(figures=[one.figure_id, other.figure_id], difference_percent=percent, rests_on=rests_on)
+
+
+def _factor(pair: tuple[str, str], rates: Sequence[Rates]) -> Decimal | None:
+    """What two figures are compared at: a rate that one of them carries, else one of a figure that shares a root with one of them.
+
+    A rate that any other figure carries says nothing of these two.
+    """
+    return next((known[pair] for known in rates if pair in known), None)
 
 
 def _root(figure_id: str, origins: dict[str, str | None]) -> str:
@@ -188,20 +203,20 @@ def _root(figure_id: str, origins: dict[str, str | None]) -> str:
     return figure_id
 
 
-def _rates(figures: Sequence[StandingFigure]) -> Rates:
-    """What one unit of a currency is in another: by a rate that a standing figure carries, else by two of which one derives from the other.
+def _rates(figures: Sequence[StandingFigure]) -> dict[str, Rates]:
+    """What one unit of a currency is in another, by figure: by the rate that it carries, else by what it and its origin say.
 
-    The rate that was stated first counts, and it counts both ways.
+    A rate counts both ways.
     """
-    rates: Rates = {}
-    for figure in figures:
-        if figure.fx:
-            _add_rate(rates, figure.fx["base"], figure.fx["quote"], "1", figure.fx["rate"])
+    rates: dict[str, Rates] = {figure.figure_id: {} for figure in figures}
     by_id = {figure.figure_id: figure for figure in figures}
     for figure in figures:
+        own = rates[figure.figure_id]
+        if figure.fx:
+            _add_rate(own, figure.fx["base"], figure.fx["quote"], "1", figure.fx["rate"])
         origin = by_id.get(figure.derived_from["figure_id"]) if figure.derived_from else None
         if origin and origin.amount and figure.amount and _is_same_kind(origin, figure):
-            _add_rate(rates, origin.currency, figure.currency, origin.amount, figure.amount)
+            _add_rate(own, origin.currency, figure.currency, origin.amount, figure.amount)
     return rates
 
 

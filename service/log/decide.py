@@ -147,7 +147,7 @@ class Batch:
             {"c": append.contract_id, "d": delivery_id}
             for append in self.appends
             for new in append.events
-            for delivery_id in new.fact.delivery_ids()
+            for delivery_id in (*new.fact.delivery_ids(), *new.fact.known_delivery_ids())
         ]
         event_ids = {event_id for append in self.appends for new in append.events for event_id in new.fact.event_ids()}
         return {
@@ -257,11 +257,17 @@ class Batch:
         return _Decision(self, append, standing).run()
 
     def check_ids(self, contract_id: str, fact: EventData, new_delivery_ids: set[str]) -> None:
-        """The ids that only an index knows: delivery ids are new, events referred to are of the contract."""
+        """The ids that only an index knows: delivery ids are new or, where referred to, known; events referred to are of the contract.
+
+        `new_delivery_ids` are those of the request so far, and get those of the event.
+        """
         for delivery_id in fact.delivery_ids():
             if (contract_id, delivery_id) in self._delivery_ids or delivery_id in new_delivery_ids:
                 raise NotAllowedNow("unique-delivery", f"The contract has a delivery {delivery_id} already; each has an id of its own.")
             new_delivery_ids.add(delivery_id)
+        for delivery_id in fact.known_delivery_ids():
+            if (contract_id, delivery_id) not in self._delivery_ids and delivery_id not in new_delivery_ids:
+                raise NotAllowedNow("known-delivery", f"The contract has no delivery {delivery_id}; record it first.")
         for event_id in fact.event_ids():
             if (contract_id, event_id) not in self._event_ids:
                 raise NotAllowedNow("known-event", f"The contract has no event {event_id}.", "/data/target" if fact.acts else None)
@@ -315,6 +321,8 @@ class _Decision:
     event_rows: list[dict[str, Any]] = field(default_factory=list)
     payload_rows: list[dict[str, Any]] = field(default_factory=list)
     delivery_ids: dict[str, int] = field(default_factory=dict)
+    added_to: list[Anomaly] = field(default_factory=list)
+    """Anomalies that stood before, and that the request adds to: sought for where it is strict."""
     recorded_at: datetime = _UNSET
     history: list[RecordedEvent] | None = None
     row: ContractRow = None  # type: ignore[assignment]
@@ -334,13 +342,12 @@ class _Decision:
                 recorded.append(self._place(new, contract, index))
             except (NotAllowedNow, Refused) as refusal:
                 if len(self.append.events) > 1:
-                    faults = refusal.errors or (MemberFault("", refusal.detail),)
-                    refusal.errors = tuple(MemberFault(f"/events/{index}{fault.pointer}", fault.detail) for fault in faults)
+                    refusal.errors = _of_event(index, refusal)
                 raise
         told = extend(beside.rests_on, contract, recorded, batch.day) if self.history is None else project(self.history, batch.day)
         raised = [found for found in told.anomalies if found.anomaly_id not in before]
-        if self.append.strict and raised:
-            raise _strict_refusal(raised)
+        if self.append.strict and (raised or self.added_to):
+            raise _strict_refusal([*raised, *self.added_to])
         if self.history is None:
             last_on = max(event.day for event in recorded)
             last_on = max(last_on, stood.last_on) if stood else last_on
@@ -386,8 +393,10 @@ class _Decision:
         ids = set(self.delivery_ids)
         batch.check_ids(self.append.contract_id, new.fact, ids)
         self.delivery_ids |= dict.fromkeys(new.fact.delivery_ids(), event.revision)
+        if self.append.strict:
+            self._find_what_it_adds_to(new.fact, contract)
         if self.history is None:
-            decide(new.fact, contract, contract, event.revision, batch.day)
+            decide(new.fact, contract, contract, event.revision, batch.day, event.effective_on)
             evolve(contract, event)
         else:
             admit(event, self.history, batch.day)
@@ -397,6 +406,11 @@ class _Decision:
                 self.delivery_ids |= {delivery_id: by for delivery_id, by in introduced.items() if by == event.revision}
         self._write(event, new)
         return event
+
+    def _find_what_it_adds_to(self, fact: EventData, contract: Contract) -> None:
+        whole = contract if self.history is None else whole_of(self.history)
+        if found := fact.adds_to(whole):
+            self.added_to.append(found)
 
     def _write(self, event: RecordedEvent, new: NewEvent) -> None:
         body = body_bytes(new.data, new.source, new.evidence, self.batch.salts.pop().hex())
@@ -474,6 +488,12 @@ def _damaged(append: Append) -> Internal:
         f"What is stored of contract {append.contract_id} cannot be read, so nothing is recorded of it. "
         f"`contract-ledger verify --ledger {append.ledger.name}` says where; if only its row is at fault, `rebuild` writes it anew."
     )
+
+
+def _of_event(index: int, refusal: LedgerError) -> tuple[MemberFault, ...]:
+    """The faults of one event of several, by pointers into the request."""
+    faults = refusal.errors or (MemberFault("", refusal.detail),)
+    return tuple(MemberFault(f"/events/{index}{fault.pointer}", fault.detail) for fault in faults)
 
 
 def _strict_refusal(raised: Sequence[Anomaly]) -> AnomaliesRefused:

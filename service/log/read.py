@@ -129,6 +129,7 @@ class StoredEvent:
     header: Header
     event_hash: str
     body: bytes | None
+    header_bytes: bytes
 
 
 UNREADABLE = (msgspec.DecodeError, KeyError, TypeError, ValueError)
@@ -350,7 +351,7 @@ def folded_state(contract_id: str, revision: int, told: View, as_of: AsOf) -> Cu
 
 
 def _stored(row: Sequence[Any]) -> StoredEvent:
-    return StoredEvent(decode_header(row[0]), row[1].hex(), row[2])
+    return StoredEvent(decode_header(row[0]), row[1].hex(), row[2], row[0])
 
 
 def _refused(parameter: str, detail: str) -> Refused:

@@ -75,7 +75,9 @@ def delivered(delivery_id: str, delivered_on: str, quantity: str = "10", effecti
 
 
 def noted(effective_on: str = "2026-01-01", **about: str) -> Sent:
-    return sent("note.added", effective_on, {"text": "why"} | ({"about": about} if about else {}))
+    """A note, perhaps about a part of the contract, such as `figure_id="krw-1"`."""
+    subjects = [{"kind": member.removesuffix("_id"), "id": subject_id} for member, subject_id in about.items()]
+    return sent("note.added", effective_on, {"text": "why"} | ({"about": subjects[0]} if subjects else {}))
 
 
 def _stated(members: Sent) -> Sent:
@@ -97,7 +99,9 @@ def events_of(*requests: Sent, recorded_on: date = TODAY) -> list[RecordedEvent]
             recorded_on=recorded_on,
             effective_on=request.get("effective_on", ""),
             day=first_day_of(request["event_type"], request.get("effective_on")),
-            data=decode_body(request["event_type"], 1, orjson.dumps({**request, "salt": "00"}))[0],
+            data=decode_body(
+                request["event_type"], EVENT_TYPES[request["event_type"]].schema_version, orjson.dumps({**request, "salt": "00"})
+            )[0],
             source=request["source"],
             hypothetical=request.get("hypothetical", False),
         )
@@ -307,8 +311,8 @@ def _opening_members(dates: Dates) -> dict[str, st.SearchStrategy[Any]]:
         "parties": st.sampled_from([[SUPPLIER, BUYER], [BUYER, SUPPLIER], [related, BUYER]]),
         "items": _some(counted | uncounted, "item_id"),
         "period": _members({}, period).map(_orderly),
-        "figures": _some(_figures(dates), "figure_id"),
-        "references": st.lists(_IDENTIFIERS, min_size=1, max_size=2),
+        "figures": _some(_figures(dates), "figure_id").map(_rooted),
+        "references": _some(_IDENTIFIERS, "id"),
     }
 
 
@@ -323,7 +327,7 @@ def _signing_members(dates: Dates) -> dict[str, st.SearchStrategy[Any]]:
         "volumes": st.lists(_members({"item_id": _ITEM_IDS, "period": dates}, {"minimum": _QUANTITIES}), min_size=1, max_size=2),
     }
     withheld = _some(_members({"path": paths, "reason": _NAMES}, {"until": dates}), "path")
-    return {"signed_on": dates, "signed_by": dates, "withheld": withheld, "terms": _members({}, terms)}
+    return {"signed_on": dates, "withheld": withheld, "terms": _members({}, terms)}
 
 
 def _data(dates: Dates) -> dict[str, Members]:
@@ -331,17 +335,15 @@ def _data(dates: Dates) -> dict[str, Members]:
     figures, opening = _figures(dates), _opening_members(dates)
     ending = _members({}, {"by": _NAMES, "cause": _NAMES, "notice_on": dates, "terminated_value": _MONEY, "successor": _IDENTIFIERS})
     added = _members({"quantity": _QUANTITIES, "unit": _UNITS}, {"item_id": _ITEM_IDS})
-    about = st.one_of(
-        st.fixed_dictionaries({"figure_id": _FIGURE_IDS}),
-        st.fixed_dictionaries({"item_id": _ITEM_IDS}),
-        st.fixed_dictionaries({"anomaly_id": st.sampled_from(["figures-conflict.1.2", "start-before-signing.1", "value-halved.3"])}),
-    )
+    anomaly_ids = st.sampled_from(["figures-conflict.1.2", "start-before-signing.1", "value-halved.3"])
+    subjects = {"figure": _FIGURE_IDS, "item": _ITEM_IDS, "option": _OPTION_IDS, "anomaly": anomaly_ids}
+    about = st.one_of(*(st.fixed_dictionaries({"kind": st.just(kind), "id": ids}) for kind, ids in subjects.items()))
     revision = {"replaces": _FIGURE_IDS, "value": figures, "reason": st.sampled_from(["quantity", "fx", "actuals"])}
     delivery = {"item_id": _ITEM_IDS, "quantity": _QUANTITIES, "unit": _UNITS, "delivered_on": dates}
     delivery_ids = st.integers(0, 9_999).map("d{}".format)
     return {
         "contract.reported": _members({"stage": st.sampled_from(["reported", "negotiating", "denied"])}, opening),
-        "contract.signed": _members({}, opening | _signing_members(dates)),
+        "contract.signed": _members({}, opening | _signing_members(dates)) | _members({"signed_by": dates}, opening),
         "figure.stated": _members({"figure": figures}, {}),
         "value.revised": _members(revision, {}),
         "order.extended": _members(
@@ -454,7 +456,7 @@ def _figures(dates: Dates) -> Members:
         "bound": st.sampled_from(["exact", "about", "at_least", "at_most"]),
         "scope": st.sampled_from(["total", "total", "annual", "unit"]),
     }
-    rates = _members({"rate": st.sampled_from(["0", "1310.95"]), "base": st.just("USD"), "quote": st.just("KRW")}, {"rate_on": dates})
+    rates = _members({"rate": st.sampled_from(["0.001", "1310.95"]), "base": st.just("USD"), "quote": st.just("KRW")}, {"rate_on": dates})
     optional = {
         "vat": st.sampled_from(["excluded", "included", "unknown"]),
         "source": _sources(dates),
@@ -465,6 +467,15 @@ def _figures(dates: Dates) -> Members:
     point = _members(known | {"amount": _AMOUNTS}, optional)
     span = _members(known | {"low": st.sampled_from(["0", "99", "100"]), "high": st.sampled_from(["100", "120", "300"])}, optional)
     return (point | span).map(_underived)
+
+
+def _rooted(figures: list[Sent]) -> list[Sent]:
+    """No figure of a body derives from one that stands after it."""
+    later = [{known["figure_id"] for known in figures[index + 1 :]} for index in range(len(figures))]
+    return [
+        _stated({**known, "derived_from": None}) if known.get("derived_from", {}).get("figure_id") in after else known
+        for known, after in zip(figures, later, strict=True)
+    ]
 
 
 def _underived(figure: Sent) -> Sent:
@@ -542,7 +553,18 @@ def histories(draw: st.DrawFn, *, near: bool = False, most: int = 10) -> list[Se
 def fitted(history: list[Sent]) -> list[Sent]:
     """The history with ids that fit, so that the rules accept most of it: new figures are new, and what is referred to is there."""
     known: list[str] = []
-    return [_fitted(request, known) for request in history]
+    delivered: list[str] = []
+    return [_fitted(_judged(request, delivered), known) for request in history]
+
+
+def _judged(request: Sent, delivered: list[str]) -> Sent:
+    """What is accepted or rejected is the latest delivery that was recorded."""
+    data = request["data"]
+    if request["event_type"] == "delivery.recorded":
+        delivered.append(data["delivery_id"])
+    if delivered and request["event_type"] in ("delivery.accepted", "delivery.rejected"):
+        data = {**data, "delivery_id": delivered[-1]}
+    return request | {"data": data}
 
 
 def _fitted(request: Sent, known: list[str]) -> Sent:

@@ -373,13 +373,93 @@ def test_a_party_that_joins_and_was_one_by_then_is_flagged() -> None:
     assert flagged(*history) == [("joins-twice.2.3", "p1 joins, and was a party by then")]
 
 
-def test_an_option_that_is_used_outside_its_window_is_flagged() -> None:
-    granted = sent("option.granted", "2024-02-01", {"option_id": "o1", "kind": "term", "window": {"end_on": "2024-06"}})
-    extended = sent("order.extended", "2024-07-01", {"via": "option", "option_id": "o1", "new_end_on": "2028"})
-    sentence = "the option o1 is used on 2024-07-01, and is open to 2024-06"
-    assert flagged(reported(), signed(), granted, extended) == [("option-outside-window.3.4", sentence)]
-    exercised = sent("option.exercised", "2024-06-30", {"option_id": "o1", "exercised_on": "2024-06-30"})
-    assert rules(reported(), signed(), granted, exercised, extended) == []
+# What no longer fits after what was recorded later
+
+
+TERM = [reported(), signed(period={"end_on": "2026-12-31"})]
+GRANTED = sent("option.granted", "2024-02-01", {"option_id": "o1", "kind": "term"})
+LAPSED = sent("option.lapsed", "2024-07-01", {"option_id": "o1"})
+
+
+def extended(effective_on: str, new_end_on: str, **data: str) -> Sent:
+    return sent("order.extended", effective_on, {"via": "amendment", "new_end_on": new_end_on, **data})
+
+
+def test_an_extension_that_no_longer_moves_the_end_is_flagged_and_leaves_it() -> None:
+    history = [*TERM, extended("2026-06-01", "2028"), extended("2026-05-31", "2029")]
+    assert rules(*history) == ["no-longer-fits.3"]
+    state = told(*history).state
+    assert state.term_end
+    assert (state.term_end.end_on, state.term_end.rests_on) == ("2029", [4])
+    assert ([one.new_end_on for one in state.extensions], state.unplaced) == (["2029"], [3])
+
+
+def test_an_extension_after_an_end_that_was_recorded_later_is_flagged_and_not_folded() -> None:
+    history = [*TERM, extended("2026-06-01", "2028"), COMPLETED]
+    assert rules(*history) == ["no-longer-fits.3"]
+    state = told(*history).state
+    assert state.term_end
+    assert (state.status, state.term_end.end_on, state.extensions, state.unplaced) == ("completed", "2026-12-31", [], [3])
+
+
+def test_of_two_ends_the_first_counts_whichever_was_recorded_first() -> None:
+    terminated = sent("contract.terminated", "2026-06-01", {})
+    history = [*TERM, terminated, COMPLETED]
+    assert rules(*history) == ["no-longer-fits.3"]
+    state = told(*history).state
+    assert state.ending
+    assert (state.status, state.ending.rests_on, state.unplaced) == ("completed", [4], [3])
+    assert told(*history, day="2026-02-28").state.ending is None
+
+
+def test_an_end_that_no_longer_fits_does_not_end_the_contract() -> None:
+    cancelled, late = sent("contract.cancelled", "2024-03-01", {}), signed("2024-02-01")
+    history = [reported(), cancelled, late]
+    assert rules(*history) == ["no-longer-fits.2"]
+    assert (told(*history).state.status, told(*history).state.unplaced) == ("signed", [2])
+
+
+def test_an_option_that_had_lapsed_by_then_counts_neither_as_exercised_nor_as_used() -> None:
+    exercised = sent("option.exercised", "2024-08-01", {"option_id": "o1", "exercised_on": "2024-08-01"})
+    used = extended("2024-09-01", "2028", via="option", option_id="o1")
+    history = [*TERM, GRANTED, exercised, used, LAPSED]
+    assert rules(*history) == ["no-longer-fits.4", "no-longer-fits.5"]
+    state = told(*history).state
+    assert state.term_end
+    assert (state.options[0].status, state.options[0].times, state.term_end.end_on) == ("lapsed", 0, "2026-12-31")
+    assert state.unplaced == [4, 5]
+
+
+def test_what_no_longer_fits_fits_again_on_a_day_before_what_was_recorded_later() -> None:
+    history = [*TERM, extended("2025-06-01", "2028"), sent("contract.terminated", "2025-03-01", {}, published_on="2025-09-01")]
+    assert rules(*history) == ["no-longer-fits.3"]
+    before = told(*(dict(event, source={"kind": "news", "published_on": "2025"} | event["source"]) for event in history))
+    assert before.state.unplaced == [3]
+    by_then = told(*history[:3], {**history[3]}, published_by="2025-08-31")
+    assert by_then.anomalies == []
+
+
+# A signing ahead of its day
+
+
+@pytest.mark.parametrize(
+    ("effective_on", "signed_on", "ahead"),
+    [
+        ("2024-01-26", "2999-01-01", True),
+        ("2024-01-26", "2026-11-23", True),
+        ("2024-01-26", "2026-11-22", False),  # in effect before it was signed: an agreement may say so
+        ("2024-01-26", "2026-11", False),
+        ("2027-01-01", "2027-01-01", False),  # announced
+        ("2027", "2027-12-31", False),
+    ],
+)
+def test_a_signing_that_stands_as_made_before_its_day_is_flagged(effective_on: str, signed_on: str, ahead: bool) -> None:
+    sentence = f"signed {on(signed_on)}, after its day of effect, {effective_on}, and after it was recorded"
+    expected = [("signed-ahead.2", sentence)] if ahead else []
+    assert flagged(reported(), signed(effective_on, signed_on=signed_on)) == expected
+
+
+# Milestones, acceptance, figures that are gone
 
 
 def test_a_milestone_that_passes_its_day_is_flagged_until_it_is_met_or_missed() -> None:

@@ -220,19 +220,25 @@ DELIVERIES = [delivered("d1", "2024-03-01"), delivered("d2", "2024-03-02")]
 @pytest.mark.parametrize(
     ("events", "revision", "data", "rule"),
     [
-        ([], 1, {"stage": "reported", "title": "Cells", "kind": "supply"}, "first-event-opens"),
         ([], 2, {"parties": [SUPPLIER]}, "supplier-and-buyer"),
         ([stated(figure("f2"))], FIGURE, {"figure": figure("f2")}, "unique-figure"),
         ([stated(figure("f2"))], FIGURE, {"figure": figure("f3", derived_from={"figure_id": "f9"})}, "known-figure"),
         ([revised("f1", figure("f2"))], 4, {"replaces": "f7", "value": figure("f2"), "reason": "fx"}, "known-figure"),
         (DELIVERIES, 5, delivered("d1", "2024-03-02")["data"], "unique-delivery"),
-        ([noted()], 4, {"text": "x", "about": {"event_id": "00000000-0000-7000-8000-000000000000"}}, "known-event"),
+        ([noted()], 4, {"text": "x", "about": {"kind": "event", "id": "00000000-0000-7000-8000-000000000000"}}, "known-event"),
     ],
 )
 def test_what_the_event_would_be_refused_for_its_correction_is(events: list[Sent], revision: int, data: Sent, rule: str) -> None:
     log = log_of(*OPEN, *events)
     event = sent("event.corrected", None, {"target": id_of(log, revision), "data": data})
     assert rule_of(log, event) == (rule, "/data/data")
+
+
+def test_the_opening_is_not_corrected_to_lack_what_it_states() -> None:
+    log = log_of(*OPEN)
+    with pytest.raises(Refused) as caught:
+        correct(log, 1, {"stage": "reported", "title": "Cells", "kind": "supply"})
+    assert [fault.pointer for fault in caught.value.errors] == ["/data/data/parties"]
 
 
 def test_what_a_void_brings_back_is_judged_too() -> None:

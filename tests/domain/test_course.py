@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from service.domain.labels import MAX_LABELS
-from service.errors import Refused
+from service.errors import NotAllowedNow, Refused
 from tests.domain.histories import (
     CELLS,
     TODAY,
@@ -81,8 +81,21 @@ def test_a_delivery_is_judged_once_it_is_recorded() -> None:
     assert refused(log_of(*OPEN), judged("accepted")) == "known-delivery"
     assert refused(log, judged("accepted", unit="KWH")) == "known-delivery"
     assert refused(log, judged("rejected", item_id="packs")) == "known-item"
+    assert refused(log, judged("accepted", delivery_id="d2")) == "known-delivery"
+    assert refused(log, judged("accepted", delivery_id="d2"), delivered("d2", "2024-06-02")) == "known-delivery"
     log.append(judged("accepted", effective_on="2024-05-31"))
     assert '"unplaced":[4]' in log.rows[next(iter(log.rows))].state
+
+
+def test_a_delivery_is_judged_in_the_request_that_records_it_and_never_by_another_contract() -> None:
+    log = log_of(*OPEN, delivered("d1", "2024-06-01"))
+    log.append(delivered("d2", "2024-06-02"), judged("accepted", delivery_id="d2"), judged("rejected", "0", delivery_id="d1"))
+    other = "00000000-0000-7000-8000-0000000000c2"
+    log.append(OPEN[0], contract_id=other)
+    log.append(delivered("d3", "2024-06-01"), contract_id=other)
+    with pytest.raises(NotAllowedNow, match="no delivery d3"):
+        log.append(judged("accepted", delivery_id="d3"))
+    assert log.append(judged("accepted", delivery_id="d3"), contract_id=other).revision == 3
 
 
 def test_suspended_deliveries_make_a_suspended_contract_until_they_go_on() -> None:

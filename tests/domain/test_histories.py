@@ -280,6 +280,7 @@ def test_the_turning_days_of_a_contract_are_these() -> None:
         ("2026-02-01", "signed"),
         ("2026-03-01", "in_force"),
         ("2026-03-31", "in_force"),  # the coarse start is settled
+        ("2026-04-30", "in_force"),  # the coarse end is settled
         ("2026-05-01", "expired"),  # March and April
         ("2026-06-16", "expired"),  # the value is withheld past its day
         ("2026-08-01", "expired"),
@@ -337,6 +338,8 @@ def test_every_revision_that_a_state_names_stands_beside_it_and_every_coarse_dat
     facts = {name: member for name, member in state.items() if name not in ("term_end", "uncertain", "unsettled", "value", "quantity")}
     facts["value"] = {"figures": state["value"].get("figures", [])}
     coarse = {(path, text) for path, text in dates_in(facts) if len(text) < 10}
+    end = state.get("term_end", {})
+    coarse |= {("/term_end/end_on", end["end_on"])} if end.get("by") == "duration" and len(end["end_on"]) < 10 else set()
     assert {(entry["path"], entry["date"]) for entry in state.get("uncertain", [])} == coarse
 
 

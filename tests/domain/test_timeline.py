@@ -163,7 +163,7 @@ def test_no_events_are_an_answer_without_facts() -> None:
 def test_a_body_of_a_type_or_version_that_is_not_known_is_a_key_error() -> None:
     body = orjson.dumps({"data": {"text": "x"}, "source": {"kind": "news"}, "salt": "00"})
     assert decode_body("note.added", 1, body)[1] == {"kind": "news"}
-    for event_type, version in (("note.removed", 1), ("note.added", 2), ("note.added", 0)):
+    for event_type, version in (("note.removed", 1), ("note.added", 3), ("note.added", 0)):
         with pytest.raises(KeyError):
             decode_body(event_type, version, body)
 
