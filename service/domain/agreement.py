@@ -228,7 +228,7 @@ def flag_start_before_signing(contract: Contract, period: PeriodData | None, rev
 def _flag_signed_ahead(contract: Contract, signed_on: str | None, event: RecordedEvent) -> None:
     """A signing may take effect before it is signed, or be announced; one that stands as made before its day does neither."""
     if signed_on and first_day(signed_on) > max(last_day(event.effective_on), event.recorded_on):
-        sentence = f"signed in {signed_on}, after its day of effect, {event.effective_on}, and after it was recorded"
+        sentence = f"signed {on(signed_on)}, after its day of effect, {event.effective_on}, and after it was recorded"
         contract.flag("signed-ahead", [event.revision], sentence)
 
 
