@@ -244,6 +244,9 @@ def test_a_password_does_not_come_back_in_a_failure(run: Run, monkeypatch: pytes
 
 def test_without_a_database_the_commands_say_what_to_do(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("LEDGER_DATABASE_URL")
+    with pytest.raises(OperatorError, match="LEDGER_MIGRATION_URL is set, and means nothing without LEDGER_DATABASE_URL"):
+        run("verify")
+    monkeypatch.delenv("LEDGER_MIGRATION_URL")
     with pytest.raises(OperatorError, match=f"There is no database in {tmp_path}: run `contract-ledger serve`"):
         run("verify")
 
