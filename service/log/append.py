@@ -27,6 +27,7 @@ from service.errors import (
     Refused,
     Unavailable,
 )
+from service.log.chunks import Chunk, Chunks
 from service.log.decide import Append, Batch, Receipt, Rows
 from service.log.heads import Heads
 from service.log.ledger import Ledger
@@ -185,6 +186,7 @@ class Writer:
         self._draining = False
         self._untold: list[tuple[_Waiting, Receipt | LedgerError]] = []
         """Outcomes that are certain, and not told yet."""
+        self._chunks = Chunks(database, heads)
         self.task = asyncio.create_task(self._run())
 
     @property
@@ -203,6 +205,14 @@ class Writer:
         self._wake.set()
         return await waiting.answer
 
+    async def settle_chunk(self, chunk: Chunk) -> None:
+        """Record the lines of a chunk between batches of requests. LedgerError when it could not be gone on with."""
+        if self._draining:
+            raise Unavailable("The service is shutting down; send the import again under its id.")
+        settled = self._chunks.add(chunk)
+        self._wake.set()
+        await settled
+
     async def drain(self) -> None:
         """Refuse new requests, decide those that wait, and end the task."""
         self._draining = True
@@ -215,21 +225,29 @@ class Writer:
         for waiting in self._queue:
             waiting.resolve(OutcomeUnknown("The writer of this ledger failed; retry with the same Idempotency-Key."))
         self._queue.clear()
+        self._chunks.abandon()
 
     async def _run(self) -> None:
-        while self._queue or not self._draining:
-            if not self._queue:
+        while self._queue or self._chunks or not self._draining:
+            if self._queue:
+                await self._run_batch()
+            if self._chunks:
+                self._tell()
+                await self._chunks.advance()
+            elif not self._queue:
                 self._tell()
                 self._wake.clear()
                 await self._wake.wait()
-                continue
-            batch = self._take()
-            try:
-                await self._settle(batch)
-            except BaseException:
-                self._queue.extendleft(reversed(batch))  # to be answered when it is known that this writer died
-                raise
         self._tell()
+
+    async def _run_batch(self) -> None:
+        batch, started = self._take(), time.perf_counter()
+        try:
+            await self._settle(batch)
+        except BaseException:
+            self._queue.extendleft(reversed(batch))  # to be answered when it is known that this writer died
+            raise
+        self._chunks.requests_took(time.perf_counter() - started)
 
     def _tell(self) -> None:
         """Answer the requests whose outcome is certain.
@@ -326,6 +344,10 @@ class Writers:
         if self._writers.get(append.ledger.ledger_id) is writer:
             self.failed.discard(append.ledger.name)
         return receipt
+
+    async def settle_chunk(self, ledger: Ledger, chunk: Chunk) -> None:
+        """Record the lines of a chunk of an import in a ledger's log. LedgerError when it could not be gone on with."""
+        await self._writer(ledger).settle_chunk(chunk)
 
     def _writer(self, ledger: Ledger) -> Writer:
         writer = self._writers.get(ledger.ledger_id)

@@ -13,6 +13,7 @@ from service.domain.contract import decide, evolve, fold, judge
 from service.domain.dates import first_day
 from service.domain.events import EventData, RecordedEvent, place_in_fold
 from service.domain.state import Anomaly, Contract
+from service.domain.timeline import View
 from service.errors import (
     AnomaliesRefused,
     ClockUntrusted,
@@ -56,6 +57,8 @@ class NewEvent:
     correlation_id: str | None = None
     causation_id: str | None = None
     hypothetical: bool | None = None
+    event_id: str | None = None
+    """The id that an imported event had before; else it gets one when it is placed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,9 +244,14 @@ class Batch:
         current = standing.row.revision if standing.row else 0
         if append.expected_revision is not None and append.expected_revision != current:
             raise StaleRevision(append.expected_revision, current)
+        return self.decision(append).run()
+
+    def decision(self, append: Append) -> "Decision":
+        """A decision on a contract as it stands. Internal where what is stored of it cannot be read."""
+        standing = self._standings[append.contract_id]
         if standing.is_damaged:
             raise _damaged(append)
-        return _Decision(self, append, standing).run()
+        return Decision(self, append, standing)
 
     def check_ids(self, contract_id: str, fact: EventData, new_delivery_ids: set[str]) -> None:
         """The ids that only an index knows: delivery ids are new, events referred to are of the contract."""
@@ -262,25 +270,14 @@ class Batch:
     def day(self) -> date:
         return self._day
 
-    def keep(self, append: Append, decision: "_Decision", receipt: Receipt) -> None:
+    def keep(self, append: Append, decision: "Decision", receipt: Receipt) -> None:
         """Take a decided request into what the batch will write."""
         row = decision.row
-        self._standings[append.contract_id] = _Standing(row, decision.history)
-        self.rows.contracts[append.contract_id] = row
         self.rows.events += decision.event_rows
         self.rows.payloads += decision.payload_rows
         self.position, self.recorded_at = row.position, decision.recorded_at
         self.last_hash = row.last_hash
-        for delivery_id, revision in decision.delivery_ids.items():
-            self._delivery_ids.add((append.contract_id, delivery_id))
-            self.rows.deliveries.append(
-                {
-                    "generation": self.generation,
-                    "contract_id": append.contract_id,
-                    "delivery_id": delivery_id,
-                    "revision": revision,
-                }
-            )
+        self.keep_contract(append, decision)
         self._event_ids.update((append.contract_id, row["event_id"]) for row in decision.event_rows)
         salt = self.salts.pop()
         kept = self._kept[append.key] = _Kept(salt, request_digest(salt, append.canonical), receipt.body)
@@ -293,9 +290,33 @@ class Batch:
             }
         )
 
+    def keep_event(self, decision: "Decision") -> None:
+        """Take the event that a decision has placed last, while others of the batch are placed before the decision is finished."""
+        row = decision.event_rows[-1]
+        self.rows.events.append(row)
+        self.rows.payloads.append(decision.payload_rows[-1])
+        self.position, self.last_hash = row["position"], row["event_hash"][2:]
+        self.written += 1
+        self._event_ids.add((decision.append.contract_id, row["event_id"]))
+
+    def keep_contract(self, append: Append, decision: "Decision") -> None:
+        """Take what a decision leaves of its contract into what the batch will write."""
+        self._standings[append.contract_id] = _Standing(decision.row, decision.history)
+        self.rows.contracts[append.contract_id] = decision.row
+        for delivery_id, revision in decision.delivery_ids.items():
+            self._delivery_ids.add((append.contract_id, delivery_id))
+            self.rows.deliveries.append(
+                {
+                    "generation": self.generation,
+                    "contract_id": append.contract_id,
+                    "delivery_id": delivery_id,
+                    "revision": revision,
+                }
+            )
+
 
 @dataclass(slots=True)
-class _Decision:
+class Decision:
     """One request being decided: its events get their places, one after the other."""
 
     batch: Batch
@@ -307,28 +328,46 @@ class _Decision:
     recorded_at: datetime = _UNSET
     history: list[RecordedEvent] | None = None
     row: ContractRow = None  # type: ignore[assignment]
+    contract: Contract = None  # type: ignore[assignment]
+    beside: Beside = None  # type: ignore[assignment]
+    recorded: list[RecordedEvent] = field(default_factory=list)
 
     def run(self) -> Receipt:
-        stood, batch = self.standing.row, self.batch
-        self.recorded_at = batch.next_instant()
-        self.history = None if self.standing.history is None else list(self.standing.history)
-        try:
-            contract, beside = decode_contract(stood)
-        except UNREADABLE:
-            raise _damaged(self.append) from None
-        recorded: list[RecordedEvent] = []
-        before = self._flagged_before(contract, beside)
+        batch = self.batch
+        self.begin()
+        before = self._flagged_before(self.contract, self.beside)
         for index, new in enumerate(self.append.events):
             try:
-                recorded.append(self._place(new, contract, index))
+                self.place(new, batch.position + index + 1)
             except NotAllowedNow as refusal:
                 if len(self.append.events) > 1:
                     refusal.errors = (MemberFault(f"/events/{index}", refusal.detail),)
                 raise
-        told = extend(beside.rests_on, contract, recorded, batch.day) if self.history is None else project(self.history, batch.day)
+        told = self.finish()
         raised = [found for found in told.anomalies if found.anomaly_id not in before]
         if self.append.strict and raised:
             raise _strict_refusal(raised)
+        receipt = self._receipt(raised)
+        if not self.append.validate_only:
+            batch.keep(self.append, self, receipt)
+        return receipt
+
+    def begin(self) -> None:
+        """Take up the contract as it stands. Internal where its row cannot be read."""
+        self.recorded_at = self.batch.next_instant()
+        self.history = None if self.standing.history is None else list(self.standing.history)
+        try:
+            self.contract, self.beside = decode_contract(self.standing.row)
+        except UNREADABLE:
+            raise _damaged(self.append) from None
+
+    def finish(self) -> View:
+        """The view of the contract with the events that were placed, of which `row` is made."""
+        stood, batch, recorded = self.standing.row, self.batch, self.recorded
+        if self.history is None:
+            told = extend(self.beside.rests_on, self.contract, recorded, batch.day)
+        else:
+            told = project(self.history, batch.day)
         last_on = max(event.day for event in recorded)
         self.row = contract_row(
             self.append.contract_id,
@@ -339,10 +378,7 @@ class _Decision:
             last_on=max(last_on, stood.last_on) if stood else last_on,
             day=batch.day,
         )
-        receipt = self._receipt(raised)
-        if not self.append.validate_only:
-            batch.keep(self.append, self, receipt)
-        return receipt
+        return told
 
     def _flagged_before(self, contract: Contract, beside: Beside) -> set[str]:
         """The anomalies that stood today without the request: those of the row, unless the calendar has turned since."""
@@ -354,12 +390,13 @@ class _Decision:
         whole = contract if self.history is None else fold(sorted(self.history, key=place_in_fold))
         return {known.anomaly_id for known in judge(whole, day)}
 
-    def _place(self, new: NewEvent, contract: Contract, index: int) -> RecordedEvent:
-        stood, batch = self.standing.row, self.batch
+    def place(self, new: NewEvent, position: int) -> None:
+        """Give an event its place. A LedgerError refuses it, and then nothing of it is left here."""
+        stood, batch, contract = self.standing.row, self.batch, self.contract
         event = RecordedEvent(
-            event_id=str(uuid7()),
-            position=batch.position + index + 1,
-            revision=(stood.revision if stood else 0) + index + 1,
+            event_id=new.event_id or str(uuid7()),
+            position=position,
+            revision=(stood.revision if stood else 0) + len(self.recorded) + 1,
             recorded_on=self.recorded_at.astimezone(zone(batch.ledger.time_zone)).date(),
             effective_on=new.effective_on,
             day=first_day(new.effective_on),
@@ -367,17 +404,16 @@ class _Decision:
             source=new.source,
             hypothetical=bool(new.hypothetical),
         )
-        ids = set(self.delivery_ids)
-        batch.check_ids(self.append.contract_id, new.fact, ids)
-        self.delivery_ids |= dict.fromkeys(new.fact.delivery_ids(), event.revision)
+        batch.check_ids(self.append.contract_id, new.fact, set(self.delivery_ids))
         if self.history is None:
             decide(new.fact, contract, contract, event.revision, batch.day)
             evolve(contract, event)
         else:
             self._decide_late(event)
             self.history.append(event)
+        self.delivery_ids |= dict.fromkeys(new.fact.delivery_ids(), event.revision)
         self._write(event, new)
-        return event
+        self.recorded.append(event)
 
     def _decide_late(self, event: RecordedEvent) -> None:
         ordered = sorted(self.history or (), key=place_in_fold)
