@@ -28,10 +28,9 @@ def import_id_of(file: Path, ledger: str) -> str:
 
 def import_file(client: Client, file: Path, import_id: str, from_line: int, *, stop_on_refusal: bool) -> bool:
     """Send a file's lines from one on, and say what became of them; whether all of the import's are recorded."""
-    with _opened(file) as lines:
+    with _opened(file) as (lines, size):
         skipped = sum(len(lines.readline()) for _ in range(from_line - 1))
-        size = os.fstat(lines.fileno()).st_size - skipped
-        with _moving(f"{file.name} into {client.ledger}", size or None) as moved:
+        with _moving(f"{file.name} into {client.ledger}", size and size - skipped) as moved:
             outcome = client.send_lines(_pieces(lines, moved), import_id, from_line, stop_on_refusal=stop_on_refusal)
     out = console()
     for line in _not_recorded(client, outcome):
@@ -41,20 +40,23 @@ def import_file(client: Client, file: Path, import_id: str, from_line: int, *, s
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[BinaryIO]:
+def _opened(file: Path) -> Iterator[tuple[BinaryIO, int | None]]:
+    """A file to be read and its bytes; standard input for `-`, of which nobody knows how long it is."""
     if str(file) == "-":
-        yield sys.stdin.buffer
+        yield sys.stdin.buffer, None
         return
     try:
         lines = file.open("rb")
     except OSError as error:
         raise OperatorError(f"{file} cannot be read: {error.strerror}.") from None
     with lines:
-        yield lines
+        yield lines, os.fstat(lines.fileno()).st_size
 
 
 def _pieces(lines: BinaryIO, moved: Moved) -> Iterator[bytes]:
-    while piece := lines.read1(PIECE_BYTES) if hasattr(lines, "read1") else lines.read(PIECE_BYTES):
+    # What there is, not so much and no less: lines that come through a pipe go on as they come.
+    read = getattr(lines, "read1", lines.read)
+    while piece := read(PIECE_BYTES):
         yield piece
         moved(len(piece))
 

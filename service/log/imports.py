@@ -58,11 +58,12 @@ _IMPORT = """
 SELECT status, recorded, refused, held_back, last_line, created_at FROM imports
 WHERE ledger_id = %(ledger_id)s::uuid AND import_id = %(import_id)s::uuid
 """
-_LINES = """
+_LINE = """
 SELECT line, position, contract_id::text, code, rule, pointer, detail FROM import_lines
-WHERE ledger_id = %(ledger_id)s::uuid AND import_id = %(import_id)s::uuid AND line > %(after)s
+WHERE ledger_id = %(ledger_id)s::uuid AND import_id = %(import_id)s::uuid AND line > %(after)s AND
 """
-_NOT_RECORDED = " AND position IS NULL"
+_LINES = _LINE.removesuffix("AND\n") + "ORDER BY import_lines.line LIMIT %(limit)s"
+_NOT_RECORDED = _LINE + "position IS NULL ORDER BY import_lines.line LIMIT %(limit)s"
 _PLACES = """
 SELECT position, event_id::text, contract_id::text, revision FROM events
 WHERE ledger_id = %(ledger_id)s::uuid AND position = ANY(%(positions)s)
@@ -190,7 +191,7 @@ async def lines_after(
     database: Database, ledger: Ledger, import_id: str, after: int, limit: int, *, recorded_too: bool
 ) -> list[LineStanding]:
     """The lines of an import after a number, or those that were not recorded."""
-    statement = f"{_LINES}{'' if recorded_too else _NOT_RECORDED} ORDER BY import_lines.line LIMIT %(limit)s"
+    statement = _LINES if recorded_too else _NOT_RECORDED
     whose = {"ledger_id": ledger.ledger_id, "import_id": import_id}
     rows = await database.rows(statement, whose | {"after": after, "limit": limit}, planned_anew=True)
     positions = sorted(row[1] for row in rows if row[1] is not None)

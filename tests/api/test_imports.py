@@ -10,8 +10,10 @@ import httpx
 import orjson
 import pytest
 
+from service.api import imports
 from tests.api.running import MAX_BODY_BYTES, RunningService
 from tests.domain.test_golden_bodies import EFFECTIVE_ON, ENDS, request_of
+from tests.log.test_append import AS_ROWS_ARE_WRITTEN, AT_COMMIT, POISON, refusing
 from tests.servers import rows, verified, wait_for
 
 Json = dict[str, Any]
@@ -423,3 +425,34 @@ def test_what_is_kept_of_lines_holds_nothing_of_what_they_said(importer: Importe
     kept = rows(service.database.superuser_url, f"SELECT il::text FROM import_lines il WHERE import_id = '{import_id}'")
     assert len(kept) == 3
     assert "secret" not in str(kept)
+
+
+@pytest.mark.parametrize("rule", [AS_ROWS_ARE_WRITTEN, AT_COMMIT], ids=["as rows are written", "at commit"])
+def test_a_line_that_the_database_refuses_hurts_no_other_of_its_chunk(importer: Importer, service: RunningService, rule: str) -> None:
+    import_id, lines = str(uuid4()), contracts_of(60)
+    poisoned = [{**line, "data": {"text": POISON}} if n in (1, 101, 238) else line for n, line in enumerate(lines)]
+    with refusing(service.database, rule):
+        outcome = importer.send(poisoned, import_id)
+    assert (outcome["recorded"], outcome["refused"], outcome["held_back"]) == (232, 3, 5)
+    assert [line["line"] for line in outcome["not_recorded"] if line["fate"] == "refused"] == [2, 102, 239]
+    assert importer.send(lines, import_id)["status"] == "complete"
+
+
+def test_an_import_has_so_many_lines_and_no_more(importer: Importer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imports, "MAX_LINES", 6)
+    outcome = importer.send(contracts_of(2))
+    assert (outcome["status"], outcome["recorded"], outcome["refused"]) == ("stopped", 6, 1)
+    assert outcome["not_recorded"][0]["line"] == 7
+
+
+def test_lines_that_come_slowly_are_recorded_as_they_come(importer: Importer) -> None:
+    import_id, lines = str(uuid4()), contracts_of(2)
+
+    def pieces() -> Iterator[bytes]:
+        for number, line in enumerate(lines, 1):
+            yield text_of([line])
+            # Another connection: this one is being written to.
+            with importer.service.client(importer.service.admin, ledger=importer.ledger) as http:
+                wait_for(lambda n=number: http.get(f"/imports/{import_id}").json().get("last_line") == n, "the line is recorded")
+
+    assert importer.post(pieces(), import_id).json()["recorded"] == 8
