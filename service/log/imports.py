@@ -298,9 +298,9 @@ class _Part:
         batch = self.batch
         async with connection.pipeline():
             for first in range(0, len(self._lines), SHARE_LINES):
-                self._decide(self._lines[first : first + SHARE_LINES])
+                whole = self._decide(self._lines[first : first + SHARE_LINES], deadline)
                 await self._send(connection)
-                if self.stopped or time.perf_counter() > deadline:
+                if not whole:
                     break
             await self._send_contracts(connection)
             count = {kind: self._changes[kind] for kind in (RECORDED, REFUSED, HELD_BACK)}
@@ -332,7 +332,8 @@ class _Part:
                 await self._send(connection)
         await self._send(connection)
 
-    def _decide(self, lines: Iterable[Line]) -> None:
+    def _decide(self, lines: Iterable[Line], deadline: float) -> bool:
+        """Decide the next lines; whether others may follow, or the import ends here, or the time is over."""
         for line in lines:
             position, digest, code = known = self._known.get(line.number, (None, None, None))
             if position is not None:
@@ -344,7 +345,10 @@ class _Part:
             self.fates.append(fate)
             if self._ends_at(line, fate):
                 self.stopped = True
-                return
+                return False
+            if time.perf_counter() > deadline:
+                return False
+        return True
 
     def _held_back(self, line: Line) -> LedgerError | None:
         refused = self.held.get(line.contract_id or "")

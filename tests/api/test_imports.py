@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 from uuid import uuid4
@@ -456,3 +457,27 @@ def test_lines_that_come_slowly_are_recorded_as_they_come(importer: Importer) ->
                 wait_for(lambda n=number: http.get(f"/imports/{import_id}").json().get("last_line") == n, "the line is recorded")
 
     assert importer.post(pieces(), import_id).json()["recorded"] == 8
+
+
+def test_a_long_contract_with_late_and_pending_events_gives_way_to_appends(importer: Importer, service: RunningService) -> None:
+    """Each late line folds all events before it: the writer stops in between, and whoever waits has a turn."""
+    contract = str(uuid4())
+    days = [f"20{20 + (7 * n) % 30}-0{1 + n % 9}-15" for n in range(700)]
+    lines = [signed(contract), *(note(contract, str(n), effective_on=day) for n, day in enumerate(days))]
+    outcomes: list[Json] = []
+    sending = threading.Thread(target=lambda: outcomes.append(importer.send(lines)))
+    other = str(uuid4())
+    importer.send([signed(other)])
+    sending.start()
+    waits = []
+    with service.client(service.admin, ledger=importer.ledger) as http:
+        while sending.is_alive():
+            started = time.monotonic()
+            body = {name: member for name, member in note(other, "meanwhile").items() if name not in ("contract", "event_type")}
+            answer = http.post(f"/contracts/{other}/note-added", json=body, headers={"Idempotency-Key": str(uuid4())})
+            assert answer.status_code == 201
+            waits.append(time.monotonic() - started)
+    sending.join()
+    assert outcomes[0]["recorded"] == 701
+    assert importer.contract(contract)["revision"] == 701
+    assert len(waits) > 5
