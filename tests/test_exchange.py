@@ -88,6 +88,16 @@ def test_what_is_exported_to_a_file_is_imported_elsewhere(run: Run, ledger: str,
     assert run("export", "--ledger", ledger, "--contract", contract).stdout.count("\n") == 4
 
 
+def test_a_key_that_may_not_write_is_told_however_long_the_file(
+    run: Run, ledger: str, service: RunningService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "lines.ndjson"
+    file.write_bytes(text_of(contracts_of(5_000)))
+    monkeypatch.setenv("LEDGER_API_KEY", service.make_key(["contracts:read"]))
+    with pytest.raises(OperatorError, match="lacks the right contracts:write"):
+        run("import", str(file), "--ledger", ledger)
+
+
 def test_standard_input_is_imported_under_a_name(run: Run, ledger: str) -> None:
     import_id = "0b8f3a52-6d7a-4c1e-9f53-2f0f2c3a4b5c"
     ran = run("import", "-", "--ledger", ledger, "--import-id", import_id, input=text_of(contracts_of(1)))

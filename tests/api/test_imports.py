@@ -416,8 +416,19 @@ def test_an_export_of_one_contract_has_its_events_and_no_others(importer: Import
     assert importer.http.head("/export").content == b""
 
 
-def test_an_export_of_an_empty_ledger_is_empty(importer: Importer) -> None:
+def test_an_export_of_an_empty_ledger_is_empty_and_imports_as_nothing(importer: Importer) -> None:
     assert importer.export() == []
+    outcome = importer.send([])
+    assert (outcome["status"], outcome["lines"], outcome["last_line"]) == ("complete", 0, 0)
+
+
+def test_a_client_that_leaves_an_export_early_hurts_nobody(importer: Importer) -> None:
+    importer.send(contracts_of(1_000))
+    with importer.service.client(importer.service.admin, ledger=importer.ledger) as http:
+        http.event_hooks = {}
+        with http.stream("GET", "/export") as answer:
+            assert next(answer.iter_raw(100))
+    assert len(importer.export()) == 4_000
 
 
 def test_what_is_kept_of_lines_holds_nothing_of_what_they_said(importer: Importer, service: RunningService) -> None:
