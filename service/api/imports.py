@@ -4,9 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from functools import lru_cache
-from typing import Annotated, Any, Literal, cast
-from uuid import UUID, uuid5
+from typing import Annotated, Literal
 
 import orjson
 from fastapi import APIRouter, Request, Response
@@ -14,14 +12,11 @@ from pydantic import Field
 from starlette.requests import ClientDisconnect
 
 from service.api import answers
-from service.api.envelope import read_event
 from service.api.examples import example
-from service.api.json_body import JsonFault, read_object
+from service.api.import_lines import read_line
 from service.api.operations import WHOLE, Call, Documented, Flag, QueryModel, json_response, route
 from service.api.pages import MAX_COUNT, PageQuery, counted, cursor_in, page_headers, place_in
-from service.domain.events import EVENT_TYPES
 from service.errors import (
-    BodyTooLarge,
     HistoryForked,
     ImportNotFound,
     ImportOfAnother,
@@ -35,9 +30,9 @@ from service.errors import (
 )
 from service.log import imports
 from service.log.chunks import MAX_CHUNK_LINES
-from service.log.header import canonical
-from service.log.imports import Fate, Import, Line, LineChunk, LineStanding, line_digest
+from service.log.imports import Import, LineStanding
 from service.log.ledger import instant
+from service.log.lines import Fate, Line, LineChunk, told
 
 IMPORTS = "/v1/ledgers/{ledger}/imports"
 IMPORT = IMPORTS + "/{import_id}"
@@ -45,14 +40,12 @@ MEDIA_TYPE = "application/x-ndjson"
 MEDIA_TYPES = frozenset((MEDIA_TYPE, "application/ndjson", "application/jsonl"))
 MAX_LINES = 10_000_000
 MAX_CHUNK_BYTES = 4_194_304
-MAX_CONTRACT_KEY = 200
 MOST_TOLD = 100
 SLICE_LINES = 8
 """Lines that are read before others have their turn."""
 DISCARD_SECONDS = 60
 _ID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _UUID = re.compile(_ID)
-_OWN = frozenset(("contract", "event_type", "event_id", "schema_version"))
 
 _EXAMPLE = "".join(
     orjson.dumps({"contract": "K-2024-017", "event_type": event_type, **example(event_type)}).decode() + "\n"
@@ -247,62 +240,9 @@ class _Sending:
         self._stopped = chunk.stopped
 
 
-def read_line(of: Import, number: int, text: bytes, known: Mapping[int, bytes | None], most: int) -> Line:
-    """A line to be recorded. Without `contract_id` it cannot be told whose it is; or, without a refusal, it was recorded before."""
-    if len(text) > most:
-        return Line(number, refusal=BodyTooLarge(f"A line has at most {most} bytes."))
-    try:
-        body = read_object(text)
-    except JsonFault as error:
-        fault = error.fault
-        kind = Malformed if fault.malformed else Refused
-        detail = fault.detail.replace("(line 1, ", "(")
-        return Line(number, refusal=kind(f"{fault.pointer or 'The line'}: {detail}", (MemberFault(fault.pointer, detail),)))
-    digest = line_digest(of.salt, canonical(body))
-    if number in known and known[number] in (None, digest):
-        return Line(number, digest)
-    contract = body.get("contract")
-    contract_id = _contract_id(of.import_id, contract) if isinstance(contract, str) else None
-    if contract_id is None:
-        fault_of = MemberFault("/contract", f"a contract_id, or a key of your own of at most {MAX_CONTRACT_KEY} characters, is required")
-        return Line(number, digest, refusal=Refused(f"{fault_of.pointer}: {fault_of.detail}.", (fault_of,)))
-    line = Line(number, digest, contract_id)
-    try:
-        line.new = _new_event(body)
-    except LedgerError as refusal:
-        line.refusal = refusal
-    return line
-
-
-@lru_cache(10_000)
-def _contract_id(import_id: str, contract: str) -> str | None:
-    """The contract that a line names: by its id, or by a key that means a contract of this import."""
-    if not 0 < len(contract) <= MAX_CONTRACT_KEY:
-        return None
-    return contract if _UUID.fullmatch(contract) else str(uuid5(UUID(import_id), contract))
-
-
-def _new_event(body: Mapping[str, Any]) -> Any:
-    """The event of a line. Refused with a pointer for each fault."""
-    event_type, event_id = body.get("event_type"), body.get("event_id")
-    known = EVENT_TYPES.get(event_type) if isinstance(event_type, str) else None
-    if known is None:
-        raise _fault("/event_type", f"there is no event type {str(event_type)[:60]}; there are {', '.join(sorted(EVENT_TYPES))}")
-    if event_id is not None and not (isinstance(event_id, str) and _UUID.fullmatch(event_id)):
-        raise _fault("/event_id", "it should be a lower-case hyphenated UUID")
-    if body.get("schema_version", known.schema_version) != known.schema_version:
-        raise _fault("/schema_version", f"this release imports version {known.schema_version} of {event_type}")
-    new = read_event(cast(str, event_type), {name: member for name, member in body.items() if name not in _OWN})
-    return new if event_id is None else imports.with_id(new, event_id)
-
-
-def _fault(pointer: str, detail: str) -> Refused:
-    return Refused(f"{pointer}: {detail}.", (MemberFault(pointer, detail),))
-
-
 def _not_recorded(fate: Fate, contract_id: str | None) -> answers.ImportLine:
     assert fate.refusal is not None
-    return answers.ImportLine(line=fate.line, fate=fate.kind, contract_id=contract_id, **imports.told(fate.refusal))  # type: ignore[arg-type]
+    return answers.ImportLine(line=fate.line, fate=fate.kind, contract_id=contract_id, **told(fate.refusal))  # type: ignore[arg-type]
 
 
 def _path_import_id(call: Call) -> str:
