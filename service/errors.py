@@ -68,6 +68,10 @@ class EventNotFound(LedgerError):
     code, status, title = "event-not-found", 404, "There is no such event"
 
 
+class ImportNotFound(LedgerError):
+    code, status, title = "import-not-found", 404, "There is no such import"
+
+
 class MethodNotAllowed(LedgerError):
     code, status, title = "method-not-allowed", 405, "This address does not answer that method"
 
@@ -84,6 +88,18 @@ class NotAllowedNow(LedgerError):
     def __init__(self, rule: str, detail: str, pointer: str | None = None) -> None:
         super().__init__(detail, () if pointer is None else (MemberFault(pointer, detail),), rule=rule)
         self.rule = rule
+
+
+class EventExists(LedgerError):
+    code, status, title = "event-exists", 409, "The ledger has an event with this id"
+
+
+class HeldBack(LedgerError):
+    code, status, title = "held-back", 409, "An earlier line of this contract was refused"
+
+
+class ImportOfAnother(LedgerError):
+    code, status, title = "import-of-another", 409, "The import was begun by another principal"
 
 
 class LedgerConflict(LedgerError):
@@ -118,6 +134,10 @@ class UnsupportedMediaType(LedgerError):
     code, status, title = "unsupported-media-type", 415, "The body must be application/json"
 
 
+class LinesUnsupported(UnsupportedMediaType):
+    title = "The body must be application/x-ndjson"
+
+
 class Refused(LedgerError):
     """The content breaks the schema or a rule of data; `errors` name each place."""
 
@@ -126,6 +146,10 @@ class Refused(LedgerError):
 
 class KeyReused(LedgerError):
     code, status, title = "idempotency-key-reused", 422, "The Idempotency-Key was used for another body"
+
+
+class LineChanged(LedgerError):
+    code, status, title = "line-changed", 422, "The line was recorded with another content before"
 
 
 class AnomaliesRefused(LedgerError):

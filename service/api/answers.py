@@ -220,6 +220,54 @@ class FeedPage(msgspec.Struct, omit_defaults=True, kw_only=True):
     next: str
 
 
+class ImportLine(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """What became of a line: `recorded`, `refused`, or `held_back`, since an earlier line of its contract was refused."""
+
+    line: int
+    fate: str
+    contract_id: str | None = None
+    event_id: str | None = None
+    position: int | None = None
+    revision: int | None = None
+    code: str | None = None
+    rule: str | None = None
+    pointer: str | None = None
+    detail: str | None = None
+
+
+class ImportOutcome(msgspec.Struct, kw_only=True):
+    """What became of the lines that were sent now. `not_recorded` has the first of those that were refused or held back."""
+
+    import_id: str
+    status: str
+    lines: int
+    recorded: int
+    already_recorded: int
+    refused: int
+    held_back: int
+    last_line: int
+    not_recorded: list[ImportLine]
+
+
+class Import(msgspec.Struct, kw_only=True):
+    """An import: what has become of its lines so far, over all sendings."""
+
+    import_id: str
+    status: str
+    recorded: int
+    refused: int
+    held_back: int
+    last_line: int
+    created_at: str
+
+
+class ImportLinePage(msgspec.Struct, omit_defaults=True, kw_only=True):
+    items: list[ImportLine]
+    next: str | None = None
+    count: int | None = None
+    count_is_exact: bool | None = None
+
+
 class LedgerAnswer(msgspec.Struct, kw_only=True):
     """A ledger: a book of contracts of its own."""
 

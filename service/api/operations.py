@@ -151,6 +151,8 @@ class Documented:
     problems: Sequence[type[LedgerError]] = ()
     query: type[BaseModel] | None = None
     body: str | None = None
+    lines: str | None = None
+    """Lines such as those of a body in NDJSON."""
     example: Any = None
     appends: bool = False
     etag: bool = False

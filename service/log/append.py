@@ -27,6 +27,7 @@ from service.errors import (
     Refused,
     Unavailable,
 )
+from service.log.chunks import Chunk, Chunks
 from service.log.decide import Append, Batch, Receipt, Rows, uuid_array
 from service.log.heads import Heads
 from service.log.ledger import Ledger, instant
@@ -124,7 +125,7 @@ async def transact(
     """
     batch = Batch(appends[0].ledger, appends)
     async with Pipeline(connection) as pipeline:
-        await _look_up(pipeline, batch, heads)
+        await look_up(pipeline, batch, heads)
         is_written = _decide_and_write(pipeline, batch)
         pipeline.send("COMMIT" if is_written else "ROLLBACK")
         meanwhile()
@@ -134,7 +135,7 @@ async def transact(
     return batch
 
 
-async def _look_up(pipeline: Pipeline, batch: Batch, heads: Heads) -> None:
+async def look_up(pipeline: Pipeline, batch: Batch, heads: Heads) -> None:
     """Begin, with the ledger's lock, and read what the batch needs to be decided. A LedgerError where nothing may be written now."""
     parameters = batch.lookups()
     pipeline.send("BEGIN")
@@ -196,6 +197,7 @@ class Writer:
         self._draining = False
         self._untold: list[tuple[_Waiting, Receipt | LedgerError]] = []
         """Outcomes that are certain, and not told yet."""
+        self._chunks = Chunks(database, heads)
         self.task = asyncio.create_task(self._run())
 
     @property
@@ -214,6 +216,14 @@ class Writer:
         self._wake.set()
         return await waiting.answer
 
+    async def settle_chunk(self, chunk: Chunk) -> None:
+        """Record the lines of a chunk between batches of requests. LedgerError when it could not be gone on with."""
+        if self._draining:
+            raise Unavailable("The service is shutting down; send the import again under its id.")
+        settled = self._chunks.add(chunk)
+        self._wake.set()
+        await settled
+
     async def drain(self) -> None:
         """Refuse new requests, decide those that wait, and end the task."""
         self._draining = True
@@ -226,21 +236,29 @@ class Writer:
         for waiting in self._queue:
             waiting.resolve(OutcomeUnknown("The writer of this ledger failed; retry with the same Idempotency-Key."))
         self._queue.clear()
+        self._chunks.abandon()
 
     async def _run(self) -> None:
-        while self._queue or not self._draining:
-            if not self._queue:
+        while self._queue or self._chunks or not self._draining:
+            if self._queue:
+                await self._run_batch()
+            if self._chunks:
+                self._tell()
+                await self._chunks.advance()
+            elif not self._queue:
                 self._tell()
                 self._wake.clear()
                 await self._wake.wait()
-                continue
-            batch = self._take()
-            try:
-                await self._settle(batch)
-            except BaseException:
-                self._queue.extendleft(reversed(batch))  # to be answered when it is known that this writer died
-                raise
         self._tell()
+
+    async def _run_batch(self) -> None:
+        batch, started = self._take(), time.perf_counter()
+        try:
+            await self._settle(batch)
+        except BaseException:
+            self._queue.extendleft(reversed(batch))  # to be answered when it is known that this writer died
+            raise
+        self._chunks.requests_took(time.perf_counter() - started)
 
     def _tell(self) -> None:
         """Answer the requests whose outcome is certain.
@@ -337,6 +355,10 @@ class Writers:
         if self._writers.get(append.ledger.ledger_id) is writer:
             self.failed.discard(append.ledger.name)
         return receipt
+
+    async def settle_chunk(self, ledger: Ledger, chunk: Chunk) -> None:
+        """Record the lines of a chunk of an import in a ledger's log. LedgerError when it could not be gone on with."""
+        await self._writer(ledger).settle_chunk(chunk)
 
     def _writer(self, ledger: Ledger) -> Writer:
         writer = self._writers.get(ledger.ledger_id)

@@ -12,9 +12,9 @@ from uuid_utils import uuid7
 from service.domain.contract import decide, evolve, judge
 from service.domain.corrections import delivery_ids
 from service.domain.dates import first_day
-from service.domain.events import EventData, RecordedEvent
+from service.domain.events import EventData, RecordedEvent, place_in_fold
 from service.domain.state import Anomaly, Contract
-from service.domain.timeline import admit, in_order, whole_of
+from service.domain.timeline import View, admit, in_order, whole_of
 from service.errors import (
     AnomaliesRefused,
     ClockUntrusted,
@@ -44,6 +44,7 @@ from service.projections.contracts import (
 
 CLOCK_TOLERANCE = timedelta(seconds=5)
 _TICK = timedelta(microseconds=1)
+_FIRST_PLACE = (date.min, 0)
 _UNSET = datetime.fromtimestamp(0, UTC)
 
 
@@ -59,6 +60,8 @@ class NewEvent:
     correlation_id: str | None = None
     causation_id: str | None = None
     hypothetical: bool | None = None
+    event_id: str | None = None
+    """The id that an imported event had before; else it gets one when it is placed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +143,8 @@ class Batch:
         self._kept: dict[bytes, _Kept] = {}
         self._delivery_ids: set[tuple[str, str]] = set()
         self._event_ids: set[tuple[str, str]] = set()
+        self.event_ids: set[str] = set()
+        """Those of the ids looked up that events of the ledger have, whatever their contract; and of events that were imported since."""
 
     def lookups(self) -> dict[str, Any]:
         """The parameters of the first flush: what the requests of the batch need to be decided."""
@@ -150,6 +155,7 @@ class Batch:
             for delivery_id in (*new.fact.delivery_ids(), *new.fact.known_delivery_ids())
         ]
         event_ids = {event_id for append in self.appends for new in append.events for event_id in new.fact.event_ids()}
+        event_ids |= {new.event_id for append in self.appends for new in append.events if new.event_id}
         return {
             "ledger_id": self.ledger.ledger_id,
             "contract_ids": uuid_array({append.contract_id for append in self.appends if not append.opening}),
@@ -199,6 +205,7 @@ class Batch:
             self._kept[bytes.fromhex(key)] = _Kept(bytes.fromhex(salt), bytes.fromhex(digest), receipt.encode())
         self._delivery_ids = {(row[0], row[1]) for row in delivery_ids}
         self._event_ids = {(row[0], row[1]) for row in event_ids}
+        self.event_ids = {event_id for _, event_id in self._event_ids}
 
     def histories_needed(self) -> list[str]:
         """The contracts whose events must be read: an event of the batch is not the last of its fold, acts on another, or something is
@@ -252,9 +259,14 @@ class Batch:
         current = standing.row.revision if standing.row else 0
         if append.expected_revision is not None and append.expected_revision != current:
             raise StaleRevision(append.expected_revision, current)
+        return self.decision(append).run()
+
+    def decision(self, append: Append) -> "Decision":
+        """A decision on a contract as it stands. Internal where what is stored of it cannot be read."""
+        standing = self._standings[append.contract_id]
         if standing.is_damaged:
             raise _damaged(append)
-        return _Decision(self, append, standing).run()
+        return Decision(self, append, standing)
 
     def check_ids(self, contract_id: str, fact: EventData, new_delivery_ids: set[str]) -> None:
         """The ids that only an index knows: delivery ids are new or, where referred to, known; events referred to are of the contract.
@@ -279,25 +291,14 @@ class Batch:
     def day(self) -> date:
         return self._day
 
-    def keep(self, append: Append, decision: "_Decision", receipt: Receipt) -> None:
+    def keep(self, append: Append, decision: "Decision", receipt: Receipt) -> None:
         """Take a decided request into what the batch will write."""
         row = decision.row
-        self._standings[append.contract_id] = _Standing(row, decision.history)
-        self.rows.contracts[append.contract_id] = row
         self.rows.events += decision.event_rows
         self.rows.payloads += decision.payload_rows
         self.position, self.recorded_at = row.position, decision.recorded_at
         self.last_hash = row.last_hash
-        for delivery_id, revision in decision.delivery_ids.items():
-            self._delivery_ids.add((append.contract_id, delivery_id))
-            self.rows.deliveries.append(
-                {
-                    "generation": self.generation,
-                    "contract_id": append.contract_id,
-                    "delivery_id": delivery_id,
-                    "revision": revision,
-                }
-            )
+        self.keep_contract(append, decision)
         self._event_ids.update((append.contract_id, row["event_id"]) for row in decision.event_rows)
         salt = self.salts.pop()
         kept = self._kept[append.key] = _Kept(salt, request_digest(salt, append.canonical), receipt.body)
@@ -310,9 +311,34 @@ class Batch:
             }
         )
 
+    def keep_event(self, decision: "Decision") -> None:
+        """Take the event that a decision has placed last, while others of the batch are placed before the decision is finished."""
+        row = decision.event_rows[-1]
+        self.rows.events.append(row)
+        self.rows.payloads.append(decision.payload_rows[-1])
+        self.position, self.last_hash = row["position"], row["event_hash"][2:]
+        self.written += 1
+        self._event_ids.add((decision.append.contract_id, row["event_id"]))
+        self.event_ids.add(row["event_id"])
+
+    def keep_contract(self, append: Append, decision: "Decision") -> None:
+        """Take what a decision leaves of its contract into what the batch will write."""
+        self._standings[append.contract_id] = _Standing(decision.row, decision.history)
+        self.rows.contracts[append.contract_id] = decision.row
+        for delivery_id, revision in decision.delivery_ids.items():
+            self._delivery_ids.add((append.contract_id, delivery_id))
+            self.rows.deliveries.append(
+                {
+                    "generation": self.generation,
+                    "contract_id": append.contract_id,
+                    "delivery_id": delivery_id,
+                    "revision": revision,
+                }
+            )
+
 
 @dataclass(slots=True)
-class _Decision:
+class Decision:
     """One request being decided: its events get their places, one after the other."""
 
     batch: Batch
@@ -326,32 +352,51 @@ class _Decision:
     recorded_at: datetime = _UNSET
     history: list[RecordedEvent] | None = None
     row: ContractRow = None  # type: ignore[assignment]
+    contract: Contract = None  # type: ignore[assignment]
+    beside: Beside = None  # type: ignore[assignment]
+    whole: Contract | None = None
+    """The fold of `history`, as long as every event that was placed is the last of it, at `last_place`."""
+    last_place: tuple[date, int] = _FIRST_PLACE
+    recorded: list[RecordedEvent] = field(default_factory=list)
 
     def run(self) -> Receipt:
-        stood, batch = self.standing.row, self.batch
-        self.recorded_at = batch.next_instant()
-        self.history = None if self.standing.history is None else list(self.standing.history)
-        try:
-            contract, beside = decode_contract(stood)
-        except UNREADABLE:
-            raise _damaged(self.append) from None
-        recorded: list[RecordedEvent] = []
-        before = self._flagged_before(contract, beside)
+        batch = self.batch
+        self.begin()
+        before = self._flagged_before(self.contract, self.beside)
         for index, new in enumerate(self.append.events):
             try:
-                recorded.append(self._place(new, contract, index))
+                self.place(new, batch.position + index + 1)
             except (NotAllowedNow, Refused) as refusal:
                 if len(self.append.events) > 1:
                     refusal.errors = _of_event(index, refusal)
                 raise
-        told = extend(beside.rests_on, contract, recorded, batch.day) if self.history is None else project(self.history, batch.day)
+        told = self.finish()
         raised = [found for found in told.anomalies if found.anomaly_id not in before]
         if self.append.strict and (raised or self.added_to):
             raise _strict_refusal([*raised, *self.added_to])
+        receipt = self._receipt(raised)
+        if not self.append.validate_only:
+            batch.keep(self.append, self, receipt)
+        return receipt
+
+    def begin(self) -> None:
+        """Take up the contract as it stands. Internal where its row cannot be read."""
+        self.recorded_at = self.batch.next_instant()
+        self.history = None if self.standing.history is None else list(self.standing.history)
+        try:
+            self.contract, self.beside = decode_contract(self.standing.row)
+        except UNREADABLE:
+            raise _damaged(self.append) from None
+
+    def finish(self) -> View:
+        """The view of the contract with the events that were placed, of which `row` is made."""
+        stood, batch, recorded = self.standing.row, self.batch, self.recorded
         if self.history is None:
+            told = extend(self.beside.rests_on, self.contract, recorded, batch.day)
             last_on = max(event.day for event in recorded)
             last_on = max(last_on, stood.last_on) if stood else last_on
         else:
+            told = project(self.history, batch.day)
             last_on = in_order(self.history)[-1].day
         self.row = contract_row(
             self.append.contract_id,
@@ -362,10 +407,7 @@ class _Decision:
             last_on=last_on,
             day=batch.day,
         )
-        receipt = self._receipt(raised)
-        if not self.append.validate_only:
-            batch.keep(self.append, self, receipt)
-        return receipt
+        return told
 
     def _flagged_before(self, contract: Contract, beside: Beside) -> set[str]:
         """The anomalies that stood today without the request: those of the row, unless the calendar has turned since."""
@@ -376,12 +418,13 @@ class _Decision:
             return {known.anomaly_id for known in beside.anomalies}
         return {known.anomaly_id for known in judge(contract if self.history is None else whole_of(self.history), day)}
 
-    def _place(self, new: NewEvent, contract: Contract, index: int) -> RecordedEvent:
-        stood, batch = self.standing.row, self.batch
+    def place(self, new: NewEvent, position: int) -> None:
+        """Give an event its place. A LedgerError refuses it, and then nothing of it is left here."""
+        stood, batch, contract = self.standing.row, self.batch, self.contract
         event = RecordedEvent(
-            event_id=str(uuid7()),
-            position=batch.position + index + 1,
-            revision=(stood.revision if stood else 0) + index + 1,
+            event_id=new.event_id or str(uuid7()),
+            position=position,
+            revision=(stood.revision if stood else 0) + len(self.recorded) + 1,
             recorded_on=self.recorded_at.astimezone(zone(batch.ledger.time_zone)).date(),
             effective_on=new.effective_on or "",
             day=first_day(new.effective_on) if new.effective_on else date.min,
@@ -390,27 +433,42 @@ class _Decision:
             hypothetical=bool(new.hypothetical),
             schema_version=new.fact.schema_version,
         )
-        ids = set(self.delivery_ids)
-        batch.check_ids(self.append.contract_id, new.fact, ids)
-        self.delivery_ids |= dict.fromkeys(new.fact.delivery_ids(), event.revision)
+        batch.check_ids(self.append.contract_id, new.fact, set(self.delivery_ids))
         if self.append.strict:
-            self._find_what_it_adds_to(new.fact, contract)
+            self._find_what_it_adds_to(new.fact)
         if self.history is None:
             decide(new.fact, contract, contract, event.revision, batch.day, event.effective_on)
             evolve(contract, event)
         else:
-            admit(event, self.history, batch.day)
+            self._admit(event, self.history)
             self.history.append(event)
-            if new.fact.acts:
-                introduced = delivery_ids(self.history)
-                self.delivery_ids |= {delivery_id: by for delivery_id, by in introduced.items() if by == event.revision}
+        self.delivery_ids |= dict.fromkeys(new.fact.delivery_ids(), event.revision)
+        if new.fact.acts:
+            introduced = delivery_ids(self.history or ())
+            self.delivery_ids |= {delivery_id: by for delivery_id, by in introduced.items() if by == event.revision}
         self._write(event, new)
-        return event
+        self.recorded.append(event)
 
-    def _find_what_it_adds_to(self, fact: EventData, contract: Contract) -> None:
-        whole = contract if self.history is None else whole_of(self.history)
+    def _find_what_it_adds_to(self, fact: EventData) -> None:
+        whole = self.contract if self.history is None else whole_of(self.history)
         if found := fact.adds_to(whole):
             self.added_to.append(found)
+
+    def _admit(self, event: RecordedEvent, history: Sequence[RecordedEvent]) -> None:
+        """Judge an event by all that are known. Of many of one request most come in the order of the fold: what is folded is carried on."""
+        if len(self.append.events) == 1:
+            admit(event, history, self.batch.day)
+            return
+        if self.whole is None:
+            self.whole = whole_of(history)
+            self.last_place = max(map(place_in_fold, in_order(history)), default=_FIRST_PLACE)
+        if event.data.acts or place_in_fold(event) < self.last_place:
+            admit(event, history, self.batch.day)
+            self.whole = None
+        else:
+            decide(event.data, self.whole, self.whole, event.revision, self.batch.day, event.effective_on)
+            evolve(self.whole, event)
+            self.last_place = place_in_fold(event)
 
     def _write(self, event: RecordedEvent, new: NewEvent) -> None:
         body = body_bytes(new.data, new.source, new.evidence, self.batch.salts.pop().hex())
