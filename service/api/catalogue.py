@@ -33,7 +33,7 @@ Refused as faulty, with 422 and a pointer, whatever the contract is; the schemas
 | amounts | more digits after the point than the currency has; `low` above `high`; neither or both of an amount and a range |
 | `fx` | a rate of zero; a rate of a currency in itself |
 | figures of one event | an id that stands twice; one before the figure it derives from; in an opening, one derived from none of them |
-| `references`, `roles`, `identifiers`, `parties`, `items` | an entry that stands twice |
+| `references`, `roles`, `identifiers`, `parties`, `merges`, `items`, `withheld`, `contains`, `paths` | an entry that stands twice |
 | days | one that is not in the calendar; an end before its start; `signed_on` after `signed_by`; a term that ends after the year 2999 |
 | `withheld`, `contains` | a path that begins with no part of a contract, or names no member of period or terms |
 | `quantity` | one without a unit; a zero is a value |

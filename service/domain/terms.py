@@ -34,7 +34,7 @@ Unit = Annotated[
 ]
 
 
-def _distinct(*members: str) -> Any:
+def distinct(*members: str) -> Any:
     """What refuses a list in which an entry stands twice: with the same value, or the same values of these members."""
 
     def identity(entry: Any) -> Any:
@@ -80,8 +80,8 @@ class PartyData:
 
     party_id: Id
     name: Name
-    roles: Annotated[list[Word], Field(min_length=1, max_length=10), _distinct()]
-    identifiers: Annotated[list[Identifier], Field(min_length=1, max_length=20), _distinct("scheme", "id")] | None = None
+    roles: Annotated[list[Word], Field(min_length=1, max_length=10), distinct()]
+    identifiers: Annotated[list[Identifier], Field(min_length=1, max_length=20), distinct("scheme", "id")] | None = None
     relation: PartyRelation | None = None
 
 
@@ -227,11 +227,11 @@ def _check_period(period: PeriodData) -> PeriodData:
     return period
 
 
-References = Annotated[list[Identifier], Field(min_length=1, max_length=50), _distinct("scheme", "id")]
-Parties = Annotated[list[PartyData], Field(min_length=1, max_length=50), _distinct("party_id")]
-Items = Annotated[list[Annotated[ItemData, AfterValidator(_check_item)]], Field(min_length=1, max_length=500), _distinct("item_id")]
+References = Annotated[list[Identifier], Field(min_length=1, max_length=50), distinct("scheme", "id")]
+Parties = Annotated[list[PartyData], Field(min_length=1, max_length=50), distinct("party_id")]
+Items = Annotated[list[Annotated[ItemData, AfterValidator(_check_item)]], Field(min_length=1, max_length=500), distinct("item_id")]
 TermPeriod = Annotated[PeriodData, AfterValidator(_check_period)]
-WithheldList = Annotated[list[WithheldData], Field(min_length=1, max_length=50), _distinct("path")]
+WithheldList = Annotated[list[WithheldData], Field(min_length=1, max_length=50), distinct("path")]
 
 
 def state_period(facts: Facts, revision: int, period: PeriodData) -> None:

@@ -372,7 +372,7 @@ def _labels() -> st.SearchStrategy[list[str]]:
 def _party_data() -> dict[str, Members]:
     """Who the parties are, and what of the value and the terms changes with them."""
     party = st.builds(lambda party_id, role: {"party_id": party_id, "name": "A party", "roles": [role]}, _PARTY_IDS, _ROLES)
-    identified = {"name": _NAMES, "identifiers": st.lists(_IDENTIFIERS, min_size=1, max_size=2), "merges": st.lists(_PARTY_IDS, min_size=1)}
+    identified = {"name": _NAMES, "identifiers": _some(_IDENTIFIERS, "id"), "merges": st.lists(_PARTY_IDS, min_size=1, unique=True)}
     return {
         "party.added": _members({"party": party}, {}),
         "party.replaced": _members({"replaces": _PARTY_IDS, "party": party}, {}),
@@ -430,7 +430,7 @@ def _course_data(dates: Dates) -> dict[str, Members]:
         "condition.failed": condition,
         "disclosure.filed": _members({}, filed),
         "disclosure.withheld": _members({"withheld": withheld}, {}),
-        "disclosure.released": _members({"paths": st.lists(paths, min_size=1, max_size=2)}, {}),
+        "disclosure.released": _members({"paths": st.lists(paths, min_size=1, max_size=2, unique=True)}, {}),
         "dispute.raised": referred,
         "dispute.resolved": referred,
         "force_majeure.declared": referred,
