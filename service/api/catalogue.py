@@ -14,9 +14,10 @@ _HEAD = """# Events
 Made from the classes by `make generate`; what is changed here by hand is lost, and a test holds the page to the code.
 
 An event is sent to the path of its type (`option.granted` to `.../contracts/{contract_id}/option-granted`), or with others of its \
-contract to `.../events`. Every event carries `effective_on` (a business date: a year, quarter, month or day; labels, corrections and voids have none), \
-`source` (on whose word), and `data`, whose members the tables below list; besides, if known, `evidence`, `correlation_id`, `causation_id` and `hypothetical`. \
-What is absent was not stated. The data as JSON Schema: [schemas/events](../schemas/events); requests: [openapi.yaml](../openapi.yaml).
+contract to `.../events`. Every event carries `effective_on` (a business date: a year, quarter, month or day; labels, corrections and \
+voids have none), `source` (on whose word), and `data`, whose members the tables below list; besides, if known, `evidence`, \
+`correlation_id`, `causation_id` and `hypothetical`. What is absent was not stated. The data as JSON Schema: \
+[schemas/events](../schemas/events); requests: [openapi.yaml](../openapi.yaml).
 
 A **hard** rule refuses an event, with 409 `not-allowed-now` and the rule's name. Whether ids are new and targets known is judged over \
 the whole contract as recorded; all else at the event's own day, so that a truth recorded late is not refused for what came after. \

@@ -10,11 +10,11 @@ import orjson
 from uuid_utils import uuid7
 
 from service.domain.contract import decide, evolve, judge
-from service.domain.corrections import delivery_ids
+from service.domain.corrections import delivery_ids, resolve
 from service.domain.dates import first_day
 from service.domain.events import EventData, RecordedEvent
 from service.domain.state import Anomaly, Contract
-from service.domain.timeline import admit, in_order, whole_of
+from service.domain.timeline import admit, whole_of
 from service.errors import (
     AnomaliesRefused,
     ClockUntrusted,
@@ -339,7 +339,7 @@ class _Decision:
             last_on = max(event.day for event in recorded)
             last_on = max(last_on, stood.last_on) if stood else last_on
         else:
-            last_on = in_order(self.history)[-1].day
+            last_on = max(event.day for event in resolve(self.history))
         self.row = contract_row(
             self.append.contract_id,
             told,
