@@ -127,7 +127,10 @@ class ContractPage(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class RevisionChange(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """What a revision changed in the state. `patch` makes the state after it from the state before, by operations of RFC 6902."""
+    """What a revision changed in the state. `patch` makes the state after it from the state before, by operations of RFC 6902.
+
+    `target_revision` is the event that a correction or a void names.
+    """
 
     revision: int
     position: int
@@ -140,6 +143,7 @@ class RevisionChange(msgspec.Struct, omit_defaults=True, kw_only=True):
     state_hash: str
     effective_on: str | None = None
     source: JsonObject | None = None
+    target_revision: int | None = None
 
 
 class HistoryAsOf(msgspec.Struct, omit_defaults=True, kw_only=True):

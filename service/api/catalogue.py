@@ -14,12 +14,19 @@ _HEAD = """# Events
 Made from the classes by `make generate`; what is changed here by hand is lost, and a test holds the page to the code.
 
 An event is sent to the path of its type (`option.granted` to `.../contracts/{contract_id}/option-granted`), or with others of its \
-contract to `.../events`. Every event carries `effective_on` (a business date: a year, quarter, month or day), `source` (on whose word), \
-and `data`, whose members the tables below list; besides, if known, `evidence`, `correlation_id`, `causation_id` and `hypothetical`. \
-What is absent was not stated. The data as JSON Schema: [schemas/events](../schemas/events); requests: [openapi.yaml](../openapi.yaml).
+contract to `.../events`. Every event carries `effective_on` (a business date: a year, quarter, month or day; labels, corrections and \
+voids have none), `source` (on whose word), and `data`, whose members the tables below list; besides, if known, `evidence`, \
+`correlation_id`, `causation_id` and `hypothetical`. What is absent was not stated. The data as JSON Schema: \
+[schemas/events](../schemas/events); requests: [openapi.yaml](../openapi.yaml).
 
 A **hard** rule refuses an event, with 409 `not-allowed-now` and the rule's name. Whether ids are new and targets known is judged over \
 the whole contract as recorded; all else at the event's own day, so that a truth recorded late is not refused for what came after. \
+A **correction** names the event that was recorded wrong, and states its data anew, whole, judged as that event would be; its source \
+and its day too, where those were wrong. The last correction that is not voided counts, and the event keeps its revision in the order. A \
+**void** takes out an event, or a correction, and what stood before counts again; or a void. The event that opened a contract is corrected \
+and never voided, since nothing would be left that opens it; a signing may be voided while a report stands. An erasure and a reveal are \
+final. Ids stay taken where deliveries have them. What was recorded stays in the log, and in every answer for a time before.
+
 A **soft** rule accepts the event and flags it under `anomalies`; with `?strict=true` it refuses too. What a late event leaves without \
 its target is kept under `unplaced`; so is an extension, an exercised option or an end that no longer fits on its day, and is flagged.
 """

@@ -21,9 +21,8 @@ from typing import Any, NamedTuple
 
 from service.audit.book import Book, Chunk, Connection, Difference, Found, chunks_of, open_book, open_connection, read_chunk
 from service.audit.chain import check_chain, check_order
-from service.domain.corrections import delivery_ids
+from service.domain.corrections import delivery_ids, resolve
 from service.domain.events import RecordedEvent
-from service.domain.timeline import in_order
 from service.projections.contracts import LAYOUT, ContractRow, contract_row, project
 
 SMALL_LEDGER = 50_000
@@ -171,7 +170,7 @@ def fold_row(contract_id: str, history: Sequence[RecordedEvent], last_hash: str,
         revision=history[-1].revision,
         position=history[-1].position,
         last_hash=last_hash,
-        last_on=in_order(history)[-1].day,
+        last_on=max(event.day for event in resolve(history)),
         day=day,
     )
 

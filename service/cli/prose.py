@@ -331,9 +331,8 @@ def _kept_back(data: Json) -> str:
 
 
 def _corrected(data: Json) -> str:
-    return _joined(
-        f"event {data['target']} now says {listed(data['data'])}", f"from {data['effective_on']}" if "effective_on" in data else ""
-    )
+    moved = f"from {data['effective_on']}" if "effective_on" in data else ""
+    return _joined(f"event {data['target']} stated anew: {listed(data['data'])}", moved)
 
 
 def _labelled(data: Json) -> str:

@@ -185,6 +185,14 @@ def fold(events: Iterable[RecordedEvent]) -> Contract:
     return contract
 
 
+def carry_on(contract: Contract, events: Iterable[RecordedEvent]) -> Contract:
+    """The contract that further events make, as a copy: by way of its JSON, which takes a small part of the time of another fold."""
+    further = Contract(_facts_decoder.decode(_encoder.encode(contract.facts)), [*contract.anomalies])
+    for event in events:
+        evolve(further, event)
+    return further
+
+
 def settle(facts: Facts, day: date) -> ContractState:
     """The state that the facts make on a day: status, value, what is uncertain and unsettled."""
     end = term_end(facts)

@@ -154,7 +154,7 @@ class EventData:
         raise NotImplementedError
 
 
-class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True):
+class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An event that has its place in the log, as the fold reads it. `day` is the first that `effective_on` may mean.
 
     What is dayless comes before every day. `corrected_by` is the revision of the correction that `data`, `source` and `effective_on`
@@ -282,7 +282,9 @@ def _stored_form(cls: Any) -> Any:
     rest = {name: member for name, member in vars(cls).items() if name not in known and not name.startswith("__")}
     bases = tuple(base for base in cls.__bases__ if base is not object)
     namespace = rest | {"event_type": getattr(cls, "event_type", None), "__dataclass_fields__": known}
-    return msgspec.defstruct(cls.__name__, members, bases=(*bases, msgspec.Struct), namespace=namespace, frozen=True, kw_only=True)
+    return msgspec.defstruct(
+        cls.__name__, members, bases=(*bases, msgspec.Struct), namespace=namespace, frozen=True, kw_only=True, gc=False
+    )
 
 
 def _stored_member(name: str, member: "dataclasses.Field[Any]") -> Any:

@@ -8,7 +8,7 @@ from datetime import date
 
 import msgspec
 
-from service.domain.contract import check_limit, decide, fold, judge, revisions_of, settle, turning_day
+from service.domain.contract import carry_on, check_limit, decide, fold, judge, revisions_of, settle, turning_day
 from service.domain.corrections import acts_of, check_act, delivery_ids, resolve, spans_of
 from service.domain.events import EVENT_TYPES, RecordedEvent, place_in_fold
 from service.domain.parts import JsonObject
@@ -27,7 +27,7 @@ class Pending(msgspec.Struct, omit_defaults=True, kw_only=True):
     effective_on: str
 
 
-class Basis(msgspec.Struct, omit_defaults=True, kw_only=True):
+class Basis(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
     """An event that the state rests on, and on whose word; as a later revision corrected it, if `corrected_by` names one."""
 
     revision: int
@@ -73,7 +73,7 @@ def tell(events: Iterable[RecordedEvent], effective_on: date, published_by: date
     in_effect = [event for event in told if event.day <= effective_on]
     later = told[len(in_effect) :]
     contract = fold(in_effect)
-    whole = fold(told) if later else contract
+    whole = carry_on(contract, later) if later else contract
     _flag_unsettled(whole, known)
     return view(contract, whole, [basis(event) for event in in_effect], later, effective_on)
 
@@ -88,7 +88,8 @@ def whole_of(events: Sequence[RecordedEvent]) -> Contract:
 def _flag_unsettled(whole: Contract, known: Sequence[RecordedEvent]) -> None:
     """Flag the events that fitted when a correction or a void was recorded, and have not fitted since."""
     acts = acts_of(known)
-    misfits = _misfits(whole) if acts else {}
+    own = {act.revision for act in acts}
+    misfits = {revision: sentence for revision, sentence in _misfits(whole).items() if revision not in own} if acts else {}
     if not misfits:
         return
     told: dict[int, dict[int, str]] = {}
@@ -116,12 +117,8 @@ def _perhaps_unsettled(misfits: Iterable[int], acts: Sequence[RecordedEvent], kn
     """
     as_recorded = [event for event in known if not event.data.acts and event.revision < acts[-1].revision]
     unfit = _misfits(fold(sorted(as_recorded, key=place_in_fold)))
-    own, spans = {act.revision for act in acts}, spans_of(acts)
-    return [
-        revision
-        for revision in misfits
-        if revision not in own and (revision not in unfit or any(first < revision < last for first, last in spans))
-    ]
+    spans = spans_of(acts)
+    return [revision for revision in misfits if revision not in unfit or any(first < revision < last for first, last in spans)]
 
 
 def _unsettling(revision: int, acts: Sequence[int], misfits_at: Callable[[int], dict[int, str]]) -> int | None:

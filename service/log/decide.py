@@ -10,11 +10,11 @@ import orjson
 from uuid_utils import uuid7
 
 from service.domain.contract import decide, evolve, judge
-from service.domain.corrections import delivery_ids
+from service.domain.corrections import delivery_ids, resolve
 from service.domain.dates import first_day
 from service.domain.events import EventData, RecordedEvent, place_in_fold
 from service.domain.state import Anomaly, Contract
-from service.domain.timeline import View, admit, in_order, whole_of
+from service.domain.timeline import View, admit, whole_of
 from service.errors import (
     AnomaliesRefused,
     ClockUntrusted,
@@ -397,7 +397,7 @@ class Decision:
             last_on = max(last_on, stood.last_on) if stood else last_on
         else:
             told = project(self.history, batch.day)
-            last_on = in_order(self.history)[-1].day
+            last_on = max(event.day for event in resolve(self.history))
         self.row = contract_row(
             self.append.contract_id,
             told,
@@ -461,7 +461,7 @@ class Decision:
             return
         if self.whole is None:
             self.whole = whole_of(history)
-            self.last_place = max(map(place_in_fold, in_order(history)), default=_FIRST_PLACE)
+            self.last_place = max(map(place_in_fold, resolve(history)), default=_FIRST_PLACE)
         if event.data.acts or place_in_fold(event) < self.last_place:
             admit(event, history, self.batch.day)
             self.whole = None
