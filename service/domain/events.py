@@ -91,6 +91,8 @@ class EventData:
     dayless: ClassVar[bool] = False
     """Whether the event holds on every day, whatever its `effective_on`."""
     summary: ClassVar[str]
+    extra_right: ClassVar[str | None] = None
+    """The right that recording it takes beside that of writing."""
 
     def check_whole(self, whole: Contract) -> None:
         """By default nothing of the whole contract forbids the event."""

@@ -330,8 +330,6 @@ class Decision:
     row: ContractRow = None  # type: ignore[assignment]
     contract: Contract = None  # type: ignore[assignment]
     beside: Beside = None  # type: ignore[assignment]
-    whole: Contract | None = None
-    """The fold of `history`, as long as every event that was placed is the last of it."""
     recorded: list[RecordedEvent] = field(default_factory=list)
 
     def run(self) -> Receipt:
@@ -419,16 +417,8 @@ class Decision:
 
     def _decide_late(self, event: RecordedEvent) -> None:
         ordered = sorted(self.history or (), key=place_in_fold)
-        # Of many events of one request most come in the order of the fold: what is folded is carried on then.
-        whole = self.whole if self.whole is not None else fold(ordered)
-        if ordered and place_in_fold(event) < place_in_fold(ordered[-1]):
-            at = fold(known for known in ordered if place_in_fold(known) < place_in_fold(event))
-            decide(event.data, whole, at, event.revision, self.batch.day)
-            self.whole = None
-        else:
-            decide(event.data, whole, whole, event.revision, self.batch.day)
-            evolve(whole, event)
-            self.whole = whole
+        at = fold(known for known in ordered if place_in_fold(known) < place_in_fold(event))
+        decide(event.data, fold(ordered), at, event.revision, self.batch.day)
 
     def _write(self, event: RecordedEvent, new: NewEvent) -> None:
         body = body_bytes(new.data, new.source, new.evidence, self.batch.salts.pop().hex())

@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from service.api import imports
+from service.domain.events import EVENT_TYPES
 from tests.api.running import MAX_BODY_BYTES, RunningService
 from tests.domain.test_golden_bodies import EFFECTIVE_ON, ENDS, request_of
 from tests.log.test_append import AS_ROWS_ARE_WRITTEN, AT_COMMIT, POISON, refusing
@@ -19,6 +20,7 @@ from tests.servers import rows, verified, wait_for
 
 Json = dict[str, Any]
 NDJSON: Final = "application/x-ndjson"
+NOBODYS: Final = "00000000-0000-4000-8000-000000000000"
 
 
 def signed(contract: str, **more: Any) -> Json:
@@ -352,7 +354,15 @@ def test_an_import_belongs_to_the_principal_that_began_it(importer: Importer) ->
     assert answer.status_code == 403
 
 
-@pytest.mark.parametrize("path", ["/imports/nothing", f"/imports/{uuid4()}", f"/imports/{uuid4()}/lines"])
+def test_a_line_whose_event_takes_another_right_is_refused_without_it(importer: Importer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EVENT_TYPES["note.added"], "extra_right", "sealed:read")
+    assert importer.send(contracts_of(1))["recorded"] == 4
+    key = importer.service.make_key(["contracts:write"])
+    outcome = importer.post(text_of(contracts_of(1)), str(uuid4()), headers={"Authorization": f"Bearer {key}"}).json()
+    assert (outcome["recorded"], outcome["not_recorded"][0]["code"]) == (1, "forbidden")
+
+
+@pytest.mark.parametrize("path", ["/imports/nothing", f"/imports/{NOBODYS}", f"/imports/{NOBODYS}/lines"])
 def test_an_import_that_is_not_there_is_not_found(importer: Importer, path: str) -> None:
     assert importer.http.get(path).json()["code"] == "import-not-found"
 
