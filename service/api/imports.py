@@ -17,6 +17,7 @@ from service.api.import_lines import read_line
 from service.api.operations import WHOLE, Call, Documented, Flag, QueryModel, json_response, route
 from service.api.pages import MAX_COUNT, PageQuery, counted, cursor_in, page_headers, place_in
 from service.errors import (
+    Forbidden,
     HistoryForked,
     ImportNotFound,
     ImportOfAnother,
@@ -80,7 +81,7 @@ async def _import(call: Call) -> Response:
     try:
         await sending.run()
     except ClientDisconnect:
-        raise Malformed("The client went away before the body was complete; what had come of it is recorded.") from None
+        raise Malformed("The client went away before the body was complete; what was recorded of it stays.") from None
     except LedgerError:
         await _discard(call.request)
         raise
@@ -164,6 +165,7 @@ class _Sending:
         finally:
             if self._flight is not None:  # what the writer has taken up is decided, whoever is still there to hear of it
                 await asyncio.wait([self._flight[1]])
+                self._flight[1].exception()
         if self._stopped:
             await _discard(self._call.request)
 
@@ -200,11 +202,22 @@ class _Sending:
             if line.contract_id is None and self._number in known and line.refusal is None:
                 self._counts[imports.ALREADY] += 1
                 continue
+            self._require_right(line)
             await self._add(line, len(text))
             if self._stopped:
                 return
             if self._number % SLICE_LINES == 0:
                 await asyncio.sleep(0)
+
+    def _require_right(self, line: Line) -> None:
+        """Refuse a line whose event takes a right that the caller does not have."""
+        right = line.new.fact.extra_right if line.new else None
+        if right is None:
+            return
+        try:
+            self._call.principal.require(right, self._of.ledger.ledger_id)
+        except Forbidden as refusal:
+            line.refusal = refusal
 
     async def _add(self, line: Line, size: int) -> None:
         if self._number - self._first >= MAX_LINES:

@@ -108,6 +108,8 @@ class EventData:
     folds_unfit: ClassVar[bool] = True
     """Whether the event is folded also where `check_place` or `check_day` would not allow it any more, after what was recorded later."""
     summary: ClassVar[str]
+    extra_right: ClassVar[str | None] = None
+    """The right that recording it takes beside that of writing."""
 
     def check_whole(self, whole: Contract) -> None:
         """By default nothing of the whole contract forbids the event."""

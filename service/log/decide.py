@@ -12,7 +12,7 @@ from uuid_utils import uuid7
 from service.domain.contract import decide, evolve, judge
 from service.domain.corrections import delivery_ids, resolve
 from service.domain.dates import first_day
-from service.domain.events import EventData, RecordedEvent, place_in_fold
+from service.domain.events import EventData, RecordedEvent
 from service.domain.state import Anomaly, Contract
 from service.domain.timeline import View, admit, whole_of
 from service.errors import (
@@ -44,7 +44,6 @@ from service.projections.contracts import (
 
 CLOCK_TOLERANCE = timedelta(seconds=5)
 _TICK = timedelta(microseconds=1)
-_FIRST_PLACE = (date.min, 0)
 _UNSET = datetime.fromtimestamp(0, UTC)
 
 
@@ -354,9 +353,6 @@ class Decision:
     row: ContractRow = None  # type: ignore[assignment]
     contract: Contract = None  # type: ignore[assignment]
     beside: Beside = None  # type: ignore[assignment]
-    whole: Contract | None = None
-    """The fold of `history`, as long as every event that was placed is the last of it, at `last_place`."""
-    last_place: tuple[date, int] = _FIRST_PLACE
     recorded: list[RecordedEvent] = field(default_factory=list)
 
     def run(self) -> Receipt:
@@ -440,7 +436,7 @@ class Decision:
             decide(new.fact, contract, contract, event.revision, batch.day, event.effective_on)
             evolve(contract, event)
         else:
-            self._admit(event, self.history)
+            admit(event, self.history, batch.day)
             self.history.append(event)
         self.delivery_ids |= dict.fromkeys(new.fact.delivery_ids(), event.revision)
         if new.fact.acts:
@@ -453,22 +449,6 @@ class Decision:
         whole = self.contract if self.history is None else whole_of(self.history)
         if found := fact.adds_to(whole):
             self.added_to.append(found)
-
-    def _admit(self, event: RecordedEvent, history: Sequence[RecordedEvent]) -> None:
-        """Judge an event by all that are known. Of many of one request most come in the order of the fold: what is folded is carried on."""
-        if len(self.append.events) == 1:
-            admit(event, history, self.batch.day)
-            return
-        if self.whole is None:
-            self.whole = whole_of(history)
-            self.last_place = max(map(place_in_fold, resolve(history)), default=_FIRST_PLACE)
-        if event.data.acts or place_in_fold(event) < self.last_place:
-            admit(event, history, self.batch.day)
-            self.whole = None
-        else:
-            decide(event.data, self.whole, self.whole, event.revision, self.batch.day, event.effective_on)
-            evolve(self.whole, event)
-            self.last_place = place_in_fold(event)
 
     def _write(self, event: RecordedEvent, new: NewEvent) -> None:
         body = body_bytes(new.data, new.source, new.evidence, self.batch.salts.pop().hex())

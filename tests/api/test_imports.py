@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from service.api import imports
+from service.domain.events import EVENT_TYPES
 from tests.api.running import MAX_BODY_BYTES, RunningService
 from tests.domain.test_golden_bodies import ACTS, EFFECTIVE_ON, ENDS, request_of
 from tests.log.test_append import AS_ROWS_ARE_WRITTEN, AT_COMMIT, POISON, refusing
@@ -351,6 +352,14 @@ def test_an_import_belongs_to_the_principal_that_began_it(importer: Importer) ->
     reader = importer.service.make_key(["contracts:read"])
     answer = importer.post(text_of(contracts_of(1)), import_id, headers={"Authorization": f"Bearer {reader}"})
     assert answer.status_code == 403
+
+
+def test_a_line_whose_event_takes_another_right_is_refused_without_it(importer: Importer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EVENT_TYPES["note.added"], "extra_right", "sealed:read")
+    assert importer.send(contracts_of(1))["recorded"] == 4
+    key = importer.service.make_key(["contracts:write"])
+    outcome = importer.post(text_of(contracts_of(1)), str(uuid4()), headers={"Authorization": f"Bearer {key}"}).json()
+    assert (outcome["recorded"], outcome["not_recorded"][0]["code"]) == (1, "forbidden")
 
 
 @pytest.mark.parametrize("path", ["/imports/nothing", f"/imports/{NOBODYS}", f"/imports/{NOBODYS}/lines"])
