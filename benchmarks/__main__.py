@@ -1,4 +1,4 @@
-"""`python -m benchmarks [append|read|snapshot|verify|all]`: measures this machine, and exits 1 where a figure is below its bar."""
+"""`python -m benchmarks [append|read|snapshot|history|verify|import|all]`: measures, and exits 1 where a figure is below its bar."""
 
 import signal
 import sys
@@ -8,16 +8,19 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import rates, verify, wrk
+from benchmarks import history, imports, rates, verify, wrk
 
 DEFAULT_EVENTS = 1_000_000
+DEFAULT_LINES = 100_000
 
 
 class What(StrEnum):
     append = "append"
     read = "read"
     snapshot = "snapshot"
+    history = "history"
     verify = "verify"
+    imports = "import"
     all = "all"
 
 
@@ -29,9 +32,10 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     what: Annotated[What, typer.Argument(help="Which benchmark.")] = What.all,
     events: Annotated[int, typer.Option(min=10, help="verify: how many events the ledger has; tens of them.")] = DEFAULT_EVENTS,
+    lines: Annotated[int, typer.Option(min=10, help="import: how many events the file has; tens of them.")] = DEFAULT_LINES,
     keep: Annotated[Path | None, typer.Option(help="verify: a folder to keep the ledger in, and to find it in the next time.")] = None,
 ) -> None:
-    """Measure the service beside an empty endpoint, and how fast a ledger is verified.
+    """Measure the service beside an empty endpoint, how fast a ledger is verified, and how fast lines are imported.
 
     Ratios are medians of pairs of runs, made in turn. A database of its own is started for it, on a disk, and removed.
     """
@@ -42,8 +46,14 @@ def main(
     if chosen:
         wrk.program()
         good = rates.measure(chosen)
+    if what in {What.all, What.history}:
+        good = history.past_reads() and good
     if what in {What.all, What.verify}:
         good = verify.verify_rate(events // verify.EVENTS_A_CONTRACT * verify.EVENTS_A_CONTRACT, keep) and good
+    if what in {What.all, What.imports}:
+        good = imports.import_rate(lines) and good
+        wrk.program()
+        good = imports.waits() and good
     if not good:
         raise typer.Exit(1)
 

@@ -17,7 +17,7 @@ import psycopg
 
 from benchmarks.mixture import Request, append
 from benchmarks.report import Advance
-from service.log.append import END, HISTORIES, WRITE, write_parameters
+from service.log.append import HISTORIES, WRITE, write_parameters
 from service.log.decide import Batch, Receipt
 from service.log.ledger import Ledger
 from service.projections.contracts import LAYOUT, ContractRow
@@ -95,8 +95,7 @@ def _load_chunk(connection: Connection, plan: Plan, turn: int, chunk: range, row
     if turn < len(plan.rounds) - 1:
         batch.rows.contracts.clear()
     with connection.transaction():
-        connection.execute(WRITE, write_parameters(batch, batch.rows))
-        connection.execute(END, {"ledger_id": plan.ledger.ledger_id, "position": batch.position, "recorded_at": batch.recorded_at})
+        connection.execute(WRITE, write_parameters(batch, batch.rows, ends=True))
     return dict(zip(chunk, changed, strict=True))
 
 
@@ -106,7 +105,7 @@ def _decided(connection: Connection, plan: Plan, turn: int, chunk: range, rows: 
     appends = [append(plan.ledger, plan.principal_id, contract_id(number), number, request, opening=turn == 0) for number in chunk]
     batch = Batch(plan.ledger, appends)
     batch.begin((at, position, at - timedelta(microseconds=1), 1, LAYOUT, None), at.timestamp())
-    batch.load([[getattr(rows[number], member) for member in _MEMBERS] for number in chunk if number in rows], [])
+    batch.load([[getattr(rows[number], member) for member in _MEMBERS] for number in chunk if number in rows])
     if missing := batch.histories_needed():
         wanted = {"ledger_id": plan.ledger.ledger_id, "contract_ids": missing}
         batch.load_histories(connection.execute(HISTORIES, wanted).fetchall())

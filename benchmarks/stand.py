@@ -31,7 +31,8 @@ from service.migration import migrate
 LEDGER = "main"
 PREFIX = "contract-ledger-bench-"
 OWNER, SERVICE, DATABASE = "ledger_owner", "ledger_service", "ledger"
-# As `serve` has it; the same for the service and for the empty endpoint.
+# As `serve` has it; the same for the service and for the empty endpoint, but that the service guards its connections.
+GUARDED = ("--http", "service.api.connection:Connection")
 UVICORN = [
     *("--loop", "uvloop", "--http", "httptools", "--ws", "none", "--lifespan", "on", "--workers", "1"),
     *("--no-access-log", "--no-server-header", "--no-proxy-headers", "--timeout-keep-alive", "75", "--log-level", "warning"),
@@ -195,7 +196,7 @@ def serving(app: str, *options: str, **environment: str) -> Iterator[str]:
 def service_and_empty(at: Stand) -> Iterator[dict[str, str]]:
     """Both by their addresses. Only one of them is under load at a time; the other waits and costs nothing."""
     environment = {"LEDGER_DATABASE_URL": at.service_url, "LEDGER_DATA_DIR": str(at.folder / "service")}
-    with serving("service.app:create_app", "--factory", **environment) as service, serving("benchmarks.empty:app") as empty:
+    with serving("service.app:create_app", "--factory", *GUARDED, **environment) as service, serving("benchmarks.empty:app") as empty:
         yield {"service": service, "empty": empty}
 
 

@@ -97,7 +97,7 @@ class Rates:
         wait = used_until - now - BURST_SECONDS
         if wait > 1e-6:  # what is left of adding fractions of a second is nobody's excess
             raise TooManyRequests(
-                f"A principal may send {self._per_second} requests a second; send this one again later, with its Idempotency-Key.",
+                f"A principal may send {self._per_second} requests a second.",
                 math.ceil(wait),
             )
         if len(self._used_until) >= RATE_BUCKETS:

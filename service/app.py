@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from service import __version__
 from service.access import Keyring, Rates
-from service.api import contracts, events, history, ledgers, lists, ocds, status
+from service.api import contracts, events, exports, history, imports, ledgers, lists, ocds, status
 from service.api.dispatch import Dispatch
 from service.api.openapi import document
 from service.api.operations import LedgerDirectory, Services
@@ -43,7 +43,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.openapi = document  # type: ignore[method-assign]
-    for module in (contracts, lists, history, ocds, events, ledgers, status):
+    for module in (contracts, lists, history, ocds, events, imports, exports, ledgers, status):
         app.router.routes.extend(module.router.routes)  # an included router would match every request twice
     app.state.issuer = None
     if settings.oidc_issuer is not None:

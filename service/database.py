@@ -150,6 +150,42 @@ idempotency = Table(
 )
 """Receipts by key (16 bytes of SHA-256 of principal, method, path and Idempotency-Key), with the request's salted digest."""
 
+imports = Table(
+    "imports",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("import_id", Uuid, nullable=False),
+    Column("recorded_by", Uuid, nullable=False),
+    Column("salt", LargeBinary, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("recorded", BigInteger, nullable=False, server_default=text("0")),
+    Column("refused", BigInteger, nullable=False, server_default=text("0")),
+    Column("held_back", BigInteger, nullable=False, server_default=text("0")),
+    Column("last_line", BigInteger, nullable=False, server_default=text("0")),
+    Column("created_at", _instant, nullable=False, server_default=text("clock_timestamp()")),
+    PrimaryKeyConstraint("ledger_id", "import_id"),
+)
+"""Imports, each with what has become of its lines so far; the counts are written with the lines."""
+
+import_lines = Table(
+    "import_lines",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("import_id", Uuid, nullable=False),
+    Column("line", BigInteger, nullable=False),
+    Column("position", BigInteger),
+    Column("digest", LargeBinary),
+    Column("contract_id", Uuid),
+    Column("code", Text),
+    Column("rule", Text),
+    Column("pointer", Text),
+    Column("detail", Text),
+    PrimaryKeyConstraint("ledger_id", "import_id", "line"),
+    Index("import_lines_refused", "ledger_id", "import_id", "line", postgresql_where=text("position IS NULL")),
+)
+"""The fate of each line: the position it was recorded at, with the line's digest under the import's salt, or why it was not. Never what
+it held; an erasure clears the digest, and the number alone answers from then on."""
+
 principals = Table(
     "principals",
     metadata,
@@ -297,7 +333,7 @@ class Database:
         try:
             connection = await self._pool.getconn()
         except PoolTimeout as error:
-            raise DatabaseUnreachable("The database cannot be reached at the moment; retry with the same Idempotency-Key.") from error
+            raise DatabaseUnreachable("The database cannot be reached at the moment.") from error
         try:
             yield connection
         finally:

@@ -26,6 +26,8 @@ class LedgerError(Exception):
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Something failed inside the service"
+    to_be_retried: ClassVar[bool] = False
+    """Whether the problem goes on to say how to send the request again, which for an append is another way than for a read."""
 
     def __init__(self, detail: str, errors: tuple[MemberFault, ...] = (), **members: int | str) -> None:
         super().__init__(detail)
@@ -66,6 +68,10 @@ class EventNotFound(LedgerError):
     code, status, title = "event-not-found", 404, "There is no such event"
 
 
+class ImportNotFound(LedgerError):
+    code, status, title = "import-not-found", 404, "There is no such import"
+
+
 class MethodNotAllowed(LedgerError):
     code, status, title = "method-not-allowed", 405, "This address does not answer that method"
 
@@ -79,9 +85,21 @@ class NotAllowedNow(LedgerError):
 
     code, status, title = "not-allowed-now", 409, "The contract does not allow this now"
 
-    def __init__(self, rule: str, detail: str) -> None:
-        super().__init__(detail, rule=rule)
+    def __init__(self, rule: str, detail: str, pointer: str | None = None) -> None:
+        super().__init__(detail, () if pointer is None else (MemberFault(pointer, detail),), rule=rule)
         self.rule = rule
+
+
+class EventExists(LedgerError):
+    code, status, title = "event-exists", 409, "The ledger has an event with this id"
+
+
+class HeldBack(LedgerError):
+    code, status, title = "held-back", 409, "An earlier line of this contract was refused"
+
+
+class ImportOfAnother(LedgerError):
+    code, status, title = "import-of-another", 409, "The import was begun by another principal"
 
 
 class LedgerConflict(LedgerError):
@@ -116,6 +134,10 @@ class UnsupportedMediaType(LedgerError):
     code, status, title = "unsupported-media-type", 415, "The body must be application/json"
 
 
+class LinesUnsupported(UnsupportedMediaType):
+    title = "The body must be application/x-ndjson"
+
+
 class Refused(LedgerError):
     """The content breaks the schema or a rule of data; `errors` name each place."""
 
@@ -124,6 +146,10 @@ class Refused(LedgerError):
 
 class KeyReused(LedgerError):
     code, status, title = "idempotency-key-reused", 422, "The Idempotency-Key was used for another body"
+
+
+class LineChanged(LedgerError):
+    code, status, title = "line-changed", 422, "The line was recorded with another content before"
 
 
 class AnomaliesRefused(LedgerError):
@@ -138,6 +164,7 @@ class TooManyRequests(LedgerError):
     """The caller sends more than a principal may; `retry_after_seconds` says when there is room again."""
 
     code, status, title = "too-many-requests", 429, "This principal sends too many requests"
+    to_be_retried = True
 
     def __init__(self, detail: str, retry_after_seconds: int) -> None:
         super().__init__(detail)
@@ -145,23 +172,25 @@ class TooManyRequests(LedgerError):
 
 
 class Internal(LedgerError):
-    pass
+    to_be_retried = True
 
 
 class Unavailable(LedgerError):
-    """Try again later, with the same key; `retry_after_seconds` says when."""
+    """Try again later; `retry_after_seconds` says when."""
 
-    code, status, title = "unavailable", 503, "Not now; retry with the same Idempotency-Key"
+    code, status, title = "unavailable", 503, "Not now; try again later"
     retry_after_seconds: ClassVar[int] = 1
 
 
 class DatabaseUnreachable(Unavailable):
     code, title = "database-unreachable", "The database cannot be reached"
+    to_be_retried = True
 
 
 class IssuerUnreachable(Unavailable):
     code, title = "issuer-unreachable", "The issuer of access tokens cannot be asked for its keys"
     retry_after_seconds = 10
+    to_be_retried = True
 
 
 class QueueFull(Unavailable):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 WORKER_PORTS = 64
+_LAST_PORT = 65_535
 _HOST = "127.0.0.1"
 _PREFIX = "contract_ledger_"
 
@@ -101,7 +102,7 @@ class MetricsServer:
         registry.register(Counted())
         ProcessCollector(registry=registry)
         # Of several processes the first one to come has the port, the others have those after it.
-        ports = range(port, port + (WORKER_PORTS if multiprocessing.parent_process() else 1))
+        ports = range(port, min(port + (WORKER_PORTS if multiprocessing.parent_process() else 1), _LAST_PORT + 1))
         self._server, self._thread = _on_first_free(ports, lambda free: start_http_server(free, _HOST, registry))
         _log.info("metrics", url=f"http://{_HOST}:{self._server.server_port}/metrics")
 
@@ -117,7 +118,7 @@ def _on_first_free(ports: range, start: Callable[[int], tuple[WSGIServer, thread
             return start(port)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                raise
+                raise OperatorError(f"LEDGER_METRICS_PORT: port {port} on {_HOST} cannot be used ({error.strerror}).") from error
     raise OperatorError(f"LEDGER_METRICS_PORT: port {ports.start} on {_HOST} is in use; stop what uses it, or choose another.")
 
 

@@ -1,14 +1,28 @@
 """Settings, by environment variables `LEDGER_*`; README's table of them is held true by a test."""
 
 import os
-from dataclasses import dataclass, field, fields
+import re
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from service.errors import OperatorError
 
+_KEY = re.compile(r"[\x21-\x7e]+")
+_NEEDS = {
+    "oidc_audience": "oidc_issuer",
+    "oidc_algorithm": "oidc_issuer",
+    "oidc_claim": "oidc_issuer",
+    "oidc_jwks_url": "oidc_issuer",
+    "migration_url": "database_url",
+}
+"""What means nothing without another: whoever sets it alone believes that it works."""
 
-def _of(variable: str, meaning: str) -> dict[str, str]:
-    return {"variable": variable, "meaning": meaning}
+
+def _of(variable: str, meaning: str, most: int = 0) -> Mapping[str, Any]:
+    """`most` is the greatest value of a number."""
+    return {"variable": variable, "meaning": meaning, "most": most}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,17 +57,20 @@ class Settings:
     )
     url: str = field(default="http://127.0.0.1:8000", metadata=_of("LEDGER_URL", "Address of the service, for commands that speak HTTP."))
     max_body_bytes: int = field(
-        default=1_048_576, metadata=_of("LEDGER_MAX_BODY_BYTES", "The largest request body; a larger one is answered 413.")
+        default=1_048_576, metadata=_of("LEDGER_MAX_BODY_BYTES", "The largest request body; a larger one is answered 413.", 1_073_741_824)
     )
     queue_requests: int = field(
         default=4_096,
-        metadata=_of("LEDGER_QUEUE_REQUESTS", "Appends that may wait for one ledger in one process; beyond it the answer is 503."),
+        metadata=_of(
+            "LEDGER_QUEUE_REQUESTS", "Appends that may wait for one ledger in one process; beyond it the answer is 503.", 1_000_000
+        ),
     )
     deadline_seconds: int = field(
-        default=10, metadata=_of("LEDGER_DEADLINE_SECONDS", "How long an append may wait before it is begun; beyond it the answer is 503.")
+        default=10,
+        metadata=_of("LEDGER_DEADLINE_SECONDS", "How long an append may wait before it is begun; beyond it the answer is 503.", 3_600),
     )
     pool_connections: int = field(
-        default=8, metadata=_of("LEDGER_POOL_CONNECTIONS", "Connections to Postgres that each worker process may hold.")
+        default=8, metadata=_of("LEDGER_POOL_CONNECTIONS", "Connections to Postgres that each worker process may hold.", 1_000)
     )
     oidc_issuer: str | None = field(
         default=None,
@@ -84,6 +101,7 @@ class Settings:
             "LEDGER_RATE_PER_SECOND",
             "Requests a second that one principal may send to one process, in bursts of ten seconds' worth; beyond it the answer is 429. "
             "Without it there is no such bound.",
+            1_000_000,
         ),
     )
     metrics_port: int | None = field(
@@ -92,6 +110,7 @@ class Settings:
             "LEDGER_METRICS_PORT",
             "Port on 127.0.0.1 for `/metrics`, as Prometheus reads it; with several workers each has one, from this port on. "
             "Without it there is none.",
+            65_535,
         ),
     )
     log_format: str = field(default="console", metadata=_of("LEDGER_LOG_FORMAT", "`console` for people, `json` for machines."))
@@ -103,13 +122,30 @@ class Settings:
         for setting in fields(cls):
             variable = setting.metadata["variable"]
             if text := os.environ.get(variable):
-                stated[setting.name] = _read(variable, text, setting.type)
+                stated[setting.name] = _read(variable, text, setting)
+        _check_together(stated)
         return cls(**stated)  # type: ignore[arg-type]
 
 
-def _read(variable: str, text: str, kind: object) -> object:
-    if kind in (int, int | None):
-        if not text.isdecimal() or int(text) < 1:
-            raise OperatorError(f"{variable} is {text!r}, and should be a whole number above 0.")
-        return int(text)
-    return Path(text) if "Path" in str(kind) else text
+def _read(variable: str, text: str, setting: "Field[Any]") -> object:
+    if setting.type in (int, int | None):
+        return _number(variable, text, setting.metadata["most"])
+    if not text.strip() or not text.isprintable():
+        raise OperatorError(f"{variable} is {text[:100]!r}: it is blank, or holds what cannot be printed. Set it anew, or leave it out.")
+    if setting.name == "api_key" and not _KEY.fullmatch(text):
+        raise OperatorError(f"{variable} is no key: a key has printable ASCII characters only, and no spaces.")
+    return Path(text) if "Path" in str(setting.type) else text
+
+
+def _number(variable: str, text: str, most: int) -> int:
+    # The length first, since Python refuses to read thousands of digits.
+    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(most)) and 1 <= int(text) <= most):
+        raise OperatorError(f"{variable} is {text[:100]!r}, and should be a whole number from 1 to {most}.")
+    return int(text)
+
+
+def _check_together(stated: Mapping[str, object]) -> None:
+    variables = {setting.name: setting.metadata["variable"] for setting in fields(Settings)}
+    for name, needed in _NEEDS.items():
+        if name in stated and needed not in stated:
+            raise OperatorError(f"{variables[name]} is set, and means nothing without {variables[needed]}: set both, or neither.")

@@ -160,7 +160,12 @@ def trusted_issuer(settings: Settings) -> Issuer | None:
 
 
 def _is_safe(url: str) -> bool:
-    return bool(urlsplit(url).hostname) and (urlsplit(url).scheme == "https" or (urlsplit(url).scheme == "http" and _is_here(url)))
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - it is read to be checked
+    except ValueError:
+        return False
+    return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme == "http" and _is_here(url)))
 
 
 def _is_here(url: str) -> bool:

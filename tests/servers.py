@@ -92,6 +92,7 @@ class Service:
         """Start, without waiting for anything."""
         command = [
             *(sys.executable, "-m", "uvicorn", "service.app:create_app", "--factory", "--no-access-log"),
+            *("--http", "service.api.connection:Connection"),
             *("--host", "127.0.0.1", "--port", str(self.port), "--workers", str(self._workers)),
         ]
         with self._log.open("wb") as output:

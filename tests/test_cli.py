@@ -23,6 +23,7 @@ from service.cli import app
 from service.cli.admin import may_change_log
 from service.cli.client import Client, visible
 from service.cli.deployment import command_key, command_name, keep_secret
+from service.cli.story import console
 from service.errors import OperatorError
 from service.log.heads import Head, keep_head, read_heads
 from service.log.ledgers import make_ledger
@@ -136,6 +137,23 @@ def test_a_key_has_the_rights_it_was_made_with_until_it_is_revoked(run: Run, con
         run("keys", "revoke", listed.split()[0])
 
 
+@pytest.mark.parametrize("said", [["analyst"], ["--name", "analyst"]])
+def test_who_a_key_is_for_is_said_in_either_way_and_once(run: Run, said: list[str]) -> None:
+    run("keys", "create", *said)
+    assert "analyst" in run("keys", "list")
+    ran = subprocess.run(
+        [sys.executable, "-m", "service", "keys", "create", "analyst", "--name", "another"], capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "say who the key is for once" in " ".join(ran.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(("columns", "width"), [("72", 72), ("", 160), ("0", 160), ("-1", 160), ("wide", 160), ("99999999999", 160)])
+def test_a_story_in_a_pipe_is_as_wide_as_columns_says(monkeypatch: pytest.MonkeyPatch, columns: str, width: int) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert console().width == width
+
+
 def test_a_key_without_more_said_reads_and_writes_everywhere(run: Run, connection: psycopg.Connection[Any]) -> None:
     key = run("keys", "create").strip()
     rows = connection.execute(FIND_KEY, {"key_hash": key_hash(key)}).fetchall()
@@ -226,6 +244,9 @@ def test_a_password_does_not_come_back_in_a_failure(run: Run, monkeypatch: pytes
 
 def test_without_a_database_the_commands_say_what_to_do(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("LEDGER_DATABASE_URL")
+    with pytest.raises(OperatorError, match="LEDGER_MIGRATION_URL is set, and means nothing without LEDGER_DATABASE_URL"):
+        run("verify")
+    monkeypatch.delenv("LEDGER_MIGRATION_URL")
     with pytest.raises(OperatorError, match=f"There is no database in {tmp_path}: run `contract-ledger serve`"):
         run("verify")
 
@@ -241,7 +262,8 @@ def test_schemas_are_written_and_stale_ones_removed(run: Run, tmp_path: Path) ->
     (tmp_path / "events" / "contract.dreamt.v1.json").write_text("{}")
     run("schemas", str(tmp_path))
     written = {file.name: json.loads(file.read_text()) for file in (tmp_path / "events").iterdir()}
-    assert written == event_schemas()
+    assert {name: schema for name, schema in written.items() if name in event_schemas()} == event_schemas()
+    assert written.keys() - event_schemas().keys() == {"note.added.v1.json"}
 
 
 def test_the_key_of_the_environment_goes_before_the_kept_one(tmp_path: Path) -> None:

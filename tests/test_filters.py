@@ -41,7 +41,7 @@ def test_amounts_that_lie_apart_have_no_term_in_common() -> None:
 
 
 def test_few_terms_stand_for_any_range() -> None:
-    assert len(filters._total_terms("USD", "1", "9" * 28)) == 2
+    assert len(filters._total_terms("USD", "1", "9" * 28)) == 1
     assert len(filters._total_terms("USD", "100", "130")) <= filters.MAX_NEAR + 3
     assert len(near_terms("USD", None, None)) < 100
     assert len(near_terms("USD", "0.11", "9" * 27 + "8")) < 250
@@ -90,6 +90,6 @@ def test_a_contract_has_its_terms() -> None:
     terms = filters.filters_of(view.state)
     assert {
         "party=lges role=supplier", "role=buyer", "status=reported", "currency=USD", "reference=DART:1", "product=cells",
-        "total=USD 763000000 763000000", "word=cells", "word=isuzu",
+        "near=USD e8", "word=cells", "word=isuzu",
     } <= set(terms)  # fmt: skip
-    assert terms[2:] == sorted(terms[2:])
+    assert len(terms) == len(set(terms))

@@ -185,6 +185,8 @@ def test_the_demo_tells_the_five_answers_and_again_the_same(one: Serving) -> Non
         "Best: about KRW 1,000,000,000,000 (reported, total), on the word of news via Reuters (2022-07-06)",
         "USD 763,000,000 (usd-763) to USD 765,000,000 (usd-765)",
         "No figures conflict",
+        "is USD 762,804,213.59 at the rate of 2022-07-05: 1310.95",
+        "is USD 764,216,897.33 at the rate of 2022-07-06: 1308.529",
         "/value (the filing gives no amount) and /quantity (the filing gives no quantity)",
         "under negotiation since 2022-07-06",
         "delivering since 2023-06",
@@ -394,4 +396,4 @@ def test_a_port_that_another_program_listens_on_is_told_after_a_moment(tmp_path:
 
 def test_a_setting_that_cannot_be_read_is_one_sentence_and_status_1(tmp_path: Path) -> None:
     said = command("serve", "--data-dir", str(tmp_path), "--port", "0", status=1, LEDGER_QUEUE_REQUESTS="many")
-    assert said.strip() == "LEDGER_QUEUE_REQUESTS is 'many', and should be a whole number above 0."
+    assert said.strip() == "LEDGER_QUEUE_REQUESTS is 'many', and should be a whole number from 1 to 1000000."

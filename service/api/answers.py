@@ -127,7 +127,10 @@ class ContractPage(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class RevisionChange(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """What a revision changed in the state. `patch` makes the state after it from the state before, by operations of RFC 6902."""
+    """What a revision changed in the state. `patch` makes the state after it from the state before, by operations of RFC 6902.
+
+    `target_revision` is the event that a correction or a void names.
+    """
 
     revision: int
     position: int
@@ -140,6 +143,7 @@ class RevisionChange(msgspec.Struct, omit_defaults=True, kw_only=True):
     state_hash: str
     effective_on: str | None = None
     source: JsonObject | None = None
+    target_revision: int | None = None
 
 
 class HistoryAsOf(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -172,6 +176,7 @@ class Comparison(msgspec.Struct, kw_only=True):
     to_as_of: AsOf
 
 
+<<<<<<< HEAD
 class OcdsPackage(msgspec.Struct, kw_only=True, omit_defaults=True):
     """A release package or a record package of the Open Contracting Data Standard 1.1."""
 
@@ -182,10 +187,18 @@ class OcdsPackage(msgspec.Struct, kw_only=True, omit_defaults=True):
     publisher: JsonObject
     releases: list[JsonObject] | msgspec.UnsetType = msgspec.UNSET
     records: list[JsonObject] | msgspec.UnsetType = msgspec.UNSET
+=======
+class RawEvent(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """The bytes of an event as they are stored and were hashed, as text (UTF-8): of the header, and of the body, which holds the salt."""
+
+    header: str
+    body: str | None = None
+>>>>>>> a3326092b84481a64267bb0e0ec18478885f63af
 
 
 class Event(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """An event as recorded. `data` is what was sent, by the schema of its type and `schema_version`."""
+    """An event as recorded. `data` is by the schema of its type and `schema_version`: the newest, to which what was sent by an earlier one
+    is brought, or with `raw=true` the one it was sent and stored by."""
 
     event_id: str
     event_type: str
@@ -206,6 +219,7 @@ class Event(msgspec.Struct, omit_defaults=True, kw_only=True):
     data: JsonObject | None = None
     source: JsonObject | None = None
     evidence: list[JsonObject] | None = None
+    raw: RawEvent | None = None
 
 
 class EventPage(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -221,6 +235,54 @@ class FeedPage(msgspec.Struct, omit_defaults=True, kw_only=True):
     items: list[Event]
     has_more: bool
     next: str
+
+
+class ImportLine(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """What became of a line: `recorded`, `refused`, or `held_back`, since an earlier line of its contract was refused."""
+
+    line: int
+    fate: str
+    contract_id: str | None = None
+    event_id: str | None = None
+    position: int | None = None
+    revision: int | None = None
+    code: str | None = None
+    rule: str | None = None
+    pointer: str | None = None
+    detail: str | None = None
+
+
+class ImportOutcome(msgspec.Struct, kw_only=True):
+    """What became of the lines that were sent now. `not_recorded` has the first of those that were refused or held back."""
+
+    import_id: str
+    status: str
+    lines: int
+    recorded: int
+    already_recorded: int
+    refused: int
+    held_back: int
+    last_line: int
+    not_recorded: list[ImportLine]
+
+
+class Import(msgspec.Struct, kw_only=True):
+    """An import: what has become of its lines so far, over all sendings."""
+
+    import_id: str
+    status: str
+    recorded: int
+    refused: int
+    held_back: int
+    last_line: int
+    created_at: str
+
+
+class ImportLinePage(msgspec.Struct, omit_defaults=True, kw_only=True):
+    items: list[ImportLine]
+    next: str | None = None
+    count: int | None = None
+    count_is_exact: bool | None = None
 
 
 class LedgerAnswer(msgspec.Struct, kw_only=True):

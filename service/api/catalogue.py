@@ -14,14 +14,42 @@ _HEAD = """# Events
 Made from the classes by `make generate`; what is changed here by hand is lost, and a test holds the page to the code.
 
 An event is sent to the path of its type (`option.granted` to `.../contracts/{contract_id}/option-granted`), or with others of its \
-contract to `.../events`. Every event carries `effective_on` (a business date: a year, quarter, month or day), `source` (on whose word), \
-and `data`, whose members the tables below list; besides, if known, `evidence`, `correlation_id`, `causation_id` and `hypothetical`. \
-What is absent was not stated. The data as JSON Schema: [schemas/events](../schemas/events); requests: [openapi.yaml](../openapi.yaml).
+contract to `.../events`. Every event carries `effective_on` (a business date: a year, quarter, month or day; labels, corrections and \
+voids have none), `source` (on whose word), and `data`, whose members the tables below list; besides, if known, `evidence`, \
+`correlation_id`, `causation_id` and `hypothetical`. What is absent was not stated. The data as JSON Schema: \
+[schemas/events](../schemas/events); requests: [openapi.yaml](../openapi.yaml).
 
 A **hard** rule refuses an event, with 409 `not-allowed-now` and the rule's name. Whether ids are new and targets known is judged over \
 the whole contract as recorded; all else at the event's own day, so that a truth recorded late is not refused for what came after. \
+A **correction** names the event that was recorded wrong, and states its data anew, whole, judged as that event would be; its source \
+and its day too, where those were wrong. The last correction that is not voided counts, and the event keeps its revision in the order. A \
+**void** takes out an event, or a correction, and what stood before counts again; or a void. The event that opened a contract is corrected \
+and never voided, since nothing would be left that opens it; a signing may be voided while a report stands. An erasure and a reveal are \
+final. Ids stay taken where deliveries have them. What was recorded stays in the log, and in every answer for a time before.
+
 A **soft** rule accepts the event and flags it under `anomalies`; with `?strict=true` it refuses too. What a late event leaves without \
-its target is kept under `unplaced`.
+its target is kept under `unplaced`; so is an extension, an exercised option or an end that no longer fits on its day, and is flagged.
+"""
+_SENSE = """## Data that make no sense
+
+Refused as faulty, with 422 and a pointer, whatever the contract is; the schemas cannot say it:
+
+| data | refused |
+| --- | --- |
+| names and texts | blank ones |
+| amounts | more digits after the point than the currency has; `low` above `high`; neither or both of an amount and a range |
+| `fx` | a rate of zero; a rate of a currency in itself |
+| figures of one event | an id that stands twice; one before the figure it derives from; in an opening, one derived from none of them |
+| `references`, `roles`, `identifiers`, `parties`, `merges`, `items`, `withheld`, `contains`, `paths` | an entry that stands twice |
+| days | one that is not in the calendar; an end before its start; `signed_on` after `signed_by`; a term that ends after the year 2999 |
+| `withheld`, `contains` | a path that begins with no part of a contract, or names no member of period or terms |
+| `quantity` | one without a unit; a zero is a value |
+| `unit` | what is neither two or three capitals and digits, as the codes of UN/ECE Recommendation 20 are, nor `x-...` |
+| `volumes` | a minimum above its maximum |
+| what opens a contract | no title, kind or parties |
+
+The codes of Recommendation 20 are not listed here: it grows, units are never converted, and a code that only looks like one does no \
+harm that a list of last year's would not do to a new one.
 """
 _ADDING = '''## Adding a type
 
@@ -62,8 +90,55 @@ end; a test of its rules;
 4. `make generate`: the path, the schemas, `openapi.yaml` and this page follow.
 
 What the state does not say yet is a new part: a class in `service/domain/parts.py`, which names its dates, and a member of `Facts`. \
-Coarse dates and `rests_on` are found by it. A new subject is a new module, listed in `SUBJECTS` of `service/domain/contract.py`. \
-A published type is never changed: that would be its next version.
+Coarse dates and `rests_on` are found by it. A new subject is a new module, listed in `SUBJECTS` of `service/domain/contract.py`.
+
+## Changing a type
+
+A published type is never changed in place, since what was recorded by it is read for ever: it is given its next version. The class \
+says the newest alone; what was stored by an earlier version is brought to it by an upcast, at the one place where events are read, \
+and stays stored as it was sent. Say that a transfer is to name whom the option comes from, as far as that is known, and that `holder` \
+then says too little:
+
+```python
+def _to_holder(data: JsonObject) -> JsonObject:
+    """Version 1 named the new holder alone, under `holder`."""
+    return {("to" if name == "holder" else name): member for name, member in data.items()}
+
+
+@event_type("option.transferred", _to_holder)
+class OptionTransferred(_OfOption):
+    """An option passes from one party to another."""
+
+    option_id: Id
+    to: Id
+    by: Id | None = None
+
+    def check_whole(self, whole: Contract) -> None:
+        check_known_option(whole, self.option_id)
+        check_known_party(whole, self.to)
+
+    def check_place(self, at: Contract) -> None:
+        _open_option(at, self.option_id)
+
+    def apply(self, contract: Contract, event: RecordedEvent) -> None:
+        if (option := option_of(contract, self.option_id)) is not None:
+            option.holder = self.to
+            _rest_on(option, event.revision)
+```
+
+The upcasts of a type stand in the order of the versions that they start from; the third version would be registered with two. An \
+upcast is pure, makes new data of what it gets, and makes of every body that was valid one that the next schema allows. It invents \
+nothing: a member that the new version requires and the old one did not have cannot be added this way; it would be optional, or a type \
+of its own. Requests are read, and events recorded, by the newest version alone. Event reads show data as of the newest version, \
+and with `?raw=true` as they are stored, with the bytes of header and body and the version they were recorded with. Types without \
+upcasts are decoded as before, in one step.
+
+Then `make generate` writes the new schema beside the old one. `schemas/published.json` lists what was ever published, by a digest of \
+what it means; a new version needs a golden body, and the old body stays. `make check` refuses a published version that was changed in \
+place (in its file or in the class), one that was removed, one that the code does not read any more, and an upcast whose result the \
+newest schema does not allow. Only descriptions, titles and examples may be reworded. While a version is not published yet, its line \
+in `schemas/published.json` may be taken out again. `note.added` is a real example: its first version had a member for each kind of \
+thing that a note may be about, and none for options.
 '''
 
 
@@ -71,7 +146,7 @@ def page() -> str:
     """The whole page, as Markdown."""
     schemas = event_schemas()
     subjects = [_subject(subject, schemas) for subject in contract.SUBJECTS]
-    return "\n".join([_HEAD, _contents(), _rules(contract, "Of every event"), *subjects, _objects(schemas), _ADDING])
+    return "\n".join([_HEAD, _contents(), _rules(contract, "Of every event"), *subjects, _objects(schemas), _SENSE, _ADDING])
 
 
 def _types_of(subject: ModuleType) -> list[type[EventData]]:
@@ -92,9 +167,14 @@ def _subject(subject: ModuleType, schemas: Schemas) -> str:
     heading = subject.__name__.rpartition(".")[2].capitalize()
     parts = [f"## {heading}", "", " ".join(f"{name}:{about}".split() if about else name.split()), ""]
     for cls in _types_of(subject):
-        parts += [f"### {cls.event_type}", "", " ".join((cls.__doc__ or "").split()), ""]
+        parts += [f"### {cls.event_type}", "", f"{' '.join((cls.__doc__ or '').split())}{_version(cls)}", ""]
         parts += [*_table(schemas[f"{cls.event_type}.v{cls.schema_version}.json"]), ""]
     return "\n".join([*parts, _rules(subject, None)])
+
+
+def _version(cls: type[EventData]) -> str:
+    """What is said of a type that has changed."""
+    return f" Version {cls.schema_version}; what was recorded by an earlier one is read as this." if cls.schema_version > 1 else ""
 
 
 def _rules(subject: ModuleType, heading: str | None) -> str:

@@ -4,6 +4,7 @@ It stands where the framework has a chain of six layers and tries one route afte
 framework's, found here by what stands at their end.
 """
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -12,11 +13,11 @@ from typing import Final
 
 from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from uuid_utils import uuid4
 
 from service.api.problems import problem_of
-from service.errors import Malformed, MemberFault, MethodNotAllowed, NotFound
+from service.errors import Malformed, MemberFault, MethodNotAllowed, NotFound, OperatorError
 from service.metrics import Requests
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -80,7 +81,7 @@ class Dispatch:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._router(scope, receive, send)
+            await self._live(scope, receive, send)
             return
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid4()).encode()
@@ -91,12 +92,24 @@ class Dispatch:
             endpoint, operation = self._endpoint(scope)
             _check_headers(scope["headers"])
             response = await endpoint(request)
-        except Exception as error:  # noqa: BLE001 - whatever failed, the caller is told, and a fault is logged
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - whatever failed, the caller is told; a fault is logged
             response = problem_of(request, error)
         response.raw_headers.append((b"x-request-id", request_id))
         await response(scope, receive, send)
         if self._counted is not None:
             self._counted.add(operation, response.status_code, perf_counter() - started)
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Start and shutdown. What stands in the way of a start is told in its one sentence, where the framework tells a traceback."""
+
+        async def tell(message: Message) -> None:
+            if message["type"] != "lifespan.startup.failed":
+                await send(message)
+
+        try:
+            await self._router(scope, receive, tell)
+        except OperatorError as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
 
     def _endpoint(self, scope: Scope) -> tuple[Endpoint, str]:
         """What answers the request, and its name; its parameters go into the scope. NotFound, or MethodNotAllowed with what is allowed."""
@@ -113,5 +126,5 @@ class Dispatch:
                     return place.endpoints[method]
                 allowed |= place.endpoints.keys()
         if allowed:
-            raise MethodNotAllowed(f"{path} does not answer {method}.", sorted(allowed))
+            raise MethodNotAllowed(f"{path[:300]} does not answer {method}.", sorted(allowed))
         raise NotFound(f"There is nothing at {path[:300]}; /docs lists every address.")

@@ -11,9 +11,9 @@ from pydantic_core import PydanticCustomError
 from starlette.requests import ClientDisconnect
 
 from service.api.json_body import JsonFault, read_object
-from service.api.problems import faults_of
 from service.domain.dates import BusinessDate
 from service.domain.events import EVENT_TYPES, STRICT, EventData, Evidence, Source, Uuid
+from service.domain.faults import refusal
 from service.errors import BodyTooLarge, Malformed, MemberFault, Refused, UnsupportedMediaType
 from service.log.decide import NewEvent
 
@@ -35,15 +35,15 @@ EvidenceList = Annotated[list[Evidence], Field(min_length=1, max_length=20)]
 def request_class(event_type: str) -> type:
     """The class of a request that appends one event of a type: the envelope, and its data."""
     data = EVENT_TYPES[event_type]
-    return _envelope(f"{data.__name__}Request", data, f"{data.summary} Sent to the path of `{event_type}`.")
+    more = [] if data.dayless else [("effective_on", BusinessDate)]
+    return _envelope(f"{data.__name__}Request", data, f"{data.summary} Sent to the path of `{event_type}`.", *more)
 
 
-def _envelope(name: str, data: type, doc: str, *more: tuple[str, Any]) -> type:
+def _envelope(name: str, data: type, doc: str, *more: tuple[str, Any] | tuple[str, Any, Any]) -> type:
     made = dataclasses.make_dataclass(
         name,
         [
             *more,
-            ("effective_on", BusinessDate),
             ("source", Source),
             ("data", data),
             # Not one field() for all four: it would take the name of the last, and the others would be unknown.
@@ -66,6 +66,7 @@ EventItem = _envelope(
     dict[str, Any],
     "An event among several: its type, and its data as the schema of that type says.",
     ("event_type", Annotated[str, Field(max_length=60, examples=["figure.stated"])]),
+    ("effective_on", BusinessDate | None, None),
 )
 
 
@@ -128,7 +129,7 @@ def read_event(event_type: str, body: dict[str, Any], prefix: str = "") -> NewEv
     try:
         envelope = _validator(event_type)(body)
     except ValidationError as error:
-        raise _refused(error, prefix) from None
+        raise refusal(error, prefix) from None
     return _new_event(envelope.data, body)
 
 
@@ -137,7 +138,7 @@ def read_events(body: dict[str, Any]) -> list[NewEvent]:
     try:
         _validate_events(body)
     except ValidationError as error:
-        raise _refused(error, "") from None
+        raise refusal(error) from None
     return [_read_item(item, f"/events/{index}") for index, item in enumerate(body["events"])]
 
 
@@ -152,7 +153,7 @@ def _read_item(item: Mapping[str, Any], prefix: str) -> NewEvent:
 def _new_event(fact: EventData, body: dict[str, Any]) -> NewEvent:
     return NewEvent(
         fact=fact,
-        effective_on=body["effective_on"],
+        effective_on=body.get("effective_on"),
         data=body["data"],
         source=body["source"],
         evidence=body.get("evidence"),
@@ -160,10 +161,3 @@ def _new_event(fact: EventData, body: dict[str, Any]) -> NewEvent:
         causation_id=body.get("causation_id"),
         hypothetical=body.get("hypothetical"),
     )
-
-
-def _refused(error: ValidationError, prefix: str) -> Refused:
-    faults = faults_of(error.errors(include_url=False), prefix)
-    first = faults[0]
-    more = f" ({len(faults) - 1} more in errors)" if len(faults) > 1 else ""
-    return Refused(f"{first.pointer or 'The body'}: {first.detail}{more}.", faults[:100])

@@ -12,6 +12,7 @@ from service.api.operations import (
     Call,
     Cursor,
     Documented,
+    Flag,
     Limit,
     QueryModel,
     etag_response,
@@ -19,9 +20,10 @@ from service.api.operations import (
     route,
 )
 from service.api.pages import PageQuery, counted, cursor_in, page_headers, place_in
-from service.domain.contract import EVENT_TYPES
+from service.domain.events import EVENT_TYPES, newest
+from service.domain.parts import JsonObject
 from service.errors import ContractNotFound, EventNotFound, HistoryForked, Malformed, MemberFault, Refused
-from service.log.header import NO_PREVIOUS
+from service.log.header import NO_PREVIOUS, Header
 from service.log.read import StoredEvent, cursor_at
 
 EVENTS = "/v1/ledgers/{ledger}/events"
@@ -30,19 +32,31 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 router = APIRouter()
 
 
-class FeedQuery(QueryModel):
+class EventQuery(QueryModel):
+    raw: Annotated[
+        Flag,
+        Field(description="Show each event as it is stored too, byte for byte, and its data by the `schema_version` it was recorded with."),
+    ] = "false"
+
+
+class ContractEventsQuery(EventQuery, PageQuery):
+    pass
+
+
+class FeedQuery(EventQuery):
     after: Cursor | None = None
     limit: Limit = 50
     event_type: Annotated[str | None, Field(max_length=60, description="Only events of this type.")] = None
 
 
 async def _get_event(call: Call) -> Response:
-    call.query(QueryModel)
+    raw = call.query(EventQuery).raw == "true"
     event_id = call.request.path_params["event_id"].lower()
     if not _UUID.fullmatch(event_id):
         raise EventNotFound(f"Ledger {call.ledger.name} has no event {event_id[:100]!r}; an event_id is a UUID.")
     stored = await call.services.reader.event(call.ledger, event_id)
-    return etag_response(call, f'"{stored.event_hash[:16]}"', event_answer(stored, call.epoch))
+    answer = event_answer(stored, call.epoch, raw=raw)
+    return etag_response(call, f'"{stored.event_hash[:16]}.{"raw" if raw else answer.schema_version}"', answer)
 
 
 async def _list_events(call: Call) -> Response:
@@ -56,7 +70,7 @@ async def _list_events(call: Call) -> Response:
     # Read before the events: a cursor that passes over what the filter leaves out must pass over nothing newer.
     position, event_hash = await reader.newest(call.ledger) if query.event_type else (after, NO_PREVIOUS)
     stored = await reader.events(call.ledger, after, query.limit + 1, query.event_type)
-    items = [event_answer(event, call.epoch) for event in stored[: query.limit]]
+    items = [event_answer(event, call.epoch, raw=query.raw == "true") for event in stored[: query.limit]]
     more = len(stored) > query.limit
     if items and (more or items[-1].position >= position):
         following = items[-1].cursor
@@ -66,7 +80,7 @@ async def _list_events(call: Call) -> Response:
     return json_response(page, 200, page_headers(call.request, following if more else None))
 
 
-async def contract_event_page(call: Call, contract_id: str, query: PageQuery) -> Response:
+async def contract_event_page(call: Call, contract_id: str, query: ContractEventsQuery) -> Response:
     """A page of a contract's events, by revision."""
     listed = f"events of {contract_id} in {call.ledger.ledger_id} {call.epoch}"
     revision = int(place_in(listed, query.after, "[1-9][0-9]{0,8}")) if query.after else 0
@@ -78,24 +92,25 @@ async def contract_event_page(call: Call, contract_id: str, query: PageQuery) ->
         having = f" with a revision {revision}" if revision else ""
         raise ContractNotFound(f"Ledger {call.ledger.name} has no contract {contract_id}{having}.")
     stored = stored[seen:]
-    items = [event_answer(event, call.epoch) for event in stored[:limit]]
+    items = [event_answer(event, call.epoch, raw=query.raw == "true") for event in stored[:limit]]
     more = cursor_in(listed, str(items[-1].revision)) if len(stored) > limit else None
     count, is_exact = counted(await call.services.reader.last_revision(call.ledger, contract_id) if query.count else None)
     page = answers.EventPage(items=items, next=more, count=count, count_is_exact=is_exact)
     return json_response(page, 200, page_headers(call.request, more))
 
 
-def event_answer(stored: StoredEvent, epoch: int) -> answers.Event:
-    """A stored event as the API shows it: the header's members, and what was sent."""
+def event_answer(stored: StoredEvent, epoch: int, *, raw: bool = False) -> answers.Event:
+    """A stored event as the API shows it: the header's members, and what was sent, by the newest version of its type or `raw`."""
     header = stored.header
     body = orjson.loads(stored.body) if stored.body is not None else {}
+    schema_version, data = (header.schema_version, body.get("data")) if raw else _newest(header, body.get("data"))
     return answers.Event(
         event_id=header.event_id,
         event_type=header.event_type,
         contract_id=header.contract_id,
         position=header.position,
         revision=header.revision,
-        schema_version=header.schema_version,
+        schema_version=schema_version,
         recorded_at=header.recorded_at,
         recorded_by=header.recorded_by,
         event_hash=stored.event_hash,
@@ -106,10 +121,23 @@ def event_answer(stored: StoredEvent, epoch: int) -> answers.Event:
         correlation_id=header.correlation_id,
         causation_id=header.causation_id,
         hypothetical=header.hypothetical,
-        data=body.get("data"),
+        data=data,
         source=body.get("source"),
         evidence=body.get("evidence"),
+        raw=_raw(stored) if raw else None,
     )
+
+
+def _newest(header: Header, data: JsonObject | None) -> tuple[int, JsonObject | None]:
+    """The newest version of an event's type, and its data as of that; those of a version that this release does not know as they are."""
+    known = EVENT_TYPES.get(header.event_type)
+    if data is None or known is None or header.schema_version >= known.schema_version:
+        return header.schema_version, data
+    return known.schema_version, newest(header.event_type, header.schema_version, data)
+
+
+def _raw(stored: StoredEvent) -> answers.RawEvent:
+    return answers.RawEvent(header=stored.header_bytes.decode(), body=None if stored.body is None else stored.body.decode())
 
 
 route(
@@ -141,7 +169,11 @@ route(
         operation_id="get_event",
         tag="events",
         summary="One event as it was recorded",
-        description="What was sent, its place in the log, and the hashes that bind it there.",
+        description=(
+            "What was sent, its place in the log, and the hashes that bind it there. Data sent by an earlier version of their schema "
+            "are shown as of the newest; `raw=true` shows what is stored, byte for byte, to be hashed."
+        ),
+        query=EventQuery,
         answers={200: ("The event", answers.Event), 304: ("Not changed", None)},
         problems=(Refused, EventNotFound),
         etag=True,

@@ -26,7 +26,12 @@ _REVISED.pop("note")
 
 
 def _request(effective_on: str, source: dict[str, str], data: dict[str, Any]) -> dict[str, Any]:
-    return {"effective_on": effective_on, "source": source, "data": data}
+    return {"effective_on": effective_on, **_dayless(source, data)}
+
+
+def _dayless(source: dict[str, str], data: dict[str, Any]) -> dict[str, Any]:
+    """A request for an event that has no effective day of its own."""
+    return {"source": source, "data": data}
 
 
 EXAMPLES: dict[str, dict[str, Any]] = {
@@ -149,11 +154,21 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "contract.superseded": _request(
         "2026-03-01", _FILING, {"cause": "a new contract", "successor": {"scheme": "DART", "id": "20260301800001"}}
     ),
-    "contract.labelled": _request("2026-01-05", _ANALYST, {"set": ["to review"], "remove": ["unread"]}),
+    "contract.labelled": _dayless(_ANALYST, {"set": ["to review"], "remove": ["unread"]}),
+    "event.corrected": _dayless(
+        _FILING,
+        {
+            "target": "01920000-0000-7000-8000-000000000002",
+            "data": {"figure": {**_FIGURE, "amount": "1100000000000"}},
+            "source": {**_PRESS, "via": "Reuters"},
+            "effective_on": "2022-07-05",
+        },
+    ),
+    "event.voided": _dayless(_ANALYST, {"target": "01920000-0000-7000-8000-000000000003", "reason": "the same report was recorded twice"}),
     "note.added": _request(
         "2024-01-26",
         _ANALYST,
-        {"text": "No amount is given in the filing; the press repeats its estimate.", "about": {"figure_id": "krw-1"}},
+        {"text": "No amount is given in the filing; the press repeats its estimate.", "about": {"kind": "figure", "id": "krw-1"}},
     ),
 }
 

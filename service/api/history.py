@@ -21,9 +21,10 @@ from service.domain.events import RecordedEvent
 from service.domain.timeline import tell
 from service.errors import ContractNotFound, HistoryForked, Malformed, Refused
 from service.log.header import state_hash
-from service.log.read import StoredEvent
+from service.log.read import CurrentState, StoredEvent
 
 MAX_FOLDED = 20_000
+MAX_NAMED = 10
 JsonObject = dict[str, Any]
 # What only repeats which events say so, and would be named with every change.
 _GROUNDS = frozenset({"status", "status_rests_on", "terms_rest_on", "stated_in"})
@@ -100,20 +101,30 @@ def _changes(shown: Sequence[StoredEvent], events: Sequence[RecordedEvent], told
     first = shown[0].header.revision
     before = orjson.loads(told_for.state(events[: first - 1])) if first > 1 else {}
     changes = []
+    originals = {event.event_id: event for event in events}
     for stored, event in zip(shown, events[first - 1 :], strict=False):
+        target = originals.get(event.data.event_ids()[0]) if event.data.acts else None
         encoded = told_for.state(events[: event.revision])
         after = orjson.loads(encoded)
-        changes.append(_change(stored, event, told_for, (before, after), state_hash(told_for.effective_on.isoformat(), encoded)))
+        digest = state_hash(told_for.effective_on.isoformat(), encoded)
+        changes.append(_change(stored, event, target, told_for, (before, after), digest))
         before = after
     return changes
 
 
 def _change(
-    stored: StoredEvent, event: RecordedEvent, told_for: _ToldFor, states: tuple[JsonObject, JsonObject], digest: str
+    stored: StoredEvent,
+    event: RecordedEvent,
+    target: RecordedEvent | None,
+    told_for: _ToldFor,
+    states: tuple[JsonObject, JsonObject],
+    digest: str,
 ) -> answers.RevisionChange:
     header, patch = stored.header, _patch(*states)
     words = "; ".join(_differences(*states, patch)) or _why_nothing(event, told_for)
-    in_effect = f" of {header.effective_on}" if header.effective_on else ""
+    about = f" of {header.effective_on}" if header.effective_on else ""
+    if target is not None:
+        about = f" of revision {target.revision}, {target.data.event_type}"
     return answers.RevisionChange(
         revision=header.revision,
         position=header.position,
@@ -121,11 +132,12 @@ def _change(
         event_type=header.event_type,
         recorded_at=header.recorded_at,
         recorded_by=header.recorded_by,
-        sentence=f"{header.event_type}{in_effect}, on the word of {_word(event.source)}: {words}.",
+        sentence=f"{header.event_type}{about}, on the word of {_word(event.source)}: {words}.",
         patch=patch,
         state_hash=digest,
         effective_on=header.effective_on,
         source=event.source,
+        target_revision=target.revision if target else None,
     )
 
 
@@ -155,6 +167,8 @@ def _why_nothing(event: RecordedEvent, told_for: _ToldFor) -> str:
         return f"changes nothing, since it was published after {told_for.published_by}"
     if event.day > told_for.effective_on:
         return f"changes nothing on {told_for.effective_on}, since it takes effect later"
+    if event.data.acts:
+        return f"changes nothing in the state of {told_for.effective_on}"
     return "changes nothing in the state but what it rests on"
 
 
@@ -170,6 +184,7 @@ async def _compare(call: Call) -> Response:
     states = orjson.loads(first.state), orjson.loads(second.state)
     patch = await asyncio.to_thread(_patch, *states)
     words = "; ".join(_differences(*states, patch)) or ("only what the state rests on differs" if patch else "nothing differs")
+    words += await _acts_between(call, first, second)
     compared = answers.Comparison(
         contract_id=call.contract_id,
         sentence=f"From revision {first.revision} on {first.as_of.effective_on} to revision {second.revision} "
@@ -183,6 +198,22 @@ async def _compare(call: Call) -> Response:
         to_as_of=second.as_of,
     )
     return json_response(compared)
+
+
+async def _acts_between(call: Call, first: CurrentState, second: CurrentState) -> str:
+    """In words, the corrections and voids that were recorded from one point to the other, in either direction."""
+    if first.revision == second.revision:
+        return ""
+    earlier, later = sorted((first, second), key=lambda told: told.revision)
+    events = await call.services.reader.history(call.ledger, call.contract_id, later.as_of.known_position)
+    revisions = {event.event_id: event.revision for event in events}
+    said = [
+        f"revision {event.revision} {event.data.acts} revision {revisions.get(event.data.event_ids()[0], 'that is gone')}"
+        for event in events
+        if event.data.acts and event.revision > earlier.revision
+    ]
+    more = f" and {len(said) - MAX_NAMED} more" if len(said) > MAX_NAMED else ""
+    return f"; between them {', '.join(said[:MAX_NAMED])}{more}" if said else ""
 
 
 route(

@@ -14,14 +14,14 @@ from typing import Final, NoReturn, TypeAlias, cast
 import msgspec
 import orjson
 
+from service.domain.faults import MAX_LABEL
+
 MAX_DEPTH: Final = 32
 """Objects and arrays within one another; the body itself is the first."""
 MAX_INTEGER: Final = 2**53 - 1
 """RFC 7493 section 2.2: beyond it, readers that keep numbers as doubles see another number than was sent."""
 MAX_EXPONENT: Final = 308
 """The largest power of ten a double can hold."""
-MAX_LABEL: Final = 128
-"""Longest member name put into a pointer, so that a refusal does not send a large body back."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from service.api import answers
 from service.api.envelope import read_body
 from service.api.operations import LEDGER_NAME, Documented, QueryModel, Services, declare, json_response, read_query
 from service.api.pages import MAX_COUNT, PageQuery, counted, cursor_in, page_headers, place_in
-from service.api.problems import faults_of
 from service.domain.events import STRICT
+from service.domain.faults import refusal
 from service.errors import BodyTooLarge, HistoryForked, LedgerConflict, Malformed, MemberFault, Refused, UnsupportedMediaType
 from service.log.ledger import Ledger
 from service.log.ledgers import count_ledgers, create_ledger, ledgers_after
@@ -53,8 +53,7 @@ async def _create_ledger(request: Request) -> Response:
     try:
         wanted = _validate(await read_body(request))
     except ValidationError as error:
-        faults = faults_of(error.errors(include_url=False))
-        raise Refused(f"{faults[0].pointer}: {faults[0].detail}.", faults) from None
+        raise refusal(error) from None
     ledger, created = await create_ledger(services.reader, name, wanted.time_zone)
     if not created and ledger.time_zone != wanted.time_zone:
         raise LedgerConflict(f"Ledger {name} exists, with the time zone {ledger.time_zone}, which is fixed.")

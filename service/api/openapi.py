@@ -27,6 +27,7 @@ _NAMED = {"BusinessDate", "CurrencyCode", "DecimalString", "Duration", "LocalId"
 _TAGS = {
     "contracts": "Contracts: opened and carried on by events; read as they are, were, and were believed to be.",
     "events": "The log, event by event.",
+    "imports": "Many events at once: in by the line, each with its fate, and out.",
     "ledgers": "Books of contracts.",
     "service": "The service itself.",
 }
@@ -43,6 +44,8 @@ _HEADERS: dict[str, tuple[str, str | None, bool]] = {
     ),
     "If-None-Match": ("An ETag; 304 if the answer would be the same.", None, False),
 }
+_TEXTS: dict[type, str] = {str: "text/plain", bytes: "application/x-ndjson"}
+"""Answers that are text: `str` as it is, `bytes` by the line."""
 _RETRY_AFTER = {"Retry-After": {"description": "In how many seconds to try again.", "schema": {"type": "string"}}}
 _PROBLEM_HEADERS: dict[int, dict[str, Any]] = {
     401: {"headers": {"WWW-Authenticate": {"description": "`Bearer`: send a key.", "schema": {"type": "string"}}}},
@@ -126,6 +129,9 @@ def _operation(path: str, documented: Documented) -> dict[str, Any]:
         if documented.example is not None:
             content["example"] = documented.example
         operation["requestBody"] = {"required": True, "content": {"application/json": content}}
+    if documented.lines:
+        lines = {"schema": {"type": "string"}, "example": documented.lines}
+        operation["requestBody"] = {"required": True, "content": {"application/x-ndjson": lines}}
     operation["responses"] = _responses(path, documented)
     return operation
 
@@ -135,8 +141,8 @@ def _responses(path: str, documented: Documented) -> dict[str, Any]:
     for status, (text, answer) in documented.answers.items():
         response: dict[str, Any] = {"description": text}
         if answer is not None:
-            schema = {"type": "string"} if answer is str else {"$ref": _REF + _answer_name(answer)}
-            response["content"] = {"text/plain" if answer is str else "application/json": {"schema": schema}}
+            schema = {"type": "string"} if answer in _TEXTS else {"$ref": _REF + _answer_name(answer)}
+            response["content"] = {_TEXTS.get(answer, "application/json"): {"schema": schema}}
         if headers := _response_headers(documented, status):
             response["headers"] = headers
         responses[str(status)] = response
@@ -200,7 +206,8 @@ def _request_schemas() -> dict[str, Any]:
 
 
 def _answer_schemas() -> dict[str, Any]:
-    kinds = [answer for _, _, documented in OPERATIONS for _, answer in documented.answers.values() if answer not in (None, str)]
+    answered = [answer for _, _, documented in OPERATIONS for _, answer in documented.answers.values()]
+    kinds = [answer for answer in answered if answer is not None and answer not in _TEXTS]
     _, schemas = msgspec.json.schema_components([*dict.fromkeys(kinds), Problem], ref_template=_REF + "{name}")
     return {name: _tidy(_open(schema)) for name, schema in schemas.items()}
 

@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from service.access import Keyring, Principal
 from service.api.answers import PRIVATE
-from service.api.problems import faults_of
+from service.domain.faults import MAX_LABEL, sentence
 from service.errors import ContractNotFound, LedgerError, LedgerNotFound, Malformed, MemberFault, Refused
 from service.log.append import Writers
 from service.log.ledger import Ledger
@@ -122,18 +122,21 @@ def read_query(request: Request, model: type[Query]) -> Query:
     if len(names) > MAX_PARAMETERS:
         raise Refused(f"A request has at most {MAX_PARAMETERS} query parameters.")
     if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = _shown(next(name for name in names if names.count(name) > 1))
         raise Refused(f"{twice} is given twice.", (MemberFault(f"query:{twice}", "given twice"),))
     nul = next((name for name, value in given if "\0" in name + value), None)
     if nul is not None:
-        raise Refused("A query parameter holds U+0000.", (MemberFault(f"query:{nul[:100]}", "holds U+0000"),))
+        raise Refused("A query parameter holds U+0000.", (MemberFault(f"query:{_shown(nul)}", "holds U+0000"),))
     try:
         return model.model_validate(dict(given))
     except ValidationError as error:
-        faults = tuple(
-            MemberFault(f"query:{fault.pointer.lstrip('/')}", fault.detail) for fault in faults_of(error.errors(include_url=False))
-        )
+        faults = tuple(MemberFault(f"query:{_shown(str(fault['loc'][0]))}", sentence(fault)) for fault in error.errors(include_url=False))
         raise Refused(f"{faults[0].pointer}: {faults[0].detail}.", faults) from None
+
+
+def _shown(name: str) -> str:
+    """A parameter's name, in a fault that tells of it."""
+    return name if len(name) <= MAX_LABEL else f"{name[:MAX_LABEL]}…"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +151,8 @@ class Documented:
     problems: Sequence[type[LedgerError]] = ()
     query: type[BaseModel] | None = None
     body: str | None = None
+    lines: str | None = None
+    """Lines such as those of a body in NDJSON."""
     example: Any = None
     appends: bool = False
     etag: bool = False
@@ -162,7 +167,13 @@ def route(router: APIRouter, method: str, path: str, right: str, documented: Doc
     async def endpoint(request: Request) -> Response:
         services: Services = request.app.state.services
         principal = await services.keyring.principal(request.headers.get("authorization"))
-        ledger, epoch = await services.ledgers.find(request.path_params["ledger"])
+        try:
+            ledger, epoch = await services.ledgers.find(request.path_params["ledger"])
+        except LedgerNotFound:
+            # Which ledgers there are is nothing for one who might not enter them.
+            if not principal.may("ledger:admin", None):
+                principal.require(right, None)
+            raise
         principal.require(right, ledger.ledger_id)
         return await handler(Call(request, services, principal, ledger, epoch))
 

@@ -1,21 +1,19 @@
 """Problems: every failure as RFC 9457 `application/problem+json`, by one function."""
 
-from collections.abc import Sequence
-from typing import Any
+import asyncio
 
 import msgspec
 import psycopg
 import structlog
 from fastapi import Request, Response
-from pydantic_core import ErrorDetails
 
 from service.api.answers import PRIVATE
 from service.errors import (
     DatabaseUnreachable,
     Internal,
     LedgerError,
-    MemberFault,
     MethodNotAllowed,
+    OutcomeUnknown,
     TooManyRequests,
     Unauthorized,
     Unavailable,
@@ -24,7 +22,6 @@ from service.telemetry import trace_of
 
 MEDIA_TYPE = "application/problem+json"
 _URN = "urn:problem-type:contract-ledger:"
-_STRING_HINT = ' (send decimals and dates as strings, such as "1000000000000")'
 
 _log = structlog.get_logger()
 
@@ -58,7 +55,7 @@ def problem_response(request: Request, error: LedgerError) -> Response:
         type=_URN + error.code,
         title=error.title,
         status=error.status,
-        detail=error.detail,
+        detail=f"{error.detail} {_advice(request)}" if error.to_be_retried else error.detail,
         instance=request.url.path,
         code=error.code,
         request_id=request.scope.get("request_id", ""),
@@ -75,40 +72,28 @@ def problem_response(request: Request, error: LedgerError) -> Response:
     return Response(msgspec.json.encode(problem), error.status, headers, MEDIA_TYPE)
 
 
-def problem_of(request: Request, error: Exception) -> Response:
+def _advice(request: Request) -> str:
+    """How to send a request again that was not at fault."""
+    if request.method == "POST":
+        return "Send it again later, with the same Idempotency-Key: what was recorded is not recorded twice."
+    return "Send it again later."
+
+
+def problem_of(request: Request, error: BaseException) -> Response:
     """The problem that any failure of a request becomes; a fault of ours is logged, and its cause told to nobody."""
+    if isinstance(error, asyncio.CancelledError):
+        kind = OutcomeUnknown if request.method == "POST" else Unavailable
+        return problem_response(request, kind(f"The service stops, and could not wait for this request any longer. {_advice(request)}"))
     if isinstance(error, LedgerError):
         return problem_response(request, error)
     if isinstance(error, psycopg.OperationalError):
         # A read; an append has already been tried again.
         _log.warning("the database was lost within a request", error=str(error), **_named(request))
-        return problem_response(request, DatabaseUnreachable("The connection to the database was lost; try again."))
+        return problem_response(request, DatabaseUnreachable("The connection to the database was lost."))
     _log.error("unexpected failure", path=request.url.path, exc_info=error, **_named(request))
-    return problem_response(request, Internal("The fault is logged under this request_id; a retry with the same key is safe."))
+    return problem_response(request, Internal("The fault is logged under this request_id."))
 
 
 def _named(request: Request) -> dict[str, str]:
     """What a line of the log names a request by: its id, and its place in a trace."""
     return {"request_id": request.scope.get("request_id", "")} | trace_of(request.headers.get("traceparent"))
-
-
-def faults_of(errors: Sequence[ErrorDetails], prefix: str = "") -> tuple[MemberFault, ...]:
-    """What a validator found, as pointers into the body."""
-    return tuple(MemberFault(prefix + _pointer(error), _detail(error)) for error in errors)
-
-
-def _pointer(error: ErrorDetails) -> str:
-    pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in error["loc"])
-    member: Any = (error.get("ctx") or {}).get("member")
-    return f"{pointer}/{member}" if member else pointer
-
-
-def _detail(error: ErrorDetails) -> str:
-    if error["type"] == "unexpected_keyword_argument":
-        return "there is no such member"
-    if error["type"] in ("missing", "missing_argument"):
-        return "this member is required"
-    message = error["msg"].replace("Input should", "it should", 1)
-    if error["type"] == "string_type" and isinstance(error["input"], int | float):
-        return message + _STRING_HINT
-    return message

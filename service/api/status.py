@@ -1,15 +1,19 @@
 """The service about itself: alive, ready, and its documentation, from the package alone."""
 
+import asyncio
 import importlib.resources
+from typing import Any
 
 import psycopg
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 
 from service.api.openapi import document
 from service.api.operations import Documented, Services, declare, json_response
+from service.database import Database
 from service.errors import MethodNotAllowed, NotFound, Unavailable
 
+READY_SECONDS = 1
 _ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css", "favicon.png": "image/png"}
 
 router = APIRouter()
@@ -26,11 +30,25 @@ async def _ready(request: Request) -> Response:
         raise Unavailable(f"The writer of {', '.join(sorted(services.writers.failed))} died and has not committed since.")
     if request.app.state.turning.failed:
         raise Unavailable("The turn of the day died and has not come round since: lists may tell of an earlier day.")
-    try:
-        await services.reader.database.rows("SELECT 1")
-    except psycopg.Error as error:
-        raise Unavailable("The database does not answer.") from error
+    if not await _database_answers(request.app):
+        raise Unavailable(f"The database does not answer within {READY_SECONDS} s.")
     return Response("ready\n", media_type="text/plain")
+
+
+async def _database_answers(app: FastAPI) -> bool:
+    """Whether it does in time. A question that it leaves open is not asked again meanwhile, nor given up: that would take as long."""
+    asked: asyncio.Task[Any] | None = getattr(app.state, "asked", None)
+    if asked is None or asked.done():
+        asked = app.state.asked = asyncio.create_task(_ask(app.state.services.reader.database))
+    done, _ = await asyncio.wait([asked], timeout=READY_SECONDS)
+    return bool(done) and asked.result()
+
+
+async def _ask(database: Database) -> bool:
+    try:
+        return bool(await database.rows("SELECT 1"))
+    except (psycopg.Error, Unavailable):
+        return False
 
 
 async def _openapi(_: Request) -> Response:

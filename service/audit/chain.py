@@ -9,8 +9,7 @@ from typing import Any
 import msgspec
 
 from service.audit.book import Book, Connection, Difference, Found, Row
-from service.domain.dates import first_day
-from service.domain.events import EventData, RecordedEvent, decode_body
+from service.domain.events import EventData, RecordedEvent, decode_body, first_day_of
 from service.domain.state import JsonObject
 from service.log.header import LEAF, NO_PREVIOUS, SCHEMA, Header, decode_header
 from service.log.ledger import Ledger, zone
@@ -94,6 +93,7 @@ def check_chain(ledger: Ledger, contract_id: str, stored: Sequence[Row], bodies:
                 data=data,
                 source=source,
                 hypothetical=known.hypothetical is True,
+                schema_version=known.schema_version,
             )
         )
         prev = stored_hash.hex()
@@ -104,7 +104,7 @@ def _read_header(header: bytes, position: int) -> tuple[Header, date]:
     """The header, and its day of effect; that and its instant are such."""
     try:
         known = decode_header(header)
-        day = first_day(known.effective_on or "")
+        day = first_day_of(known.event_type, known.effective_on)
         _read_instant(known.recorded_at)
     except msgspec.DecodeError as error:
         raise Found(f"position {position}", f"the header cannot be read: {error}") from None

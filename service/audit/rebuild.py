@@ -21,8 +21,9 @@ from service.audit.book import (
     read_contract,
 )
 from service.audit.chain import check_chain
-from service.audit.replay import Progress, Told, check_deliveries, check_row, delivery_ids, fold_stored
+from service.audit.replay import Progress, Told, check_deliveries, check_row, fold_stored
 from service.database import contracts, deliveries, insert_rows, rows_json
+from service.domain.corrections import delivery_ids
 from service.domain.events import RecordedEvent
 from service.errors import OperatorError
 from service.projections.contracts import LAYOUT, ContractRow, contract_rows_json

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from service.audit.book import Book, Chunk, Connection, Difference, Found, chunks_of, open_book, open_connection, read_chunk
 from service.audit.chain import check_chain, check_order
+from service.domain.corrections import delivery_ids, resolve
 from service.domain.events import RecordedEvent
 from service.projections.contracts import LAYOUT, ContractRow, contract_row, project
 
@@ -169,13 +170,9 @@ def fold_row(contract_id: str, history: Sequence[RecordedEvent], last_hash: str,
         revision=history[-1].revision,
         position=history[-1].position,
         last_hash=last_hash,
-        last_on=max(event.day for event in history),
+        last_on=max(event.day for event in resolve(history)),
         day=day,
     )
-
-
-def delivery_ids(history: Sequence[RecordedEvent]) -> dict[str, int]:
-    return {delivery_id: event.revision for event in history for delivery_id in event.data.delivery_ids()}
 
 
 def check_deliveries(contract_id: str, stored: dict[str, int], history: Sequence[RecordedEvent]) -> None:

@@ -12,6 +12,8 @@ Json = dict[str, Any]
 FIRST_DAY = "2022-07-06"
 LAST_DAY = "2024-01-26"
 DAY_BETWEEN = "2023-07-01"
+RATE_DAYS = ("2022-07-05", "2022-07-06")
+"""The days whose rates make of the trillion won the 763 and the 765 million dollars."""
 
 _KED = {"kind": "news", "name": "Korea Economic Daily", "published_on": FIRST_DAY}
 _REUTERS = {"kind": "news", "name": "Reuters", "published_on": FIRST_DAY}

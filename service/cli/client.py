@@ -1,7 +1,7 @@
 """The service over HTTP, for the commands that speak to it as anybody would."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
@@ -11,6 +11,7 @@ from service.errors import OperatorError
 
 PAGE = 500
 TIMEOUT_SECONDS = 30
+IMPORT_SECONDS = 300
 Json = dict[str, Any]
 
 
@@ -94,8 +95,35 @@ class Client:
         params: Json = {"limit": PAGE} if after is None else {"limit": PAGE, "after": after}
         return self._answer("GET", f"{self.base}/events", params=params)
 
-    def _pages(self, path: str) -> Iterator[Json]:
-        params: Json = {"limit": PAGE}
+    def send_lines(self, pieces: Iterable[bytes], import_id: str, from_line: int, *, stop_on_refusal: bool) -> Json:
+        """What became of the lines of an import, which are sent as they come."""
+        return self._answer(
+            "POST",
+            f"{self.base}/imports",
+            content=pieces,
+            params={"from_line": from_line} | ({"stop_on_refusal": "true"} if stop_on_refusal else {}),
+            headers={"Content-Type": "application/x-ndjson", "Idempotency-Key": import_id},
+            timeout=IMPORT_SECONDS,
+        )
+
+    def lines_not_recorded(self, import_id: str) -> Iterator[Json]:
+        """The lines of an import that were refused or held back."""
+        return self._pages(f"{self.base}/imports/{quote(import_id, safe='')}/lines", fate="not_recorded")
+
+    def export(self, contract_id: str | None) -> Iterator[bytes]:
+        """The events of the ledger or of a contract as lines, as they come. OperatorError where they break off."""
+        params = {} if contract_id is None else {"contract_id": contract_id}
+        try:
+            with self._http.stream("GET", f"{self.base}/export", params=params) as response:
+                if response.is_error:
+                    response.read()
+                    self._told(response)
+                yield from response.iter_bytes()
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+
+    def _pages(self, path: str, **more: Any) -> Iterator[Json]:
+        params: Json = {"limit": PAGE, **more}
         while True:
             page = self._answer("GET", path, params=params)
             yield from page["items"]
@@ -111,12 +139,18 @@ class Client:
         try:
             response = self._http.request(method, path, **request)
         except httpx.TransportError as error:
-            raise Unreachable(
-                f"Nothing answers at {self.url} ({str(error) or type(error).__name__}): start it with `contract-ledger serve`, "
-                "or name another address with --url or LEDGER_URL."
-            ) from error
+            raise self._unreachable(error) from error
         except (httpx.InvalidURL, UnicodeError) as error:
             raise OperatorError(f"{self.url!r} is no address of a service ({error}): write it as http://127.0.0.1:8000.") from error
+        return self._told(response)
+
+    def _unreachable(self, error: httpx.TransportError) -> Unreachable:
+        return Unreachable(
+            f"Nothing answers at {self.url} ({str(error) or type(error).__name__}): start it with `contract-ledger serve`, "
+            "or name another address with --url or LEDGER_URL."
+        )
+
+    def _told(self, response: httpx.Response) -> Json:
         try:
             answer = visible(response.json())
         except ValueError:

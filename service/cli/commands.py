@@ -73,10 +73,11 @@ def serve(
     With LEDGER_DATABASE_URL (the service's role) and LEDGER_MIGRATION_URL (the owner of the tables) it migrates first. At the first
     start it makes the ledger `main` and a first API key, which is kept in the data folder. Ctrl-C drains and stops everything cleanly.
     """
+    settings = settings_of(data_dir)
     from service.cli.server import Address
     from service.cli.server import serve as run
 
-    raise typer.Exit(run(settings_of(data_dir), Address(host, port, workers)))
+    raise typer.Exit(run(settings, Address(host, port, workers)))
 
 
 @app.command()
@@ -132,6 +133,51 @@ def tail(
         except KeyboardInterrupt:
             if not follow:
                 raise
+
+
+@app.command("import")
+def import_(  # noqa: PLR0917 - the options of a command
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Events, one a line (NDJSON), as `export` writes them; - for standard input.")
+    ],
+    ledger: LedgerName = "main",
+    import_id: Annotated[
+        str | None, option("The import's id, a UUID. If not said, one made of the file's path: the same command goes on where it ended.")
+    ] = None,
+    from_line: Annotated[int, typer.Option(min=1, help="Begin at this line of the file.")] = 1,
+    stop_on_refusal: Annotated[bool, typer.Option("--stop-on-refusal", help="End at the first line that is refused.")] = False,
+    url: Url = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Import events, one a line. Lines that are refused are named, and hold back those of their contract that follow them.
+
+    Run again, it goes on: no line is recorded twice. Exit status 1 when a line is not recorded.
+    """
+    from service.cli.exchange import import_file, import_id_of
+
+    if str(file) == "-" and import_id is None:
+        raise OperatorError("Name the import by --import-id, a UUID of your own: standard input has no path to name it by.")
+    with client_of(ledger, data_dir, url) as client:
+        given = import_id or import_id_of(file, ledger)
+        whole = import_file(client, file, given, from_line, stop_on_refusal=stop_on_refusal)
+    raise typer.Exit(0 if whole else 1)
+
+
+@app.command()
+def export(
+    ledger: LedgerName = "main",
+    contract: Annotated[str | None, option("Only the events of this contract, by its contract_id.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write; standard output if not said.", show_default=False)
+    ] = None,
+    url: Url = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Export the events of a ledger or a contract, one a line, in the form that `import` takes."""
+    from service.cli.exchange import export_file
+
+    with client_of(ledger, data_dir, url) as client:
+        export_file(client, contract, output)
 
 
 @app.command()
@@ -223,16 +269,7 @@ def events() -> None:
 
 @app.command()
 def schemas(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where they go, under events/.")] = Path("schemas")) -> None:
-    """Write the JSON Schema of each event type's data to FOLDER/events, and remove what is there of types that are gone."""
-    import json
+    """Write the JSON Schema of each version of each event type's data to FOLDER/events, and remove what is there of others."""
+    from service.api.published import write_schemas
 
-    from service.api.openapi import event_schemas
-
-    target = folder / "events"
-    target.mkdir(parents=True, exist_ok=True)
-    made = event_schemas()
-    for name, schema in made.items():
-        (target / name).write_text(json.dumps(schema, indent=2, ensure_ascii=False) + "\n")
-    for stale in target.glob("*.json"):
-        if stale.name not in made:
-            stale.unlink()
+    write_schemas(folder)

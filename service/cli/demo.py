@@ -14,7 +14,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from service.cli.case import CONTINUATIONS, DAY_BETWEEN, EVENTS, FIRST_DAY, LAST_DAY, request_key
+from service.cli.case import CONTINUATIONS, DAY_BETWEEN, EVENTS, FIRST_DAY, LAST_DAY, RATE_DAYS, request_key
 from service.cli.client import Client, Problem
 from service.cli.prose import Told, figure_amount, listed, money, source_words
 from service.cli.story import console, history
@@ -33,12 +33,13 @@ _HEADER_MEMBERS = (
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """The contract as of the first reports and the last; and on a day between, as known by each."""
+    """The contract as of the first reports and the last; on a day between, as known by each; and in dollars, at the rates of two days."""
 
     first: Told
     last: Told
     then: Told
     now: Told
+    in_dollars: list[Json]
 
 
 def demo(client: Client, show_command: str) -> None:
@@ -57,7 +58,7 @@ def demo(client: Client, show_command: str) -> None:
         out.print(line, soft_wrap=True)
     for title, parts in (
         ("1. The value, and on whose word", _value_answer(told)),
-        ("2. The best figure, in each currency", _best_answer(told.last)),
+        ("2. The best figure, in each currency", _best_answer(told)),
         (f"3. What was the contract on {DAY_BETWEEN}?", _day_answer(told)),
         ("4. The end of the term", _term_answer(told)),
         ("5. What these answers rest on", _basis_answer(told, events, ledger["ledger_id"])),
@@ -84,6 +85,10 @@ def _ask(client: Client, contract_id: str, position: int, events: Sequence[Json]
         last=told(LAST_DAY, LAST_DAY),
         then=told(DAY_BETWEEN, FIRST_DAY),
         now=told(DAY_BETWEEN, LAST_DAY),
+        in_dollars=[
+            client.contract(contract_id, published_by=LAST_DAY, known_position=position, currency="USD", rate_on=day)["converted"]
+            for day in RATE_DAYS
+        ],
     )
 
 
@@ -114,7 +119,8 @@ def _value_answer(answers: Answers) -> Iterator[RenderableType]:
         yield _paragraph(f"Published by {told.as_of['published_by']}", told.value())
 
 
-def _best_answer(last: Told) -> Iterator[RenderableType]:
+def _best_answer(answers: Answers) -> Iterator[RenderableType]:
+    last = answers.last
     value = last.state["value"]
     table = Table(show_edge=False, pad_edge=False)
     for heading in ("", *(entry["currency"] for entry in value["by_currency"])):
@@ -125,8 +131,21 @@ def _best_answer(last: Told) -> Iterator[RenderableType]:
     support, conflicts = value.get("support", 0), value.get("conflicts", [])
     count = "no conflicts" if not conflicts else f"{len(conflicts)} conflicts"
     yield Text(
-        f"{support} sources support the figure in {value['best']['currency']}; {count}. Nothing is converted or averaged here; "
-        "to show it in another currency, at the European Central Bank's rate of a day, comes later."
+        f"{support} sources support the figure in {value['best']['currency']}; {count}. "
+        "Nothing in the state is converted or averaged. Shown in dollars, when it is read:"
+    )
+    for shown in answers.in_dollars:
+        yield Text(_in_dollars(shown, value["best"]))
+
+
+def _in_dollars(shown: Json, best: Json) -> str:
+    if "best" not in shown:
+        return f"  at the rates of {shown['asked_on']}: not shown, {shown['not_converted'][0]['reason']}"
+    (rate,) = shown["rates"]
+    source = f"{shown['source']['data_set']}, from {shown['source']['package']} {shown['source']['version']}"
+    return (
+        f"  the best, {figure_amount(best)}, is {money(shown['best']['amount'], shown['currency'])} at the rate of {shown['rate_on']}: "
+        f"{rate['inverse']} {rate['base']} for 1 {rate['quote']} ({source})"
     )
 
 

@@ -15,7 +15,8 @@ head = typer.Typer(help="The last committed event of a ledger, as it is kept out
 
 @keys.command("create")
 def create_key(
-    name: Annotated[str, typer.Option(help="Who it is for.")] = "key",
+    who: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Who it is for; `key` if not said.", show_default=False)] = None,
+    name: Annotated[str | None, option("The same, said as an option.")] = None,
     right: Annotated[
         list[str] | None,
         option(
@@ -30,9 +31,12 @@ def create_key(
     """Make an API key. Its text is printed once, alone on stdout, and kept nowhere."""
     from service.cli.admin import make_key
 
+    if who is not None and name is not None:
+        raise typer.BadParameter("say who the key is for once: as NAME, or by --name", param_hint="--name")
+    said = who or name or "key"
     with connection_of(data_dir) as connection:
-        key_id, key = make_key(connection, name, right or ["contracts:read", "contracts:write"], ledger or [], expires_days)
-    typer.echo(f"Key {key_id} ({name}). Its text is not shown again:", err=True)
+        key_id, key = make_key(connection, said, right or ["contracts:read", "contracts:write"], ledger or [], expires_days)
+    typer.echo(f"Key {key_id} ({said}). Its text is not shown again:", err=True)
     typer.echo(key)
 
 

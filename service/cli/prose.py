@@ -10,6 +10,9 @@ from typing import Any
 
 from rich.table import Table
 
+from service.cli.standing import standing
+from service.domain.dates import on
+
 Json = dict[str, Any]
 _BOUNDS = {"about": "about ", "at_least": "at least ", "at_most": "at most "}
 _STATUSES = {
@@ -65,7 +68,7 @@ class Told:
         self.answer = answer
         self.state: Json = answer["state"]
         self.as_of: Json = answer["as_of"]
-        self.events = {event["revision"]: event for event in events}
+        self.events = {event["revision"]: event for event in standing(events, self.as_of)}
 
     def word(self, revisions: Sequence[int]) -> str:
         """On whose word something stands, given the revisions that it rests on."""
@@ -100,14 +103,14 @@ class Told:
     def term(self) -> str:
         """When it begins and ends, and on whose word."""
         period, end = self.state.get("period", {}), self.state.get("term_end")
-        start = f"begins in {period['start_on']}" if "start_on" in period else "begins on a day that is not known"
+        start = f"begins {on(period['start_on'])}" if "start_on" in period else "begins on a day that is not known"
         if end is None:
             return f"{start}, and its end is not known"
         word = f"on the word of {self.word(end['rests_on'])}"
         if end["by"] == "duration":
             counted = f"{duration_words(period['duration'])} from {period['start_on']}"
-            return f"{start} and ends in {end['end_on']}: {counted}, {word}"
-        return f"{start} and ends on {end['end_on']}, as stated, {word}"
+            return f"{start} and ends {on(end['end_on'])}: {counted}, {word}"
+        return f"{start} and ends {on(end['end_on'])}, as stated, {word}"
 
     def figures(self) -> list[Json]:
         """The figures that stand."""
@@ -184,7 +187,7 @@ class Told:
         for entry in self.state.get("suspensions", []):
             resumed = f" until {entry['resumed_on']}" if "resumed_on" in entry else ""
             said.append(f"suspended {_of_item(entry)}, from {entry['suspended_on']}{resumed}")
-        return said + [f"complete {_of_item(entry)}, in {entry['completed_on']}" for entry in self.state.get("completions", [])]
+        return said + [f"complete {_of_item(entry)}, {on(entry['completed_on'])}" for entry in self.state.get("completions", [])]
 
     def anomalies(self) -> list[str]:
         """What is flagged, with the notes that explain it."""
@@ -247,7 +250,7 @@ def _reported(data: Json) -> str:
 
 
 def _signed(data: Json) -> str:
-    signed = f"on {data['signed_on']}" if "signed_on" in data else f"by {data['signed_by']}" if "signed_by" in data else ""
+    signed = on(data["signed_on"]) if "signed_on" in data else f"by {data['signed_by']}" if "signed_by" in data else ""
     end = f"until {data['period']['end_on']}" if data.get("period", {}).get("end_on") else ""
     withheld = listed(entry["path"] for entry in data.get("withheld", []))
     return "; ".join(part for part in (signed, _opened(data), end, withheld and f"withheld: {withheld}") if part)
@@ -282,7 +285,7 @@ def _named(data: Json) -> str:
     """An id or reference, with the title and the words that were said of it."""
     name = next((data[member] for member in ("milestone_id", "condition_id", "option_id", "reference") if member in data), "")
     title = f"{name}: {data['title']}" if "title" in data else str(name)
-    return _joined(f"{title}, due in {data['due_on']}" if "due_on" in data else title, data.get("text"))
+    return _joined(f"{title}, due {on(data['due_on'])}" if "due_on" in data else title, data.get("text"))
 
 
 def _party(data: Json) -> str:
@@ -327,6 +330,11 @@ def _kept_back(data: Json) -> str:
     return f"withholds {listed(kept)}" if kept else ""
 
 
+def _corrected(data: Json) -> str:
+    moved = f"from {data['effective_on']}" if "effective_on" in data else ""
+    return _joined(f"event {data['target']} stated anew: {listed(data['data'])}", moved)
+
+
 def _labelled(data: Json) -> str:
     return _joined(*(f"{word} {listed(data[member])}" for word, member in (("set", "set"), ("removed", "remove")) if member in data))
 
@@ -343,7 +351,7 @@ _WORDS: dict[str, Callable[[Json], str]] = {
     "party.replaced": lambda data: f"{_party(data)} takes the place of {data['replaces']}",
     "party.identified": _identified,
     "option.granted": _granted,
-    "option.exercised": lambda data: _joined(f"{data['option_id']}, in {data['exercised_on']}", data.get("text")),
+    "option.exercised": lambda data: _joined(f"{data['option_id']}, {on(data['exercised_on'])}", data.get("text")),
     "option.lapsed": _named,
     "terms.amended": _amended,
     "delivery.accepted": _judged,
@@ -364,4 +372,6 @@ _WORDS: dict[str, Callable[[Json], str]] = {
     "delivery.recorded": lambda data: f"{data['delivery_id']}: {data['quantity']} {data['unit']} of {data['item_id']}",
     "agreement.linked": lambda data: ": ".join(data[name] for name in ("relation", "title") if name in data),
     "note.added": lambda data: str(data["text"]),
+    "event.corrected": _corrected,
+    "event.voided": lambda data: f"event {data['target']}: {data['reason']}",
 }

@@ -62,6 +62,7 @@ class Address:
 def serve(settings: Settings, address: Address) -> int:
     """Serve until told to stop; the exit status. OperatorError, before anything is served, for what stands in the way."""
     configure_logging(settings.log_format)
+    _check(settings)
     _hang_up_as_terminate()
     folder = data_folder(settings)
     with _bound(address.host, address.port) as listening:
@@ -73,6 +74,16 @@ def serve(settings: Settings, address: Address) -> int:
     if status == 0:
         say_stopped(settings.log_format)
     return status
+
+
+def _check(settings: Settings) -> None:
+    """Refuse settings that cannot be meant, before anything is begun: workers would each find out, and be begun again."""
+    if settings.database_url is not None:
+        named_databases(settings)
+    if settings.oidc_issuer is not None:
+        from service.tokens import trusted_issuer
+
+        trusted_issuer(settings)
 
 
 def _serve_embedded(folder: Path, settings: Settings, address: Address, listening: socket.socket) -> int:
@@ -141,7 +152,7 @@ def _run(listening: socket.socket, workers: int, ready: Callable[[], None]) -> i
         factory=True,
         workers=workers,
         loop="uvloop",
-        http="httptools",
+        http="service.api.connection:Connection",
         ws="none",
         lifespan="on",
         access_log=False,

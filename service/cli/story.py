@@ -1,12 +1,11 @@
 """Stories told from the service's answers: a contract in prose with its history, and a ledger event by event."""
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import date, datetime
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -14,7 +13,7 @@ from rich.text import Text
 
 from service.cli.client import Client, Unreachable
 from service.cli.prose import Told, event_words, listed, source_words
-from service.domain.dates import first_day, last_day
+from service.cli.standing import left_out, standing
 
 Json = dict[str, Any]
 FOLLOW_SECONDS = 1.0
@@ -29,10 +28,11 @@ class _Output(Console):
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Where the stories go; wide enough for a table where it is no terminal."""
+    """Where the stories go; where it is no terminal, as wide as COLUMNS says, else wide enough for a table."""
     made = _Output(highlight=False, stderr=stderr)
+    said = os.environ.get("COLUMNS", "")
     if not made.is_terminal:
-        made.width = 160
+        made.width = int(said) if re.fullmatch("[1-9][0-9]{1,3}", said) else 160
     return made
 
 
@@ -126,8 +126,9 @@ def _agreement(entry: Json) -> str:
 
 def _notes(told: Told) -> Iterator[str]:
     for event in told.events.values():
-        if event["event_type"] == "note.added" and not _left_out(event, told.as_of):
-            about = "".join(f" (about {value})" for value in event.get("data", {}).get("about", {}).values())
+        if event["event_type"] == "note.added" and not left_out(event, told.as_of):
+            subject = event.get("data", {}).get("about")
+            about = f" (about {subject['kind']} {subject['id']})" if subject else ""
             yield f"{event_words(event)}{about}, {source_words(event.get('source', {'kind': 'unknown'}))}"
 
 
@@ -142,32 +143,16 @@ def _labelled(facts: Iterable[tuple[str, Iterable[str]]]) -> Iterator[Renderable
 
 
 def history(as_of: Json, events: Sequence[Json]) -> Iterator[Text]:
-    """One line an event, in the order of recording; dim where the answer above does not count it, and why."""
-    for event in events:
-        why = _left_out(event, as_of)
+    """One line an event, in the order of recording, as it was recorded; dim where the answer above does not count it, and why."""
+    for event, stands in zip(events, standing(events, as_of), strict=True):
+        why = left_out(stands, as_of)
         source = source_words(event["source"]) if "source" in event else ""
-        marks = "".join(f" [{mark}]" for mark in ("hypothetical" if event.get("hypothetical") else None, why) if mark)
+        marks = "".join(
+            f" [{mark}]" for mark in ("hypothetical" if event.get("hypothetical") else None, why or stands.get("changed")) if mark
+        )
         line = f"{event['position']:>6}  r{event['revision']:<4} {event.get('effective_on', '-'):<10}  {event['event_type']:<18}  {source}"
         words = event_words(event)
         yield Text(f"{line}{f': {words}' if words else ''}{marks}", style="dim" if why else "")
-
-
-def _left_out(event: Json, as_of: Json) -> str | None:
-    """Why an event is not part of an answer; None if it is."""
-    if event["position"] > as_of["known_position"]:
-        return "recorded later"
-    if "published_by" in as_of and _published_on(event, as_of["time_zone"]).isoformat() > as_of["published_by"]:
-        return "published later"
-    if "effective_on" in event and first_day(event["effective_on"]).isoformat() > as_of["effective_on"]:
-        return "in effect later"
-    return None
-
-
-def _published_on(event: Json, time_zone: str) -> date:
-    published_on = event.get("source", {}).get("published_on")
-    if published_on:
-        return last_day(published_on)
-    return datetime.fromisoformat(event["recorded_at"]).astimezone(ZoneInfo(time_zone)).date()
 
 
 def feed_line(event: Json) -> str:

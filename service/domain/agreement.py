@@ -1,18 +1,20 @@
 """The agreement: reported, signed, linked to others."""
 
+from collections.abc import Iterator
 from datetime import date
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from service.domain.dates import BusinessDate, first_day, last_day
+from service.domain.dates import BusinessDate, first_day, last_day, on
 from service.domain.disclosure import withheld_parts
 from service.domain.events import EventData, Id, Name, RecordedEvent, Word, event_type, stated
 from service.domain.figures import Figures, add_figure, check_new_figures, has_origin, keep_apart
 from service.domain.parties import standing_party
 from service.domain.parts import Agreement, Delivered, Item, Report, Signing
-from service.domain.state import Contract, Facts
+from service.domain.state import Contract
 from service.domain.terms import (
     Identifier,
     ItemData,
@@ -26,13 +28,14 @@ from service.domain.terms import (
     WithheldList,
     state_period,
 )
-from service.errors import NotAllowedNow
+from service.errors import MemberFault, NotAllowedNow, Refused
 
 RULES = {
     "signed-once": "A contract is signed once.",
     "supplier-and-buyer": "By the signing a supplier and a buyer stand, each named or withheld.",
 }
 FLAGS = {
+    "signed-ahead": "The day of signing is after both the day of effect and the day of recording.",
     "start-before-signing": "The period that the signing states starts before it.",
     "delivery-before-signing": "A delivery came before the signing, by `signed_on`, else by `signed_by`.",
     "delivered-more-than-ordered": "More of an item is delivered than is ordered.",
@@ -53,11 +56,20 @@ class _Opening(EventData):
     figures: Figures | None
 
     def check_whole(self, whole: Contract) -> None:
-        if whole.facts.opening is None:
-            missing = [name for name in ("title", "kind", "parties") if getattr(self, name) is None]
-            if missing:
-                raise NotAllowedNow("first-event-opens", f"The event that opens a contract also states {', '.join(missing)}.")
+        if whole.facts.opening is None and (faults := tuple(self._faults_of_opening())):
+            sentences = "; ".join(f"{fault.pointer}: {fault.detail}" for fault in faults)
+            raise Refused(f"{sentences}.", faults)
         check_new_figures(whole, self.figures or [])
+
+    def _faults_of_opening(self) -> Iterator[MemberFault]:
+        """What the event lacks, or refers to in vain, if it opens a contract: faults of its data, since there is nothing else yet."""
+        for name in ("title", "kind", "parties"):
+            if getattr(self, name) is None:
+                yield MemberFault(f"/data/{name}", "the event that opens a contract states this member")
+        known = {figure.figure_id for figure in self.figures or ()}
+        for index, figure in enumerate(self.figures or ()):
+            if figure.derived_from and figure.derived_from.figure_id not in known:
+                yield MemberFault(f"/data/figures/{index}/derived_from/figure_id", "the event that opens a contract states no such figure")
 
     def _state_members(self, contract: Contract, event: RecordedEvent) -> None:
         facts, revision = contract.facts, event.revision
@@ -135,6 +147,12 @@ class ContractSigned(_Opening):
     withheld: WithheldList | None = None
     terms: Terms | None = None
 
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.signed_on and self.signed_by and first_day(self.signed_on) > last_day(self.signed_by):
+            raise PydanticCustomError("signing_order", "the signing is after the latest possible day of it", {"member": "signed_on"})
+        return self
+
     def check_whole(self, whole: Contract) -> None:
         if whole.facts.signing is not None:
             raise NotAllowedNow("signed-once", "The contract is signed already; record what changed with an event of its own type.")
@@ -163,6 +181,7 @@ class ContractSigned(_Opening):
         if self.terms is not None:
             facts.terms, facts.terms_rest_on = stated(self.terms), [revision]
         flag_start_before_signing(contract, self.period, revision)
+        _flag_signed_ahead(contract, self.signed_on, event)
         if facts.delivery:
             for delivery in facts.delivery.unsigned:
                 flag_delivery_before_signing(contract, delivery.delivered_on, delivery.rests_on[0])
@@ -184,28 +203,41 @@ def _flag_more_delivered(contract: Contract, revision: int) -> None:
         contract.flag("delivered-more-than-ordered", [revision], "; ".join(sentences))
 
 
-def signing_day(facts: Facts) -> tuple[date, str] | None:
-    """The day of signing that other days are held against, and in words which one it is."""
-    if facts.signing is None:
-        return None
-    if facts.signing.signed_on:
-        return first_day(facts.signing.signed_on), f"the signing on {facts.signing.signed_on}"
-    if facts.signing.signed_by:
-        return last_day(facts.signing.signed_by), f"the latest possible signing day, {facts.signing.signed_by}"
-    return first_day(facts.signing.effective_on), f"the signing, in effect on {facts.signing.effective_on}"
+def _signing_day(signing: Signing) -> date:
+    """The day of signing that other days are held against."""
+    if signing.signed_on:
+        return first_day(signing.signed_on)
+    return last_day(signing.signed_by) if signing.signed_by else first_day(signing.effective_on)
+
+
+def _signing_in_words(signing: Signing) -> str:
+    if signing.signed_on:
+        return f"the signing {on(signing.signed_on)}"
+    if signing.signed_by:
+        return f"the latest possible signing day, {signing.signed_by}"
+    return f"the signing, in effect {on(signing.effective_on)}"
 
 
 def flag_start_before_signing(contract: Contract, period: PeriodData | None, revision: int) -> None:
-    signed = signing_day(contract.facts)
-    if period and period.start_on and signed and last_day(period.start_on) < signed[0]:
-        contract.flag("start-before-signing", [revision], f"the period starts in {period.start_on}, before {signed[1]}")
+    signing = contract.facts.signing
+    if signing and period and period.start_on and last_day(period.start_on) < _signing_day(signing):
+        sentence = f"the period starts {on(period.start_on)}, before {_signing_in_words(signing)}"
+        contract.flag("start-before-signing", [revision], sentence)
+
+
+def _flag_signed_ahead(contract: Contract, signed_on: str | None, event: RecordedEvent) -> None:
+    """A signing may take effect before it is signed, or be announced; one that stands as made before its day does neither."""
+    if signed_on and first_day(signed_on) > max(last_day(event.effective_on), event.recorded_on):
+        sentence = f"signed {on(signed_on)}, after its day of effect, {event.effective_on}, and after it was recorded"
+        contract.flag("signed-ahead", [event.revision], sentence)
 
 
 def flag_delivery_before_signing(contract: Contract, day: str, revision: int) -> None:
     """Flag a delivery, recorded as `revision`, whose day is before the signing."""
-    signing, signed = contract.facts.signing, signing_day(contract.facts)
-    if signing and signed and first_day(day) < signed[0]:
-        contract.flag("delivery-before-signing", [revision, *signing.rests_on], f"delivery in {day} came before {signed[1]}")
+    signing = contract.facts.signing
+    if signing and first_day(day) < _signing_day(signing):
+        sentence = f"delivery {on(day)} came before {_signing_in_words(signing)}"
+        contract.flag("delivery-before-signing", [revision, *signing.rests_on], sentence)
 
 
 @event_type("agreement.linked")

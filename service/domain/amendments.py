@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from service.domain.dates import last_day
 from service.domain.events import STRICT, EventData, Id, Name, Path, RecordedEvent, Text, check_room, event_type
+from service.domain.faults import sentence
 from service.domain.parts import Amendment, JsonObject, Period
 from service.domain.state import Contract, Facts
 from service.domain.terms import PERIOD_MEMBERS, PeriodData, TermPeriod, Terms, term_end
@@ -66,7 +67,7 @@ def _check_change(change: Change) -> Change:
             reader.validate_python(change.to)
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
-            raise PydanticCustomError("amended_value", "{fault}", {"fault": fault["msg"], "member": "to"}) from None
+            raise PydanticCustomError("amended_value", "{fault}", {"fault": sentence(fault), "member": "to"}) from None
     return change
 
 

@@ -16,6 +16,7 @@ from msgspec.structs import asdict
 from service.domain import (
     agreement,
     amendments,
+    corrections,
     delivery,
     disclosure,
     disputes,
@@ -29,7 +30,7 @@ from service.domain import (
     parties,
     performance,
 )
-from service.domain.dates import first_day, last_day
+from service.domain.dates import first_day, last_day, on
 from service.domain.events import EVENT_TYPES, EventData, RecordedEvent
 from service.domain.parts import JsonObject, Part, Period, StandingFigure, UnsignedDelivery
 from service.domain.state import Anomaly, CoarseDate, Contract, ContractState, Facts, Quantity, TermEnd, Value, anomaly
@@ -38,19 +39,25 @@ from service.domain.value import value_of
 from service.errors import NotAllowedNow
 
 RULES = {
-    "first-event-opens": ("A contract opens with contract.reported or contract.signed, and what opens it states title, kind and parties."),
+    "first-event-opens": (
+        "A contract opens with contract.reported or contract.signed. What opens it states title, kind and parties, without which it is "
+        "refused as faulty (422)."
+    ),
     "events-limit": "A contract holds so many events and no more.",
     "parts-limit": "A list of the state, such as its options or disputes, holds so many entries and no more.",
     "known-anomaly": "A note about an anomaly names one that stands.",
-    "known-event": "A note about an event names one of the same contract.",
+    "known-event": "An event that a note is about, or that is corrected or voided, is one of the same contract.",
     "after-end": (
         "After a contract was completed, terminated, cancelled or superseded only late deliveries, figures, revisions "
-        "to actuals, disclosures, disputes, labels and notes are recorded."
+        "to actuals, disclosures, disputes, corrections, voids, labels and notes are recorded."
     ),
 }
 FLAGS = {
     "before-opening": "An event takes effect before the contract was opened.",
-    "no-longer-fits": ("An event was allowed when it was recorded, and is not any more after what was recorded later about earlier days."),
+    "no-longer-fits": (
+        "An event was allowed when it was recorded, and is not any more after what was recorded later about earlier days. An extension, "
+        "an exercised option or an end is then kept under `unplaced`; anything else still says what it says."
+    ),
 }
 
 SUBJECTS = (
@@ -68,9 +75,11 @@ SUBJECTS = (
     ending,
     labels,
     notes,
+    corrections,
 )
 """The modules whose event types are registered by importing them."""
 MAX_EVENTS = 10_000
+_ONE_DAY = timedelta(days=1)
 _JUDGED = frozenset({"figures-conflict", "withheld-past-its-day", "milestone-past-its-day"})
 
 
@@ -109,39 +118,47 @@ _encoder = msgspec.json.Encoder(order="sorted")
 _facts_decoder = msgspec.json.Decoder(Facts)
 
 
-def decide(data: EventData, whole: Contract, at: Contract, revision: int, day: date) -> None:
-    """Raise NotAllowedNow when a hard rule refuses the event as `revision` of its contract.
+def decide(data: EventData, whole: Contract, at: Contract, revision: int, day: date, effective_on: str) -> None:
+    """Raise NotAllowedNow when a hard rule refuses the event as `revision` of its contract, Refused when an opening lacks what it states.
 
-    `whole` is everything known of the contract, `at` the contract at the event's own place in time.
+    `whole` is everything known of the contract, `at` the contract at the event's own place in time; `day` is today.
     """
     if revision == 1 and not data.opens:
         raise NotAllowedNow("first-event-opens", "A contract opens with contract.reported or contract.signed.")
-    if revision > MAX_EVENTS:
-        raise NotAllowedNow("events-limit", f"A contract holds at most {MAX_EVENTS} events.")
+    check_limit(revision)
     data.check_whole(whole)
     if (anomaly_id := data.anomaly_id()) and anomaly_id not in {a.anomaly_id for a in judge(whole, day)}:
         raise NotAllowedNow("known-anomaly", f"The contract has no anomaly {anomaly_id}.")
-    check_place(data, at)
+    check_place(data, effective_on, at)
 
 
-def check_place(data: EventData, at: Contract) -> None:
+def check_limit(revision: int) -> None:
+    if revision > MAX_EVENTS:
+        raise NotAllowedNow("events-limit", f"A contract holds at most {MAX_EVENTS} events.")
+
+
+def check_place(data: EventData, effective_on: str, at: Contract) -> None:
     """The hard rules that look at the contract at the event's own place in time."""
     ending = at.facts.ending
     if ending is not None and not data.allowed_after_end():
         raise NotAllowedNow(
             "after-end",
-            f"The contract was {ending.kind} in {ending.effective_on} (revision {ending.rests_on[0]}); after that only late deliveries, "
-            f"figures, revisions to actuals, disclosures, disputes, labels and notes are recorded, not {data.event_type}.",
+            f"The contract was {ending.kind} {on(ending.effective_on)} (revision {ending.rests_on[0]}); after that only late deliveries, "
+            "figures, revisions to actuals, disclosures, disputes, corrections, voids, labels and notes are recorded, "
+            f"not {data.event_type}.",
         )
     data.check_place(at)
+    if data.judged_by_day:
+        data.check_day(at, effective_on)
 
 
 def evolve(contract: Contract, event: RecordedEvent) -> None:
-    """Fold one event in. Total: what no longer fits, or takes effect before the opening, is flagged; what has no target is kept apart."""
+    """Fold one event in. Total: what takes effect before the opening, or no longer fits, is flagged; what has no target is kept apart, and
+    so is what no longer fits and would undo what was recorded later (`folds_unfit`)."""
     facts, data = contract.facts, event.data
     early = facts.opening is None and event.revision != 1 and not data.dayless
     if early:
-        sentence = f"{data.event_type} takes effect in {event.effective_on}, before the contract was opened"
+        sentence = f"{data.event_type} takes effect {on(event.effective_on)}, before the contract was opened"
         contract.flag("before-opening", [event.revision], sentence)
     if not data.is_placed(contract):
         figures.keep_apart(contract, event.revision, data.figure_ids())
@@ -149,9 +166,12 @@ def evolve(contract: Contract, event: RecordedEvent) -> None:
     if not early:
         # What was allowed when it was recorded may not fit what was recorded later about earlier days.
         try:
-            check_place(data, contract)
+            check_place(data, event.effective_on, contract)
         except NotAllowedNow as refusal:
             contract.flag("no-longer-fits", [event.revision], f"{data.event_type} no longer fits: {refusal.detail}")
+            if not data.folds_unfit:
+                figures.keep_apart(contract, event.revision, data.figure_ids())
+                return
     data.apply(contract, event)
     if event.hypothetical:
         facts.hypothetical = True
@@ -165,11 +185,21 @@ def fold(events: Iterable[RecordedEvent]) -> Contract:
     return contract
 
 
+def carry_on(contract: Contract, events: Iterable[RecordedEvent]) -> Contract:
+    """The contract that further events make, as a copy: by way of its JSON, which takes a small part of the time of another fold."""
+    further = Contract(_facts_decoder.decode(_encoder.encode(contract.facts)), [*contract.anomalies])
+    for event in events:
+        evolve(further, event)
+    return further
+
+
 def settle(facts: Facts, day: date) -> ContractState:
     """The state that the facts make on a day: status, value, what is uncertain and unsettled."""
     end = term_end(facts)
     status, rests_on = _status(facts, end, day)
     coarse = _coarse_dates(facts)
+    if end is not None and end.by == "duration" and len(end.end_on) < 10:
+        coarse.append(CoarseDate(path="/term_end/end_on", date=end.end_on, rests_on=end.rests_on))
     shown = asdict(facts)
     shown["value"] = value_of(facts)
     return ContractState(
@@ -296,7 +326,7 @@ def judge(whole: Contract, day: date, value: Value | None = None) -> list[Anomal
             _add(anomalies, anomaly("withheld-past-its-day", part.rests_on, sentence))
     for milestone in facts.milestones:
         if milestone.status == "scheduled" and milestone.due_on and last_day(milestone.due_on) < day:
-            sentence = f"the milestone {milestone.milestone_id} was due in {milestone.due_on}, and is neither met nor missed"
+            sentence = f"the milestone {milestone.milestone_id} was due {on(milestone.due_on)}, and is neither met nor missed"
             _add(anomalies, anomaly("milestone-past-its-day", milestone.rests_on, sentence))
     if facts.explanations:
         for known in anomalies:
@@ -320,16 +350,18 @@ def turning_day(state: ContractState, known: Facts, pending: Iterable[str], day:
     """
     days = [first_day(effective_on) for effective_on in pending]
     days += [last_day(coarse.date) for coarse in state.unsettled]
-    days += [last_day(part.until) + timedelta(days=1) for part in known.withheld if part.until]
+    if known.withheld:
+        days += [last_day(part.until) + _ONE_DAY for part in known.withheld if part.until]
     if known.milestones:
-        days += [last_day(part.due_on) + timedelta(days=1) for part in known.milestones if part.due_on]
+        days += [last_day(part.due_on) + _ONE_DAY for part in known.milestones if part.due_on]
     if state.options:
         days += options.turning_days(state.options)
     if state.period and state.period.start_on:
         days.append(first_day(state.period.start_on))
     if state.term_end:
-        days.append(last_day(state.term_end.end_on) + timedelta(days=1))
-    return min((turn for turn in days if turn > day), default=None)
+        days.append(last_day(state.term_end.end_on) + _ONE_DAY)
+    days = [turn for turn in days if turn > day]
+    return min(days) if days else None
 
 
 def revisions_of(facts: Facts) -> set[int]:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 _BUSINESS_DATE = r"^[12][0-9]{3}(-Q[1-4]|-(0[1-9]|1[0-2])(-(0[1-9]|[12][0-9]|3[01]))?)?$"
 _DURATION = r"^P([0-9]{1,3}Y)?([0-9]{1,4}M)?([0-9]{1,4}W)?([0-9]{1,5}D)?$"
@@ -18,7 +19,10 @@ _CACHE_SIZE = 16_384
 
 
 def _exists(text: str) -> str:
-    first_day(text)
+    try:
+        first_day(text)
+    except ValueError:
+        raise PydanticCustomError("no_such_day", "there is no such day in the calendar") from None
     return text
 
 
@@ -66,6 +70,11 @@ def last_day(text: str) -> date:
     first = first_day(text)
     months = {4: 12, 7: 3 if "Q" in text else 1}.get(len(text))
     return first if months is None else _add_months(first, months) - timedelta(days=1)
+
+
+def on(text: str) -> str:
+    """A business date within a sentence: `on 2023-06-15`, `in 2023-06`."""
+    return f"{'in' if is_coarse(text) else 'on'} {text}"
 
 
 def is_coarse(text: str) -> bool:

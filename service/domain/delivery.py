@@ -4,11 +4,11 @@ from msgspec.structs import replace
 from pydantic import StrictBool
 
 from service.domain.agreement import flag_delivery_before_signing, more_than_ordered
-from service.domain.dates import BusinessDate, first_day, last_day
+from service.domain.dates import BusinessDate, first_day, last_day, on
 from service.domain.events import EventData, Id, Name, RecordedEvent, event_type
 from service.domain.money import DecimalText, Money, add, plain
 from service.domain.parts import Delivered, Delivery, UnsignedDelivery
-from service.domain.state import Contract
+from service.domain.state import Anomaly, Contract, anomaly
 from service.domain.terms import Unit, term_end
 from service.errors import NotAllowedNow
 
@@ -83,6 +83,13 @@ class DeliveryRecorded(EventData):
     def delivery_ids(self) -> tuple[str, ...]:
         return (self.delivery_id,)
 
+    def adds_to(self, whole: Contract) -> Anomaly | None:
+        total = next((total for total in _totals(whole) if (total.item_id, total.unit) == (self.item_id, self.unit)), None)
+        if total is None or not more_than_ordered(whole, total):
+            return None
+        after = replace(total, quantity=plain(add(total.quantity, self.quantity)))
+        return anomaly("delivered-more-than-ordered", [], str(more_than_ordered(whole, after))) if after != total else None
+
     def apply(self, contract: Contract, event: RecordedEvent) -> None:
         stood = contract.facts.delivery
         if stood is None:
@@ -100,6 +107,10 @@ def check_known_item(whole: Contract, item_id: str | None) -> None:
         raise NotAllowedNow(
             "known-item", f"The contract has no item {item_id}; state its items first, in contract.reported or contract.signed."
         )
+
+
+def _totals(contract: Contract) -> list[Delivered]:
+    return contract.facts.delivery.totals if contract.facts.delivery else []
 
 
 def _add_total(contract: Contract, stood: Delivery, delivery: DeliveryRecorded, revision: int) -> None:
@@ -120,10 +131,10 @@ def _flag_days(contract: Contract, stood: Delivery, day: str, revision: int) -> 
         flag_delivery_before_signing(contract, day, revision)
     ending, end = contract.facts.ending, term_end(contract.facts)
     if ending is not None and first_day(day) > last_day(ending.effective_on):
-        sentence = f"delivery in {day} came after the contract was {ending.kind} in {ending.effective_on}"
+        sentence = f"delivery {on(day)} came after the contract was {ending.kind} {on(ending.effective_on)}"
         contract.flag("delivery-after-end", [revision, *ending.rests_on], sentence)
     elif end is not None and first_day(day) > last_day(end.end_on):
-        contract.flag("delivery-after-end", [revision, *end.rests_on], f"delivery in {day} came after the term's end, {end.end_on}")
+        contract.flag("delivery-after-end", [revision, *end.rests_on], f"delivery {on(day)} came after the term's end, {end.end_on}")
 
 
 def _keep_unsigned(stood: Delivery, delivery: UnsignedDelivery) -> None:

@@ -8,7 +8,7 @@ from pydantic import Field
 from service.domain.events import EventData, Name, Path, RecordedEvent, check_room, event_type, stated
 from service.domain.parts import Filing, Released, Withheld
 from service.domain.state import Contract
-from service.domain.terms import Identifier, WithheldData, WithheldList
+from service.domain.terms import Identifier, PartPath, WithheldData, WithheldList, distinct
 from service.errors import NotAllowedNow
 
 RULES = {
@@ -18,7 +18,7 @@ FLAGS = {
     "withheld-past-its-day": "What is withheld until a day is not released, and the day has passed.",
 }
 
-Paths = Annotated[list[Path], Field(min_length=1, max_length=50)]
+Paths = Annotated[list[Path], Field(min_length=1, max_length=50), distinct()]
 
 
 @event_type("disclosure.filed")
@@ -27,7 +27,7 @@ class DisclosureFiled(EventData):
 
     title: Name | None = None
     reference: Identifier | None = None
-    contains: Paths | None = None
+    contains: Annotated[list[PartPath], Field(min_length=1, max_length=50), distinct()] | None = None
     withheld: WithheldList | None = None
 
     def check_whole(self, whole: Contract) -> None:

@@ -10,6 +10,7 @@ from service.errors import NotAllowedNow
 
 RULES = {
     "terminate-signed": "Only what is signed is terminated.",
+    "complete-signed": "Only what is signed is completed.",
     "cancel-unsigned": "Only what is not signed is cancelled.",
 }
 
@@ -17,9 +18,10 @@ _KINDS = ("superseded", "cancelled", "terminated", "completed")
 
 
 class _Ending(EventData):
-    """What the events that end a contract have in common."""
+    """What the events that end a contract have in common: the first that fits ends it."""
 
     __slots__ = ()
+    folds_unfit = False
     by: Name | None
     cause: Text | None
     notice_on: BusinessDate | None
@@ -30,7 +32,7 @@ class _Ending(EventData):
     def apply(self, contract: Contract, event: RecordedEvent) -> None:
         kind, stood = self.event_type.partition(".")[2], contract.facts.ending
         if stood is not None and _KINDS.index(stood.kind) < _KINDS.index(kind):
-            return  # the status is the first that applies; the event is flagged, since it no longer fits
+            return  # two that take effect before the opening: the status is the first that applies
         contract.facts.ending = Ending(
             kind=kind,
             effective_on=event.effective_on,
@@ -54,6 +56,10 @@ class ContractCompleted(_Ending):
     terminated_value: Money | None = None
     delivered_value: Money | None = None
     successor: Identifier | None = None
+
+    def check_place(self, at: Contract) -> None:
+        if at.facts.signing is None:
+            raise NotAllowedNow("complete-signed", "Only a signed contract can be completed, and none is signed by then.")
 
 
 @event_type("contract.terminated")

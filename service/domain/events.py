@@ -1,7 +1,8 @@
 """What an event is: the envelope every event carries, and the registry of event types.
 
 A subject module declares a type with `@event_type("value.revised")` on a class of the event's data; routes, schemas, OpenAPI and
-docs follow from the class. Stored bodies are decoded here, and nowhere else, so this is where an upcast will stand.
+docs follow from the class. Stored bodies are decoded here, and nowhere else, so this is where those of earlier versions are brought to
+the newest, by the upcasts that a type is registered with.
 """
 
 import dataclasses
@@ -13,11 +14,11 @@ from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 import msgspec
-from pydantic import ConfigDict, Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints, WithJsonSchema
 
-from service.domain.dates import BusinessDate, last_day
+from service.domain.dates import BusinessDate, first_day, last_day
 from service.domain.parts import JsonObject
-from service.domain.state import Contract
+from service.domain.state import Anomaly, Contract
 from service.errors import NotAllowedNow
 
 MAX_TEXT = 5_000
@@ -33,8 +34,18 @@ Id = Annotated[
         examples=["krw-1"],
     ),
 ]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME)]
-Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT)]
+NOT_BLANK = r"\S"
+"""What words are refused without; no part of the schemas, which were published before it was asked for."""
+Name = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=MAX_NAME, pattern=NOT_BLANK),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_NAME}),
+]
+Text = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=MAX_TEXT, pattern=NOT_BLANK),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_TEXT}),
+]
 Word = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,59}$")]
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s]+$", max_length=2_000)]
 Path = Annotated[str, StringConstraints(pattern=r"^(/([^~/]|~[01])*)+$", max_length=300)]
@@ -80,8 +91,8 @@ class Evidence:
 class EventData:
     """The data of one event type, with its rules and its fold.
 
-    `check_whole` judges by the whole contract as known (unique ids, known targets); `check_place` by the contract at the event's own
-    place in time; both raise NotAllowedNow. `apply` folds the event in, and is total: it never fails.
+    `check_whole` judges by the whole contract as known (unique ids, known targets); `check_place` and `check_day` by the contract at the
+    event's own place in time; they raise NotAllowedNow. `apply` folds the event in, and is total: it never fails.
     """
 
     __slots__ = ()
@@ -89,14 +100,25 @@ class EventData:
     schema_version: ClassVar[int]
     opens: ClassVar[bool] = False
     dayless: ClassVar[bool] = False
-    """Whether the event holds on every day, whatever its `effective_on`."""
+    """Whether the event has no effective day of its own: it is sent without `effective_on`, and holds on every day."""
+    acts: ClassVar[Literal["corrects", "voids"] | None] = None
+    """What the event does to another one of its contract, before anything is folded (`domain.corrections`)."""
+    judged_by_day: ClassVar[bool] = False
+    """Whether `check_day` has something to say."""
+    folds_unfit: ClassVar[bool] = True
+    """Whether the event is folded also where `check_place` or `check_day` would not allow it any more, after what was recorded later."""
     summary: ClassVar[str]
+    extra_right: ClassVar[str | None] = None
+    """The right that recording it takes beside that of writing."""
 
     def check_whole(self, whole: Contract) -> None:
         """By default nothing of the whole contract forbids the event."""
 
     def check_place(self, at: Contract) -> None:
         """By default nothing at its place in time forbids the event."""
+
+    def check_day(self, at: Contract, effective_on: str) -> None:
+        """By default the day of effect forbids nothing, besides what its place in time does."""
 
     def allowed_after_end(self) -> bool:
         return False
@@ -125,15 +147,20 @@ class EventData:
         """The anomaly that the event refers to; it must stand."""
         return None
 
+    def adds_to(self, whole: Contract) -> Anomaly | None:  # noqa: ARG002 - for the types that add to something
+        """An anomaly of the whole contract that the event adds to without raising another, such as a total that is too large already."""
+        return None
+
     def apply(self, contract: Contract, event: "RecordedEvent") -> None:
         """Fold the event in."""
         raise NotImplementedError
 
 
-class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True):
+class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An event that has its place in the log, as the fold reads it. `day` is the first that `effective_on` may mean.
 
-    What is dayless comes before every day.
+    What is dayless comes before every day. `corrected_by` is the revision of the correction that `data`, `source` and `effective_on`
+    are of; None while the event stands as it was recorded.
     """
 
     event_id: str
@@ -145,6 +172,8 @@ class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True):
     data: EventData
     source: JsonObject
     hypothetical: bool = False
+    schema_version: int = 1
+    corrected_by: int | None = None
 
     def __post_init__(self) -> None:
         if self.data.dayless:
@@ -160,37 +189,89 @@ class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True):
 place_in_fold = attrgetter("day", "revision")
 """An event's place in the fold: by the day of effect, then as recorded."""
 _Class = TypeVar("_Class", bound=type[EventData])
+Upcast = Callable[[JsonObject], JsonObject]
+"""Data of one version as that of the next; what it gets is not to be changed, since it may be shown as stored."""
 EVENT_TYPES: dict[str, type[EventData]] = {}
+UPCASTS: dict[str, tuple[Upcast, ...]] = {}
+"""By type, what brings version 1 to 2, 2 to 3, and so on to the version of the class."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
-def event_type(name: str, *, version: int = 1) -> Callable[[_Class], _Class]:
-    """Register a class of event data under its type: the class becomes a frozen, slotted, keyword-only dataclass."""
+def event_type(name: str, *upcasts: Upcast) -> Callable[[_Class], _Class]:
+    """Register a class of event data under its type: the class becomes a frozen, slotted, keyword-only dataclass.
+
+    Its version is the one after those that `upcasts` start from, in their order: without any it is the first.
+    """
 
     def register(cls: _Class) -> _Class:
         made: Any = dataclasses.dataclass(frozen=True, slots=True, kw_only=True)(cls)
-        made.event_type, made.schema_version = name, version
+        made.event_type, made.schema_version = name, len(upcasts) + 1
         made.summary = (cls.__doc__ or name).strip().splitlines()[0]
         made.__pydantic_config__ = STRICT
-        EVENT_TYPES[name] = made
+        EVENT_TYPES[name], UPCASTS[name] = made, upcasts
         return made  # type: ignore[no-any-return]
 
     return register
 
 
 def decode_body(event_type: str, schema_version: int, body: bytes) -> tuple[EventData, JsonObject]:
-    """The data and source of stored body bytes. KeyError for a type or version this release does not know."""
+    """The data, as of the newest version, and the source of stored body bytes. KeyError for a type or version this release does not
+    know, msgspec's DecodeError for what is not its body."""
     known = _body_decoder(event_type, schema_version)(body)
     return known.data, known.source
 
 
+def decode_data(event_type: str, schema_version: int, data: JsonObject) -> EventData:
+    """The data of an event, given as JSON that was decoded already. KeyError as for `decode_body`."""
+    known: EventData = msgspec.convert(newest(event_type, schema_version, data), _stored_form(_class_of(event_type, schema_version)))
+    return known
+
+
+def first_day_of(event_type: str, effective_on: str | None) -> date:
+    """The day on which an event takes effect, before every day for one without any. ValueError when one that has a day lacks it."""
+    known = EVENT_TYPES.get(event_type)
+    if effective_on is None and known is not None and known.dayless:
+        return date.min
+    return first_day(effective_on or "")
+
+
 @cache
 def _body_decoder(event_type: str, schema_version: int) -> Callable[[bytes], Any]:
-    cls: Any = EVENT_TYPES[event_type]
-    if schema_version != cls.schema_version:
-        raise KeyError(f"{event_type} has no version {schema_version}")
+    cls = _class_of(event_type, schema_version)
     body = msgspec.defstruct("Body", [("data", _stored_form(cls)), ("source", JsonObject)])
-    return msgspec.json.Decoder(body).decode
+    if schema_version == cls.schema_version:
+        return msgspec.json.Decoder(body).decode
+    stored = msgspec.json.Decoder(_StoredBody)
+
+    def decode(text: bytes) -> Any:
+        known = stored.decode(text)
+        return msgspec.convert({"data": newest(event_type, schema_version, known.data), "source": known.source}, body)
+
+    return decode
+
+
+def _class_of(event_type: str, schema_version: int) -> Any:
+    cls = EVENT_TYPES[event_type]
+    if not 1 <= schema_version <= cls.schema_version:
+        raise KeyError(f"{event_type} has no version {schema_version}")
+    return cls
+
+
+class _StoredBody(msgspec.Struct):
+    """A body of any type and version."""
+
+    data: JsonObject
+    source: JsonObject
+
+
+def newest(event_type: str, schema_version: int, data: JsonObject) -> JsonObject:
+    """Data of a version as that of the newest. msgspec.ValidationError where they are no data of that version."""
+    try:
+        for upcast in UPCASTS[event_type][schema_version - 1 :]:
+            data = upcast(data)
+    except (AttributeError, LookupError, StopIteration, TypeError, ValueError) as error:
+        raise msgspec.ValidationError(f"no data of version {schema_version}: {error}") from None
+    return data
 
 
 @cache
@@ -203,7 +284,9 @@ def _stored_form(cls: Any) -> Any:
     rest = {name: member for name, member in vars(cls).items() if name not in known and not name.startswith("__")}
     bases = tuple(base for base in cls.__bases__ if base is not object)
     namespace = rest | {"event_type": getattr(cls, "event_type", None), "__dataclass_fields__": known}
-    return msgspec.defstruct(cls.__name__, members, bases=(*bases, msgspec.Struct), namespace=namespace, frozen=True, kw_only=True)
+    return msgspec.defstruct(
+        cls.__name__, members, bases=(*bases, msgspec.Struct), namespace=namespace, frozen=True, kw_only=True, gc=False
+    )
 
 
 def _stored_member(name: str, member: "dataclasses.Field[Any]") -> Any:

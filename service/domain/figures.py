@@ -23,7 +23,9 @@ RULES = {
 }
 FLAGS = {
     "figures-conflict": (
-        "Figures of one scope and VAT, and of no common root, differ by more than 1 % (3 % where one is `about` or estimated)."
+        "Figures of one scope and VAT, and of no common root, differ by more than 1 % (3 % where one is `about` or estimated). In two "
+        "currencies they are compared at a rate that one of them carries in `fx` or makes with the figure it derives from, else at such "
+        "a rate of a figure that shares a root with one of them; never at that of an unrelated figure."
     ),
     "revises-replaced-figure": "A revision names a figure that another revision had replaced, or its source withdrawn, by then.",
     "value-halved": "A value falls by half or more.",
@@ -58,6 +60,14 @@ class FxRate:
     rate_source: Name | None = None
 
 
+def _check_rate(fx: FxRate) -> FxRate:
+    if not Decimal(fx.rate):
+        raise PydanticCustomError("fx_rate", "a rate is above zero", {"member": "rate"})
+    if fx.base == fx.quote:
+        raise PydanticCustomError("fx_pair", "a rate is between two currencies", {"member": "quote"})
+    return fx
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FigureData:
     """What a value is, according to whom: one amount, or a low and a high."""
@@ -75,7 +85,7 @@ class FigureData:
     vat: Literal["excluded", "included", "unknown"] | None = None
     source: Source | None = None
     derived_from: Derivation | None = None
-    fx: FxRate | None = None
+    fx: Annotated[FxRate, AfterValidator(_check_rate)] | None = None
     note: Text | None = None
 
 
@@ -97,7 +107,23 @@ def _check_figure(figure: FigureData) -> FigureData:
 
 
 Figure = Annotated[FigureData, AfterValidator(_check_figure)]
-Figures = Annotated[list[Figure], Field(min_length=1, max_length=50)]
+
+
+def _check_figures(figures: list[FigureData]) -> list[FigureData]:
+    """Data faults among the figures of one body: an id that stands twice, a figure before the one it derives from."""
+    places: dict[str, int] = {}
+    for index, figure in enumerate(figures):
+        if places.setdefault(figure.figure_id, index) != index:
+            raise PydanticCustomError("twice", "{id} stands twice", {"id": figure.figure_id, "member": f"{index}/figure_id"})
+    for index, figure in enumerate(figures):
+        if figure.derived_from and places.get(figure.derived_from.figure_id, -1) > index:
+            raise PydanticCustomError(
+                "figure_order", "the figure it derives from stands after it", {"member": f"{index}/derived_from/figure_id"}
+            )
+    return figures
+
+
+Figures = Annotated[list[Figure], Field(min_length=1, max_length=50), AfterValidator(_check_figures)]
 
 
 @event_type("figure.stated")

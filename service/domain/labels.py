@@ -24,7 +24,7 @@ LabelList = Annotated[list[LabelText], Field(min_length=1, max_length=MAX_LABELS
 
 @event_type("contract.labelled")
 class ContractLabelled(EventData):
-    """Labels are set and removed. A label has no day of effect: it holds on every day, and `effective_on` says when it was put."""
+    """Labels are set and removed. A label has no effective day of its own: it holds on every day."""
 
     dayless = True
     set: LabelList | None = None

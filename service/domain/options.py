@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, StrictInt
 from pydantic_core import PydanticCustomError
 
-from service.domain.dates import BusinessDate, first_day, last_day
+from service.domain.dates import BusinessDate, first_day, last_day, on
 from service.domain.events import STRICT, EventData, Id, RecordedEvent, Text, check_room, event_type, stated
 from service.domain.money import Money, MoneyData, add, plain
 from service.domain.parties import check_known_party
@@ -21,11 +21,11 @@ from service.errors import NotAllowedNow
 RULES = {
     "known-option": "An option that is referred to was granted.",
     "unique-option": "An option has an id of its own.",
-    "option-open": ("An option is exercised within its window, and used or lapsed, only where it was granted by then and has not lapsed."),
+    "option-open": (
+        "An option is exercised, or used by an extension without having been exercised, only within its window; and exercised, used or "
+        "lapsed only where it was granted by then and has not lapsed."
+    ),
     "option-limit": "An option gives no more than its limit, in all.",
-}
-FLAGS = {
-    "option-outside-window": "An extension takes an option that was not exercised, on a day outside its window.",
 }
 
 
@@ -106,16 +106,14 @@ class _OfOption(EventData):
 class OptionExercised(_OfOption):
     """An option is exercised, within its window. What it brings is told by an order.extended or a value.revised."""
 
+    folds_unfit = False
     option_id: Id
     exercised_on: BusinessDate
     text: Text | None = None
 
     def check_place(self, at: Contract) -> None:
         option = _open_option(at, self.option_id)
-        if not _covers(option, self.exercised_on):
-            raise NotAllowedNow(
-                "option-open", f"The option {self.option_id} is open {_window_words(option)}, and was exercised in {self.exercised_on}."
-            )
+        _check_window_of(option, self.exercised_on, "exercised")
         most = (option.limit or {}).get("times")
         if most is not None and option.times >= most:
             raise NotAllowedNow("option-limit", f"The option {self.option_id} is exercised at most {most} times.")
@@ -181,6 +179,11 @@ def _open_option(at: Contract, option_id: str) -> Option:
     return option
 
 
+def _check_window_of(option: Option, day: str, what: str) -> None:
+    if not _covers(option, day):
+        raise NotAllowedNow("option-open", f"The option {option.option_id} is open {_window_words(option)}, and was {what} {on(day)}.")
+
+
 def _covers(option: Option, day: str) -> bool:
     """Whether a business date may lie in the window of an option."""
     window = option.window or {}
@@ -206,11 +209,12 @@ class Use:
     def __init__(self, quantity: AddedQuantity | None, value: MoneyData | None, end_on: str | None) -> None:
         self.quantity, self.value, self.end_on = quantity, value, end_on
 
-    def check(self, at: Contract, option_id: str) -> None:
-        """Refuse to take what has lapsed unexercised, or more than the limit."""
+    def check(self, at: Contract, option_id: str, day: str) -> None:
+        """Refuse to take what was not exercised and has lapsed, or is not open on the day; or more than the limit."""
         option = option_of(at, option_id)
         if option is None or not option.times:
             option = _open_option(at, option_id)
+            _check_window_of(option, day, "used")
         limit = option.limit or {}
         quantity, value = self.totals(option)
         most_quantity, most_value = limit.get("added_quantity"), limit.get("added_value")
@@ -220,7 +224,7 @@ class Use:
             raise _beyond(option_id, f"{most_value['amount']} {most_value['currency']}", value)
         latest = limit.get("new_end_on")
         if latest and self.end_on and last_day(self.end_on) > last_day(latest):
-            raise _beyond(option_id, f"an end in {latest}", self.end_on)
+            raise _beyond(option_id, f"an end {on(latest)}", self.end_on)
 
     def totals(self, option: Option) -> tuple[str | None, str | None]:
         """Quantity and value that the option has given with this use, where they are in the unit and currency of its limit."""
@@ -237,9 +241,6 @@ class Use:
         if option is None:
             return
         option.used_quantity, option.used_value = self.totals(option)
-        if not option.times and not _covers(option, event.effective_on):
-            sentence = f"the option {option_id} is used in {event.effective_on}, and is open {_window_words(option)}"
-            contract.flag("option-outside-window", [event.revision, option.rests_on[0]], sentence)
         _rest_on(option, event.revision)
 
 

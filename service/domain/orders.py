@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
-from service.domain.dates import BusinessDate, last_day
+from service.domain.dates import BusinessDate, last_day, on
 from service.domain.events import EventData, Id, RecordedEvent, event_type, stated
 from service.domain.money import Money, add, plain
 from service.domain.options import Use, check_known_option, option_of
@@ -29,6 +29,8 @@ RULES = {
 class OrderExtended(EventData):
     """The order grew in quantity, value or time, by amendment, option or renewal."""
 
+    judged_by_day = True
+    folds_unfit = False
     added_quantity: AddedQuantity | None = None
     added_value: Money | None = None
     new_end_on: BusinessDate | None = None
@@ -57,15 +59,17 @@ class OrderExtended(EventData):
         return self.added_quantity is None or at.has_item(self.added_quantity.item_id)
 
     def check_place(self, at: Contract) -> None:
-        if self.option_id is not None:
-            self._use().check(at, self.option_id)
         if self.new_end_on is not None:
             self._check_end(at, self.new_end_on)
+
+    def check_day(self, at: Contract, effective_on: str) -> None:
+        if self.option_id is not None:
+            self._use().check(at, self.option_id, effective_on)
 
     def _check_end(self, at: Contract, new_end_on: str) -> None:
         stands, period = term_end(at.facts), at.facts.period
         if stands and last_day(new_end_on) <= last_day(stands.end_on):
-            raise NotAllowedNow("end-moves-later", f"The term ends in {stands.end_on} already; a new end is later than that.")
+            raise NotAllowedNow("end-moves-later", f"The term ends {on(stands.end_on)} already; a new end is later than that.")
         latest = period.max_end_on if period else None
         if latest and self.via != "amendment" and last_day(new_end_on) > last_day(latest):
             raise NotAllowedNow("within-max-end", f"The contract allows an end by {latest}; only an amendment goes beyond it.")

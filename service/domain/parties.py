@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 from service.domain.events import EventData, Id, Name, RecordedEvent, check_room, event_type, stated
 from service.domain.parts import FormerParty, JsonObject, Party
 from service.domain.state import Contract
-from service.domain.terms import Identifier, PartyData
+from service.domain.terms import Identifier, PartyData, distinct
 from service.errors import NotAllowedNow
 
 RULES = {
@@ -93,8 +93,8 @@ class PartyIdentified(EventData):
 
     party_id: Id
     name: Name | None = None
-    identifiers: Annotated[list[Identifier], Field(min_length=1, max_length=20)] | None = None
-    merges: Annotated[list[Id], Field(min_length=1, max_length=20)] | None = None
+    identifiers: Annotated[list[Identifier], Field(min_length=1, max_length=20), distinct("scheme", "id")] | None = None
+    merges: Annotated[list[Id], Field(min_length=1, max_length=20), distinct()] | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:

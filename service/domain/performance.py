@@ -7,7 +7,7 @@ from service.domain.delivery import check_known_item
 from service.domain.events import EventData, Id, RecordedEvent, Text, check_room, event_type
 from service.domain.money import DecimalText, Money, add, plain
 from service.domain.parts import Acceptance, Completion, Delivered, Suspension
-from service.domain.state import Contract, Facts
+from service.domain.state import Anomaly, Contract, Facts, anomaly
 from service.domain.terms import Unit
 from service.errors import NotAllowedNow
 
@@ -65,17 +65,28 @@ class _Judged(EventData):
         total.quantity = plain(add(total.quantity, self.quantity))
         stood.rests_on = [*stood.rests_on[:1], event.revision]
         contract.facts.acceptance = stood
-        self._flag_more(contract, stood, event.revision)
+        self._flag_more(contract, event.revision)
 
-    def _flag_more(self, contract: Contract, stood: Acceptance, revision: int) -> None:
+    def adds_to(self, whole: Contract) -> Anomaly | None:
+        judged, most = self._judged_and_delivered(whole)
+        after = judged + Decimal(self.quantity)
+        return anomaly("judged-more-than-delivered", [], self._more(after, most)) if after > judged > most else None
+
+    def _flag_more(self, contract: Contract, revision: int) -> None:
         """Flag the first quantity with which more is accepted and rejected than was delivered."""
-        delivered = _delivered(contract, self.item_id, self.unit)
-        known = [_total(totals, self.item_id, self.unit) for totals in (stood.accepted, stood.rejected)]
-        judged = sum((Decimal(total.quantity) for total in known if total), Decimal(0))
-        most = Decimal(delivered.quantity) if delivered else Decimal(0)
+        judged, most = self._judged_and_delivered(contract)
         if judged > most >= judged - Decimal(self.quantity):
-            sentence = f"{plain(judged)} {self.unit} of {self.item_id} accepted or rejected, {plain(most)} delivered"
-            contract.flag("judged-more-than-delivered", [revision], sentence)
+            contract.flag("judged-more-than-delivered", [revision], self._more(judged, most))
+
+    def _judged_and_delivered(self, contract: Contract) -> tuple[Decimal, Decimal]:
+        """How much of the item is accepted and rejected, and how much was delivered."""
+        stood, delivered = contract.facts.acceptance, _delivered(contract, self.item_id, self.unit)
+        known = [_total(totals, self.item_id, self.unit) for totals in (stood.accepted, stood.rejected)] if stood else []
+        judged = sum((Decimal(total.quantity) for total in known if total), Decimal(0))
+        return judged, Decimal(delivered.quantity) if delivered else Decimal(0)
+
+    def _more(self, judged: Decimal, most: Decimal) -> str:
+        return f"{plain(judged)} {self.unit} of {self.item_id} accepted or rejected, {plain(most)} delivered"
 
 
 @event_type("delivery.accepted")

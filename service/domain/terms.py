@@ -1,6 +1,7 @@
 """What the parties agree on: who they are, what is supplied, for how long, on which terms."""
 
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StrictBool, StrictInt
@@ -14,6 +15,14 @@ from service.domain.state import Facts, TermEnd
 
 Kind = Literal["supply", "framework", "joint"]
 PERIOD_MEMBERS = ("start_on", "duration", "end_on", "max_end_on")
+_MEMBERS = {"period": PERIOD_MEMBERS, "terms": ("payment", "incoterm", "governing_law", "renewal", "prices", "volumes")}
+_PARTS_OF_CONTRACT = frozenset(
+    {
+        *("title", "kind", "references", "parties", "items", "period", "figures", "value", "quantity", "terms", "signed_on", "signed_by"),
+        *("options", "milestones", "conditions", "delivery", "extensions", "amendments", "agreements", "disputes", "ending"),
+    }
+)
+"""What a path of what is withheld may begin with: the members of a signing, and the parts of the state that are facts of a contract."""
 Unit = Annotated[
     str,
     Field(
@@ -23,6 +32,24 @@ Unit = Annotated[
         examples=["EA"],
     ),
 ]
+
+
+def distinct(*members: str) -> Any:
+    """What refuses a list in which an entry stands twice: with the same value, or the same values of these members."""
+
+    def identity(entry: Any) -> Any:
+        return tuple(getattr(entry, member) for member in members) if members else entry
+
+    def check(entries: list[Any]) -> list[Any]:
+        ids = [identity(entry) for entry in entries]
+        twice = next((i for i, entry_id in enumerate(ids) if entry_id in ids[:i]), None)
+        if twice is not None:
+            words = " ".join(ids[twice]) if members else ids[twice]
+            place = f"{twice}/{members[0]}" if len(members) == 1 else str(twice)
+            raise PydanticCustomError("twice", "{id} stands twice", {"id": words, "member": place})
+        return entries
+
+    return AfterValidator(check)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +80,8 @@ class PartyData:
 
     party_id: Id
     name: Name
-    roles: Annotated[list[Word], Field(min_length=1, max_length=10)]
-    identifiers: Annotated[list[Identifier], Field(min_length=1, max_length=20)] | None = None
+    roles: Annotated[list[Word], Field(min_length=1, max_length=10), distinct()]
+    identifiers: Annotated[list[Identifier], Field(min_length=1, max_length=20), distinct("scheme", "id")] | None = None
     relation: PartyRelation | None = None
 
 
@@ -82,13 +109,24 @@ class PeriodData:
     duration: Duration | None = None
 
 
+def _of_contract(path: str) -> str:
+    """A path that leads to a part of a contract; which party, item or price it is of, only a reader of the filing could say."""
+    first, _, rest = path[1:].partition("/")
+    if first not in _PARTS_OF_CONTRACT or (rest and first in _MEMBERS and rest.partition("/")[0] not in _MEMBERS[first]):
+        raise PydanticCustomError("path", "this leads to no part of a contract, such as /value, /parties/buyer or /terms/prices")
+    return path
+
+
+PartPath = Annotated[Path, AfterValidator(_of_contract)]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WithheldData:
     """A member that a party keeps back: `/value`, `/quantity`, `/parties/buyer`; perhaps until a day."""
 
     __pydantic_config__ = STRICT
 
-    path: Path
+    path: PartPath
     reason: Text
     until: BusinessDate | None = None
 
@@ -137,6 +175,12 @@ class Volume:
     take_or_pay: StrictBool | None = None
 
 
+def _check_volume(volume: Volume) -> Volume:
+    if volume.minimum is not None and volume.maximum is not None and Decimal(volume.minimum) > Decimal(volume.maximum):
+        raise PydanticCustomError("volume_order", "the minimum is above the maximum", {"member": "minimum"})
+    return volume
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """The commercial terms, as far as they are known."""
@@ -148,7 +192,7 @@ class Terms:
     governing_law: Name | None = None
     renewal: Renewal | None = None
     prices: Annotated[list[Price], Field(min_length=1, max_length=200)] | None = None
-    volumes: Annotated[list[Volume], Field(min_length=1, max_length=200)] | None = None
+    volumes: Annotated[list[Annotated[Volume, AfterValidator(_check_volume)]], Field(min_length=1, max_length=200)] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,17 +204,6 @@ class AddedQuantity:
     quantity: DecimalText
     unit: Unit
     item_id: Id | None = None
-
-
-def _distinct(member: str) -> Any:
-    def check(entries: list[Any]) -> list[Any]:
-        ids = [getattr(entry, member) for entry in entries]
-        twice = next((i for i, entry_id in enumerate(ids) if entry_id in ids[:i]), None)
-        if twice is not None:
-            raise PydanticCustomError("twice", "{id} stands twice", {"id": ids[twice], "member": f"{twice}/{member}"})
-        return entries
-
-    return AfterValidator(check)
 
 
 def _check_item(item: ItemData) -> ItemData:
@@ -194,11 +227,11 @@ def _check_period(period: PeriodData) -> PeriodData:
     return period
 
 
-References = Annotated[list[Identifier], Field(min_length=1, max_length=50)]
-Parties = Annotated[list[PartyData], Field(min_length=1, max_length=50), _distinct("party_id")]
-Items = Annotated[list[Annotated[ItemData, AfterValidator(_check_item)]], Field(min_length=1, max_length=500), _distinct("item_id")]
+References = Annotated[list[Identifier], Field(min_length=1, max_length=50), distinct("scheme", "id")]
+Parties = Annotated[list[PartyData], Field(min_length=1, max_length=50), distinct("party_id")]
+Items = Annotated[list[Annotated[ItemData, AfterValidator(_check_item)]], Field(min_length=1, max_length=500), distinct("item_id")]
 TermPeriod = Annotated[PeriodData, AfterValidator(_check_period)]
-WithheldList = Annotated[list[WithheldData], Field(min_length=1, max_length=50), _distinct("path")]
+WithheldList = Annotated[list[WithheldData], Field(min_length=1, max_length=50), distinct("path")]
 
 
 def state_period(facts: Facts, revision: int, period: PeriodData) -> None:

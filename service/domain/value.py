@@ -20,6 +20,7 @@ _FIRM = {"contractual", "disclosed", "confirmed"}
 MAX_CONFLICTS = 100
 _TOLERANCE = Decimal("0.01")
 _LOOSE_TOLERANCE = Decimal("0.03")
+_WITHIN, _LOOSELY_WITHIN = 1 - _TOLERANCE, 1 - _LOOSE_TOLERANCE
 Rates = dict[tuple[str, str], Decimal]
 
 _decimal = lru_cache(16_384)(Decimal)
@@ -37,21 +38,20 @@ def value_of(facts: Facts) -> Value:
     """The value that a contract's standing figures make: best, range, currencies, support, conflicts."""
     figures = facts.value.figures
     withheld = [part for part in facts.withheld if part.path == "/value" or part.path.startswith(("/value/", "/figures"))]
-    conflicts = _conflicts(facts) if len(figures) > 1 else []
+    kinds = _kinds(figures)
+    conflicts = _conflicts(facts, kinds) if len(figures) > 1 else []
     total = [figure for figure in figures if figure.scope == "total"]
     if not total:
         status = _firmness(figures) or ("withheld" if withheld else "unknown")
         return Value(status=status, figures=figures, withheld=withheld, conflicts=conflicts)
     best = _best(total)
-    currencies: dict[str, list[StandingFigure]] = {best.currency: []}
-    for figure in total:
-        if figure.vat == best.vat or (figure.vat or "unknown") == (best.vat or "unknown"):
-            currencies.setdefault(figure.currency, []).append(figure)
-    same = currencies.pop(best.currency)
+    currencies = kinds["total", best.vat or "unknown"]
+    same = currencies[best.currency]
     ranges = [_range(best, same)]
-    if currencies:
-        ranges += [_range(_best(others), others) for _, others in sorted(currencies.items())]
-    bounds = {figure.bound for figure in same}
+    if len(currencies) > 1:
+        others = sorted(currency for currency in currencies if currency != best.currency)
+        ranges += [_range(_best(currencies[currency].figures), currencies[currency]) for currency in others]
+    bounds = {figure.bound for figure in same.figures}
     return Value(
         status=_firmness(figures) or "unknown",
         best=best,
@@ -65,6 +65,41 @@ def value_of(facts: Facts) -> Value:
         conflicts=conflicts,
         withheld=withheld,
     )
+
+
+class _Alike:
+    """Figures of one scope, VAT and currency, with the least and the greatest of them; among equals the first."""
+
+    __slots__ = ("figures", "greatest", "high", "least", "low")
+
+    def __init__(self, first: StandingFigure) -> None:
+        self.figures = [first]
+        self.least = self.greatest = first
+        self.low, self.high = _low(first), high_of(first)
+
+    def add(self, figure: StandingFigure) -> None:
+        self.figures.append(figure)
+        low = _low(figure)
+        high = low if figure.amount else high_of(figure)
+        if low < self.low:
+            self.least, self.low = figure, low
+        if high > self.high:
+            self.greatest, self.high = figure, high
+
+
+_Kinds = dict[tuple[str, str], dict[str, _Alike]]
+
+
+def _kinds(figures: Sequence[StandingFigure]) -> _Kinds:
+    """The figures by scope and VAT, and within these by currency."""
+    kinds: _Kinds = {}
+    for figure in figures:
+        kind = kinds.setdefault((figure.scope, figure.vat or "unknown"), {})
+        if alike := kind.get(figure.currency):
+            alike.add(figure)
+        else:
+            kind[figure.currency] = _Alike(figure)
+    return kinds
 
 
 def _firmness(figures: Sequence[StandingFigure]) -> str | None:
@@ -82,9 +117,9 @@ def _preference(figure: StandingFigure) -> tuple[int, bool, int, int]:
     return _RANK[figure.basis], figure.derived_from is not None, -first_day(figure.effective_on).toordinal(), -figure.rests_on[0]
 
 
-def _range(best: StandingFigure, same: Sequence[StandingFigure]) -> CurrencyRange:
+def _range(best: StandingFigure, alike: _Alike) -> CurrencyRange:
     """The range of the figures in the currency of the best of them."""
-    (low, _), (high, _) = _extremes(same)
+    low, high = alike.least, alike.greatest
     return CurrencyRange(
         currency=best.currency,
         best=Best(figure_id=best.figure_id, amount=best.amount, low=best.low, high=best.high),
@@ -93,41 +128,29 @@ def _range(best: StandingFigure, same: Sequence[StandingFigure]) -> CurrencyRang
     )
 
 
-def _extremes(figures: Sequence[StandingFigure]) -> tuple[tuple[StandingFigure, Decimal], tuple[StandingFigure, Decimal]]:
-    """The least and the greatest of figures in one currency, with what they say; among equals the first."""
-    least = greatest = figures[0]
-    low, high = _low(least), high_of(greatest)
-    for figure in figures[1:]:
-        if (below := _low(figure)) < low:
-            least, low = figure, below
-        if (above := below if figure.amount else high_of(figure)) > high:
-            greatest, high = figure, above
-    return (least, low), (greatest, high)
-
-
 def _source_key(source: JsonObject) -> tuple[Any, ...]:
     """Two figures have one source when the same body says it, whenever it was published."""
     stated = source.get
     return stated("kind"), stated("name"), stated("attributed_to"), stated("via")
 
 
-def _conflicts(facts: Facts) -> list[Conflict]:
+def _conflicts(facts: Facts, kinds: _Kinds) -> list[Conflict]:
     """The conflicts between figures of one scope and VAT that have no root in common, the first MAX_CONFLICTS of them."""
-    kinds: dict[tuple[str, str], list[StandingFigure]] = {}
-    for figure in facts.value.figures:
-        kinds.setdefault((figure.scope, figure.vat or "unknown"), []).append(figure)
-    apart = [kind for kind in kinds.values() if len(kind) > 1 and not _agree(kind)]
-    return list(islice(_compare(facts, apart), MAX_CONFLICTS)) if apart else []
+    apart = [kind for kind in kinds if not _agree([*kinds[kind].values()])]
+    if not apart:
+        return []
+    figures = facts.value.figures
+    return list(islice(_compare(facts, [[f for f in figures if (f.scope, f.vat or "unknown") == kind] for kind in apart]), MAX_CONFLICTS))
 
 
-def _agree(figures: Sequence[StandingFigure]) -> bool:
-    """Whether all lie within what is tolerated of any two: the common case, told without comparing each with each."""
-    if len({figure.currency for figure in figures}) > 1:
+def _agree(currencies: Sequence[_Alike]) -> bool:
+    """Whether all figures of a kind lie within what is tolerated of any two: the common case, told without comparing each with each."""
+    alike = currencies[0]
+    if len(currencies) > 1:
         return False
-    (_, low), (_, high) = _extremes(figures)
-    if low >= high * (1 - _TOLERANCE):
+    if len(alike.figures) == 1 or alike.low >= alike.high * _WITHIN:
         return True
-    return low >= high * (1 - _LOOSE_TOLERANCE) and sum(not _is_loose(figure) for figure in figures) < 2
+    return alike.low >= alike.high * _LOOSELY_WITHIN and sum(not _is_loose(figure) for figure in alike.figures) < 2
 
 
 def _is_loose(figure: StandingFigure) -> bool:
@@ -139,22 +162,37 @@ def _compare(facts: Facts, kinds: Sequence[Sequence[StandingFigure]]) -> Iterato
     origins = {figure.figure_id: figure.derived_from for figure in facts.replaced_figures}
     origins |= {figure.figure_id: figure.derived_from for figure in facts.withdrawn_figures}
     origins |= {f.figure_id: f.derived_from["figure_id"] if f.derived_from else None for f in figures}
-    rates = _rates(figures)
+    own = _rates(figures)
+    families: dict[str, Rates] = {}
+    for figure in figures:
+        root = _root(figure.figure_id, origins)
+        families[root] = own[figure.figure_id] | families.get(root, {})  # what was stated first counts
     for kind in kinds:
         rooted = [(_root(figure.figure_id, origins), figure) for figure in kind]
         for (root, one), (other_root, other) in combinations(rooted, 2):
-            if root != other_root and (conflict := _conflict(one, other, rates)):
+            if root == other_root:
+                continue
+            rates = own[one.figure_id], own[other.figure_id], families[root], families[other_root]
+            if conflict := _conflict(one, other, rates):
                 yield conflict
 
 
-def _conflict(one: StandingFigure, other: StandingFigure, rates: Rates) -> Conflict | None:
+def _conflict(one: StandingFigure, other: StandingFigure, rates: Sequence[Rates]) -> Conflict | None:
     if one.currency == other.currency and (one.amount or one.low) == (other.amount or other.high):
         return None
-    factor = Decimal(1) if one.currency == other.currency else rates.get((one.currency, other.currency))
+    factor = Decimal(1) if one.currency == other.currency else _factor((one.currency, other.currency), rates)
     if factor is None or not (percent := _excess(one, other, factor)):
         return None
     rests_on = sorted({*one.rests_on, *other.rests_on})
     return Conflict(figures=[one.figure_id, other.figure_id], difference_percent=percent, rests_on=rests_on)
+
+
+def _factor(pair: tuple[str, str], rates: Sequence[Rates]) -> Decimal | None:
+    """What two figures are compared at: a rate that one of them carries, else one of a figure that shares a root with one of them.
+
+    A rate that any other figure carries says nothing of these two.
+    """
+    return next((known[pair] for known in rates if pair in known), None)
 
 
 def _root(figure_id: str, origins: dict[str, str | None]) -> str:
@@ -165,20 +203,20 @@ def _root(figure_id: str, origins: dict[str, str | None]) -> str:
     return figure_id
 
 
-def _rates(figures: Sequence[StandingFigure]) -> Rates:
-    """What one unit of a currency is in another: by a rate that a standing figure carries, else by two of which one derives from the other.
+def _rates(figures: Sequence[StandingFigure]) -> dict[str, Rates]:
+    """What one unit of a currency is in another, by figure: by the rate that it carries, else by what it and its origin say.
 
-    The rate that was stated first counts, and it counts both ways.
+    A rate counts both ways.
     """
-    rates: Rates = {}
-    for figure in figures:
-        if figure.fx:
-            _add_rate(rates, figure.fx["base"], figure.fx["quote"], "1", figure.fx["rate"])
+    rates: dict[str, Rates] = {figure.figure_id: {} for figure in figures}
     by_id = {figure.figure_id: figure for figure in figures}
     for figure in figures:
+        own = rates[figure.figure_id]
+        if figure.fx:
+            _add_rate(own, figure.fx["base"], figure.fx["quote"], "1", figure.fx["rate"])
         origin = by_id.get(figure.derived_from["figure_id"]) if figure.derived_from else None
         if origin and origin.amount and figure.amount and _is_same_kind(origin, figure):
-            _add_rate(rates, origin.currency, figure.currency, origin.amount, figure.amount)
+            _add_rate(own, origin.currency, figure.currency, origin.amount, figure.amount)
     return rates
 
 

@@ -8,7 +8,7 @@ COMMIT answered COMMIT.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 
-from service.database import Database, contracts, deliveries, events, idempotency, insert_rows, payloads, rows_json
+from service.database import Database, batches, contracts, deliveries, events, idempotency, insert_rows, payloads, rows_json
 from service.errors import (
     DatabaseUnreachable,
     DeadlinePassed,
@@ -27,15 +27,17 @@ from service.errors import (
     Refused,
     Unavailable,
 )
-from service.log.decide import Append, Batch, Receipt, Rows
+from service.log.chunks import Chunk, Chunks
+from service.log.decide import Append, Batch, Receipt, Rows, uuid_array
 from service.log.heads import Heads
-from service.log.ledger import Ledger
+from service.log.ledger import Ledger, instant
+from service.log.pipeline import Pipeline
 from service.metrics import commits
 from service.projections.contracts import contract_rows_json
 from service.settings import Settings
 
 MAX_BATCH_REQUESTS = 256
-SHARE_REQUESTS = 8
+FIRST_SHARE_REQUESTS = 8
 """How many requests of a batch are decided before they are sent, to be written while the next are decided."""
 MAX_BATCH_BYTES = 4_194_304
 MAX_QUEUE_BYTES = 67_108_864
@@ -48,11 +50,27 @@ _FAILURES = (psycopg.OperationalError, psycopg.InterfaceError, DatabaseUnreachab
 
 _log = structlog.get_logger()
 
-# What is read stands apart from the lock: each statement takes a new snapshot, where one with the lock in it would read the old state.
+# What is looked up stands apart from the lock: a statement takes a new snapshot, where one with the lock in it would read the old state.
 LOCK = "SELECT FROM ledger_locks WHERE ledger_id = %(ledger_id)s::uuid FOR NO KEY UPDATE"
-# The head, once, or beside each of the contracts concerned that there are.
-HEAD_AND_STATES = """
+# The head, once, or beside each of the contracts concerned that there are; what few requests find stands in the first row alone.
+LOOKUPS = """
 SELECT clock_timestamp(), b.last_position, b.recorded_at, l.generation, l.layout, l.clock_accepted_at,
+       CASE WHEN row_number() OVER () = 1 THEN (
+           SELECT jsonb_agg(jsonb_build_array(encode(i.key, 'hex'), encode(i.salt, 'hex'), encode(i.digest, 'hex'), i.receipt))
+           FROM idempotency i WHERE i.ledger_id = %(ledger_id)s::uuid AND i.key = ANY(%(keys)s::bytea[])
+       ) END,
+       CASE WHEN row_number() OVER () = 1 AND %(delivery_ids)s <> '[]' THEN (
+           SELECT jsonb_agg(jsonb_build_array(d.contract_id, d.delivery_id))
+           FROM deliveries d
+           WHERE d.ledger_id = %(ledger_id)s::uuid
+             AND d.generation = (SELECT generation FROM ledgers WHERE ledger_id = %(ledger_id)s::uuid)
+             AND (d.contract_id, d.delivery_id)
+                 IN (SELECT s.c::uuid, s.d FROM jsonb_to_recordset(%(delivery_ids)s::jsonb) AS s(c text, d text))
+       ) END,
+       CASE WHEN row_number() OVER () = 1 AND %(event_ids)s <> '{}' THEN (
+           SELECT jsonb_agg(jsonb_build_array(e.contract_id, e.event_id))
+           FROM events e WHERE e.ledger_id = %(ledger_id)s::uuid AND e.event_id = ANY(%(event_ids)s::uuid[])
+       ) END,
        c.contract_id::text, c.revision, c.position, encode(c.last_hash, 'hex'), c.last_on, c.has_pending, c.settled_on,
        c.holds_until, c.filters, c.state, c.beside
 FROM ledgers l
@@ -62,17 +80,6 @@ CROSS JOIN LATERAL (
 LEFT JOIN contracts c ON c.ledger_id = l.ledger_id AND c.generation = l.generation
     AND c.contract_id = ANY(%(contract_ids)s::uuid[])
 WHERE l.ledger_id = %(ledger_id)s::uuid
-"""
-KEYS = "SELECT key, salt, digest, receipt FROM idempotency WHERE ledger_id = %(ledger_id)s::uuid AND key = ANY(%(keys)s::bytea[])"
-DELIVERY_IDS = """
-SELECT contract_id::text, delivery_id FROM deliveries d
-WHERE ledger_id = %(ledger_id)s::uuid
-  AND generation = (SELECT generation FROM ledgers WHERE ledger_id = %(ledger_id)s::uuid)
-  AND (contract_id, delivery_id) IN (SELECT i.c::uuid, i.d FROM jsonb_to_recordset(%(ids)s::jsonb) AS i(c text, d text))
-"""
-EVENT_IDS = """
-SELECT contract_id::text, event_id::text FROM events
-WHERE ledger_id = %(ledger_id)s::uuid AND event_id = ANY(%(event_ids)s::uuid[])
 """
 HISTORIES = """
 SELECT e.contract_id::text, e.header, (SELECT p.body FROM payloads p WHERE p.ledger_id = e.ledger_id AND p.position = e.position) AS body
@@ -85,10 +92,10 @@ WRITE = f"""
 WITH e AS ({insert_rows(events, bytes_as_text=("header",))}),
      p AS ({insert_rows(payloads, bytes_as_text=("body",))}),
      k AS ({insert_rows(idempotency)}),
-     d AS ({insert_rows(deliveries)})
+     d AS ({insert_rows(deliveries)}),
+     b AS ({insert_rows(batches)})
 {insert_rows(contracts, upsert=True)}
 """
-END = "INSERT INTO batches (ledger_id, last_position, recorded_at) VALUES (%(ledger_id)s::uuid, %(position)s, %(recorded_at)s)"
 
 
 @dataclass(slots=True, eq=False)
@@ -117,57 +124,62 @@ async def transact(
     IntegrityError when nothing was written, OperationalError when the outcome may be unknown.
     """
     batch = Batch(appends[0].ledger, appends)
-    parameters = batch.lookups()
-    async with connection.pipeline():
-        await connection.execute("BEGIN")
-        await connection.execute(LOCK, parameters)
-        states = await connection.execute(HEAD_AND_STATES, parameters)
-        keys = await connection.execute(KEYS, parameters)
-        taken = await connection.execute(DELIVERY_IDS, parameters) if parameters["ids"] else None
-        known = await connection.execute(EVENT_IDS, parameters) if parameters["event_ids"] != "{}" else None
-    rows = await states.fetchall()
-    try:
-        batch.begin(rows[0][:6] if rows else None, time.time())
-        heads.require(batch.ledger, batch.position)
-    except LedgerError:
-        await connection.rollback()
-        raise
-    batch.load((row[6:] for row in rows if row[6] is not None), await keys.fetchall())
-    batch.load_ids(await taken.fetchall() if taken else [], await known.fetchall() if known else [])
-    if missing := batch.histories_needed():
-        wanted = {"ledger_id": batch.ledger.ledger_id, "contract_ids": missing}
-        batch.load_histories(await (await connection.execute(HISTORIES, wanted)).fetchall())
-    await _decide_and_write(connection, batch, meanwhile)
+    async with Pipeline(connection) as pipeline:
+        await look_up(pipeline, batch, heads)
+        is_written = _decide_and_write(pipeline, batch)
+        pipeline.send("COMMIT" if is_written else "ROLLBACK")
+        meanwhile()
+        *_, end = await pipeline.results()
+    if is_written and end.command_status != b"COMMIT":
+        raise psycopg.OperationalError(f"COMMIT was answered {end.command_status!r}")
     return batch
 
 
-async def _decide_and_write(connection: AsyncConnection[Any], batch: Batch, meanwhile: Callable[[], None]) -> None:
-    """Decide the batch in shares, each while the database writes the one before it, and commit."""
-    commit = None
-    async with connection.pipeline():
-        for first in range(0, len(batch.appends), SHARE_REQUESTS):
-            rows = batch.decide(batch.appends[first : first + SHARE_REQUESTS])
-            if rows.events:
-                await connection.execute(WRITE, write_parameters(batch, rows))
-        if batch.written:
-            end = {"ledger_id": batch.ledger.ledger_id, "position": batch.position, "recorded_at": batch.recorded_at}
-            await connection.execute(END, end)
-            commit = await connection.execute("COMMIT")
-            meanwhile()
-    if commit is None:
-        await connection.rollback()
-    elif commit.statusmessage != "COMMIT":
-        raise psycopg.OperationalError(f"COMMIT was answered {commit.statusmessage}")
+async def look_up(pipeline: Pipeline, batch: Batch, heads: Heads) -> None:
+    """Begin, with the ledger's lock, and read what the batch needs to be decided. A LedgerError where nothing may be written now."""
+    parameters = batch.lookups()
+    pipeline.send("BEGIN")
+    pipeline.send(LOCK, parameters)
+    pipeline.send(LOOKUPS, parameters)
+    *_, found = await pipeline.results()
+    rows = pipeline.rows(found)
+    batch.begin(rows[0][:6] if rows else None, time.time())
+    heads.require(batch.ledger, batch.position)
+    batch.load((row[9:] for row in rows if row[9] is not None), *(few or () for few in rows[0][6:9]))
+    if missing := batch.histories_needed():
+        pipeline.send(HISTORIES, {"ledger_id": batch.ledger.ledger_id, "contract_ids": uuid_array(missing)})
+        (histories,) = await pipeline.results()
+        batch.load_histories(pipeline.rows(histories))
 
 
-def write_parameters(batch: Batch, rows: Rows) -> dict[str, Any]:
-    """Rows as the parameters of WRITE."""
+def _decide_and_write(pipeline: Pipeline, batch: Batch) -> bool:
+    """Decide the batch in shares, each while the database writes the one before it; whether there is anything to commit."""
+    for share, is_last in _shares(batch.appends):
+        rows = batch.decide(share)
+        if rows.events or (is_last and batch.written):
+            pipeline.send(WRITE, write_parameters(batch, rows, ends=is_last))
+    return batch.written > 0
+
+
+def _shares(appends: Sequence[Append]) -> Iterator[tuple[Sequence[Append], bool]]:
+    """The shares of a batch, and whether one is the last: each twice as large as the one before, since the database is slower to write
+    than this process to decide, and every statement has its price."""
+    first, size = 0, FIRST_SHARE_REQUESTS
+    while first < len(appends):
+        yield appends[first : first + size], first + size >= len(appends)
+        first, size = first + size, 2 * size
+
+
+def write_parameters(batch: Batch, rows: Rows, *, ends: bool) -> dict[str, Any]:
+    """Rows as the parameters of WRITE; the last of a batch `ends` it, and writes the new head."""
+    head = {"last_position": batch.position, "recorded_at": instant(batch.recorded_at)}
     return {
         "ledger_id": batch.ledger.ledger_id,
         "events": rows_json(rows.events),
         "payloads": rows_json(rows.payloads),
         "idempotency": rows_json(rows.keys),
         "deliveries": rows_json(rows.deliveries),
+        "batches": rows_json([head] if ends else []),
         "contracts": contract_rows_json(rows.contracts.values(), batch.generation),
     }
 
@@ -185,6 +197,7 @@ class Writer:
         self._draining = False
         self._untold: list[tuple[_Waiting, Receipt | LedgerError]] = []
         """Outcomes that are certain, and not told yet."""
+        self._chunks = Chunks(database, heads)
         self.task = asyncio.create_task(self._run())
 
     @property
@@ -203,6 +216,14 @@ class Writer:
         self._wake.set()
         return await waiting.answer
 
+    async def settle_chunk(self, chunk: Chunk) -> None:
+        """Record the lines of a chunk between batches of requests. LedgerError when it could not be gone on with."""
+        if self._draining:
+            raise Unavailable("The service is shutting down; send the import again under its id.")
+        settled = self._chunks.add(chunk)
+        self._wake.set()
+        await settled
+
     async def drain(self) -> None:
         """Refuse new requests, decide those that wait, and end the task."""
         self._draining = True
@@ -215,21 +236,29 @@ class Writer:
         for waiting in self._queue:
             waiting.resolve(OutcomeUnknown("The writer of this ledger failed; retry with the same Idempotency-Key."))
         self._queue.clear()
+        self._chunks.abandon()
 
     async def _run(self) -> None:
-        while self._queue or not self._draining:
-            if not self._queue:
+        while self._queue or self._chunks or not self._draining:
+            if self._queue:
+                await self._run_batch()
+            if self._chunks:
+                self._tell()
+                await self._chunks.advance()
+            elif not self._queue:
                 self._tell()
                 self._wake.clear()
                 await self._wake.wait()
-                continue
-            batch = self._take()
-            try:
-                await self._settle(batch)
-            except BaseException:
-                self._queue.extendleft(reversed(batch))  # to be answered when it is known that this writer died
-                raise
         self._tell()
+
+    async def _run_batch(self) -> None:
+        batch, started = self._take(), time.perf_counter()
+        try:
+            await self._settle(batch)
+        except BaseException:
+            self._queue.extendleft(reversed(batch))  # to be answered when it is known that this writer died
+            raise
+        self._chunks.requests_took(time.perf_counter() - started)
 
     def _tell(self) -> None:
         """Answer the requests whose outcome is certain.
@@ -326,6 +355,10 @@ class Writers:
         if self._writers.get(append.ledger.ledger_id) is writer:
             self.failed.discard(append.ledger.name)
         return receipt
+
+    async def settle_chunk(self, ledger: Ledger, chunk: Chunk) -> None:
+        """Record the lines of a chunk of an import in a ledger's log. LedgerError when it could not be gone on with."""
+        await self._writer(ledger).settle_chunk(chunk)
 
     def _writer(self, ledger: Ledger) -> Writer:
         writer = self._writers.get(ledger.ledger_id)

@@ -9,10 +9,12 @@ from typing import Any
 import orjson
 from uuid_utils import uuid7
 
-from service.domain.contract import decide, evolve, fold, judge
+from service.domain.contract import decide, evolve, judge
+from service.domain.corrections import delivery_ids, resolve
 from service.domain.dates import first_day
-from service.domain.events import EventData, RecordedEvent, place_in_fold
+from service.domain.events import EventData, RecordedEvent
 from service.domain.state import Anomaly, Contract
+from service.domain.timeline import View, admit, whole_of
 from service.errors import (
     AnomaliesRefused,
     ClockUntrusted,
@@ -24,6 +26,7 @@ from service.errors import (
     MemberFault,
     NotAllowedNow,
     ProjectionUnknown,
+    Refused,
     StaleRevision,
 )
 from service.log.header import NO_PREVIOUS, SCHEMA, body_bytes, body_digest, event_hash, header_bytes, new_salts
@@ -49,13 +52,15 @@ class NewEvent:
     """A validated event that has no place in the log yet; `data` is what was sent, `fact` the same as its class."""
 
     fact: EventData
-    effective_on: str
+    effective_on: str | None
     data: dict[str, Any]
     source: dict[str, Any]
     evidence: list[Any] | None = None
     correlation_id: str | None = None
     causation_id: str | None = None
     hypothetical: bool | None = None
+    event_id: str | None = None
+    """The id that an imported event had before; else it gets one when it is placed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +142,8 @@ class Batch:
         self._kept: dict[bytes, _Kept] = {}
         self._delivery_ids: set[tuple[str, str]] = set()
         self._event_ids: set[tuple[str, str]] = set()
+        self.event_ids: set[str] = set()
+        """Those of the ids looked up that events of the ledger have, whatever their contract; and of events that were imported since."""
 
     def lookups(self) -> dict[str, Any]:
         """The parameters of the first flush: what the requests of the batch need to be decided."""
@@ -144,22 +151,24 @@ class Batch:
             {"c": append.contract_id, "d": delivery_id}
             for append in self.appends
             for new in append.events
-            for delivery_id in new.fact.delivery_ids()
+            for delivery_id in (*new.fact.delivery_ids(), *new.fact.known_delivery_ids())
         ]
         event_ids = {event_id for append in self.appends for new in append.events for event_id in new.fact.event_ids()}
+        event_ids |= {new.event_id for append in self.appends for new in append.events if new.event_id}
         return {
             "ledger_id": self.ledger.ledger_id,
-            "contract_ids": _array({append.contract_id for append in self.appends if not append.opening}),
-            "keys": _array({f'"\\\\x{append.key.hex()}"' for append in self.appends}),
-            "ids": orjson.dumps(ids).decode() if ids else "",
-            "event_ids": _array(event_ids),
+            "contract_ids": uuid_array({append.contract_id for append in self.appends if not append.opening}),
+            "keys": uuid_array({f'"\\\\x{append.key.hex()}"' for append in self.appends}),
+            "delivery_ids": orjson.dumps(ids).decode(),
+            "event_ids": uuid_array(event_ids),
         }
 
     def begin(self, head: Sequence[Any] | None, process_seconds: float) -> None:
         """Take the head of the log, and refuse the batch when the clocks cannot be trusted or the projection is not known."""
         if head is None:
             raise LedgerNotFound(f"There is no ledger {self.ledger.name}.")
-        self._now, self.position, self.recorded_at, self.generation, layout, accepted_at = head
+        now, self.position, recorded_at, self.generation, layout, accepted_at = head
+        self._now, self.recorded_at = now.astimezone(UTC), recorded_at.astimezone(UTC)
         if layout != LAYOUT:
             raise ProjectionUnknown(
                 f"The projection of ledger {self.ledger.name} has layout {layout} and this release writes {LAYOUT}; "
@@ -180,19 +189,26 @@ class Batch:
                 f"({instant(self._now)}). If the clock is right now, run `contract-ledger clock accept {self.ledger.name}`."
             )
 
-    def load(self, states: Iterable[Sequence[Any]], keys: Iterable[Sequence[Any]]) -> None:
-        """Take the rows of the contracts concerned, and the receipts of keys that were used before."""
+    def load(
+        self,
+        states: Iterable[Sequence[Any]],
+        keys: Iterable[Sequence[str]] = (),
+        delivery_ids: Iterable[Sequence[str]] = (),
+        event_ids: Iterable[Sequence[str]] = (),
+    ) -> None:
+        """Take the rows of the contracts concerned, the receipts of keys that were used before (key, salt, digest in hex), the delivery
+        ids that are used, and the contracts of events that are referred to."""
         for row in states:
             self._standings[row[0]] = _Standing(ContractRow(*row))
-        self._kept = {key: _Kept(salt, digest, receipt.encode()) for key, salt, digest, receipt in keys}
-
-    def load_ids(self, delivery_ids: Iterable[Sequence[str]], event_ids: Iterable[Sequence[str]]) -> None:
-        """Take the delivery ids that are used, and the contracts of events that are referred to."""
+        for key, salt, digest, receipt in keys:
+            self._kept[bytes.fromhex(key)] = _Kept(bytes.fromhex(salt), bytes.fromhex(digest), receipt.encode())
         self._delivery_ids = {(row[0], row[1]) for row in delivery_ids}
         self._event_ids = {(row[0], row[1]) for row in event_ids}
+        self.event_ids = {event_id for _, event_id in self._event_ids}
 
     def histories_needed(self) -> list[str]:
-        """The contracts whose events must be read: an event of the batch is not the last of its fold, or something is pending."""
+        """The contracts whose events must be read: an event of the batch is not the last of its fold, acts on another, or something is
+        pending."""
         needed: dict[str, None] = {}
         last_days: dict[str, date] = {}
         for append in self.appends:
@@ -200,8 +216,9 @@ class Batch:
             row = standing.row
             last_on = last_days.get(append.contract_id, row.last_on if row else date.min)
             for new in append.events:
-                day = first_day(new.effective_on)
-                if day < last_on or day > self._day or (row is not None and row.has_pending):
+                # What has no day meets nothing that has one; but what acts on another event takes all of them.
+                day = first_day(new.effective_on) if new.effective_on else last_on
+                if day < last_on or day > self._day or new.fact.acts or (row is not None and row.has_pending):
                     needed[append.contract_id] = None
                 last_on = max(last_on, day)
             last_days[append.contract_id] = last_on
@@ -241,19 +258,30 @@ class Batch:
         current = standing.row.revision if standing.row else 0
         if append.expected_revision is not None and append.expected_revision != current:
             raise StaleRevision(append.expected_revision, current)
+        return self.decision(append).run()
+
+    def decision(self, append: Append) -> "Decision":
+        """A decision on a contract as it stands. Internal where what is stored of it cannot be read."""
+        standing = self._standings[append.contract_id]
         if standing.is_damaged:
             raise _damaged(append)
-        return _Decision(self, append, standing).run()
+        return Decision(self, append, standing)
 
     def check_ids(self, contract_id: str, fact: EventData, new_delivery_ids: set[str]) -> None:
-        """The ids that only an index knows: delivery ids are new, events referred to are of the contract."""
+        """The ids that only an index knows: delivery ids are new or, where referred to, known; events referred to are of the contract.
+
+        `new_delivery_ids` are those of the request so far, and get those of the event.
+        """
         for delivery_id in fact.delivery_ids():
             if (contract_id, delivery_id) in self._delivery_ids or delivery_id in new_delivery_ids:
                 raise NotAllowedNow("unique-delivery", f"The contract has a delivery {delivery_id} already; each has an id of its own.")
             new_delivery_ids.add(delivery_id)
+        for delivery_id in fact.known_delivery_ids():
+            if (contract_id, delivery_id) not in self._delivery_ids and delivery_id not in new_delivery_ids:
+                raise NotAllowedNow("known-delivery", f"The contract has no delivery {delivery_id}; record it first.")
         for event_id in fact.event_ids():
             if (contract_id, event_id) not in self._event_ids:
-                raise NotAllowedNow("known-event", f"The contract has no event {event_id}.")
+                raise NotAllowedNow("known-event", f"The contract has no event {event_id}.", "/data/target" if fact.acts else None)
 
     def next_instant(self) -> datetime:
         return max(self.recorded_at + _TICK, self._now)
@@ -262,25 +290,14 @@ class Batch:
     def day(self) -> date:
         return self._day
 
-    def keep(self, append: Append, decision: "_Decision", receipt: Receipt) -> None:
+    def keep(self, append: Append, decision: "Decision", receipt: Receipt) -> None:
         """Take a decided request into what the batch will write."""
         row = decision.row
-        self._standings[append.contract_id] = _Standing(row, decision.history)
-        self.rows.contracts[append.contract_id] = row
         self.rows.events += decision.event_rows
         self.rows.payloads += decision.payload_rows
         self.position, self.recorded_at = row.position, decision.recorded_at
         self.last_hash = row.last_hash
-        for delivery_id, revision in decision.delivery_ids.items():
-            self._delivery_ids.add((append.contract_id, delivery_id))
-            self.rows.deliveries.append(
-                {
-                    "generation": self.generation,
-                    "contract_id": append.contract_id,
-                    "delivery_id": delivery_id,
-                    "revision": revision,
-                }
-            )
+        self.keep_contract(append, decision)
         self._event_ids.update((append.contract_id, row["event_id"]) for row in decision.event_rows)
         salt = self.salts.pop()
         kept = self._kept[append.key] = _Kept(salt, request_digest(salt, append.canonical), receipt.body)
@@ -293,9 +310,34 @@ class Batch:
             }
         )
 
+    def keep_event(self, decision: "Decision") -> None:
+        """Take the event that a decision has placed last, while others of the batch are placed before the decision is finished."""
+        row = decision.event_rows[-1]
+        self.rows.events.append(row)
+        self.rows.payloads.append(decision.payload_rows[-1])
+        self.position, self.last_hash = row["position"], row["event_hash"][2:]
+        self.written += 1
+        self._event_ids.add((decision.append.contract_id, row["event_id"]))
+        self.event_ids.add(row["event_id"])
+
+    def keep_contract(self, append: Append, decision: "Decision") -> None:
+        """Take what a decision leaves of its contract into what the batch will write."""
+        self._standings[append.contract_id] = _Standing(decision.row, decision.history)
+        self.rows.contracts[append.contract_id] = decision.row
+        for delivery_id, revision in decision.delivery_ids.items():
+            self._delivery_ids.add((append.contract_id, delivery_id))
+            self.rows.deliveries.append(
+                {
+                    "generation": self.generation,
+                    "contract_id": append.contract_id,
+                    "delivery_id": delivery_id,
+                    "revision": revision,
+                }
+            )
+
 
 @dataclass(slots=True)
-class _Decision:
+class Decision:
     """One request being decided: its events get their places, one after the other."""
 
     batch: Batch
@@ -304,45 +346,64 @@ class _Decision:
     event_rows: list[dict[str, Any]] = field(default_factory=list)
     payload_rows: list[dict[str, Any]] = field(default_factory=list)
     delivery_ids: dict[str, int] = field(default_factory=dict)
+    added_to: list[Anomaly] = field(default_factory=list)
+    """Anomalies that stood before, and that the request adds to: sought for where it is strict."""
     recorded_at: datetime = _UNSET
     history: list[RecordedEvent] | None = None
     row: ContractRow = None  # type: ignore[assignment]
+    contract: Contract = None  # type: ignore[assignment]
+    beside: Beside = None  # type: ignore[assignment]
+    recorded: list[RecordedEvent] = field(default_factory=list)
 
     def run(self) -> Receipt:
-        stood, batch = self.standing.row, self.batch
-        self.recorded_at = batch.next_instant()
-        self.history = None if self.standing.history is None else list(self.standing.history)
-        try:
-            contract, beside = decode_contract(stood)
-        except UNREADABLE:
-            raise _damaged(self.append) from None
-        recorded: list[RecordedEvent] = []
-        before = self._flagged_before(contract, beside)
+        batch = self.batch
+        self.begin()
+        before = self._flagged_before(self.contract, self.beside)
         for index, new in enumerate(self.append.events):
             try:
-                recorded.append(self._place(new, contract, index))
-            except NotAllowedNow as refusal:
+                self.place(new, batch.position + index + 1)
+            except (NotAllowedNow, Refused) as refusal:
                 if len(self.append.events) > 1:
-                    refusal.errors = (MemberFault(f"/events/{index}", refusal.detail),)
+                    refusal.errors = _of_event(index, refusal)
                 raise
-        told = extend(beside.rests_on, contract, recorded, batch.day) if self.history is None else project(self.history, batch.day)
+        told = self.finish()
         raised = [found for found in told.anomalies if found.anomaly_id not in before]
-        if self.append.strict and raised:
-            raise _strict_refusal(raised)
-        last_on = max(event.day for event in recorded)
+        if self.append.strict and (raised or self.added_to):
+            raise _strict_refusal([*raised, *self.added_to])
+        receipt = self._receipt(raised)
+        if not self.append.validate_only:
+            batch.keep(self.append, self, receipt)
+        return receipt
+
+    def begin(self) -> None:
+        """Take up the contract as it stands. Internal where its row cannot be read."""
+        self.recorded_at = self.batch.next_instant()
+        self.history = None if self.standing.history is None else list(self.standing.history)
+        try:
+            self.contract, self.beside = decode_contract(self.standing.row)
+        except UNREADABLE:
+            raise _damaged(self.append) from None
+
+    def finish(self) -> View:
+        """The view of the contract with the events that were placed, of which `row` is made."""
+        stood, batch, recorded = self.standing.row, self.batch, self.recorded
+        if self.history is None:
+            told = extend(self.beside.rests_on, self.contract, recorded, batch.day)
+            last_on = max(event.day for event in recorded)
+            last_on = max(last_on, stood.last_on) if stood else last_on
+        else:
+            told = project(self.history, batch.day)
+            last_on = max(event.day for event in resolve(self.history))
         self.row = contract_row(
             self.append.contract_id,
             told,
             revision=recorded[-1].revision,
             position=recorded[-1].position,
             last_hash=self._last_hash(),
-            last_on=max(last_on, stood.last_on) if stood else last_on,
+            last_on=last_on,
             day=batch.day,
         )
-        receipt = self._receipt(raised)
-        if not self.append.validate_only:
-            batch.keep(self.append, self, receipt)
-        return receipt
+        return told
 
     def _flagged_before(self, contract: Contract, beside: Beside) -> set[str]:
         """The anomalies that stood today without the request: those of the row, unless the calendar has turned since."""
@@ -351,38 +412,43 @@ class _Decision:
             return set()
         if stood.holds_on(day):
             return {known.anomaly_id for known in beside.anomalies}
-        whole = contract if self.history is None else fold(sorted(self.history, key=place_in_fold))
-        return {known.anomaly_id for known in judge(whole, day)}
+        return {known.anomaly_id for known in judge(contract if self.history is None else whole_of(self.history), day)}
 
-    def _place(self, new: NewEvent, contract: Contract, index: int) -> RecordedEvent:
-        stood, batch = self.standing.row, self.batch
+    def place(self, new: NewEvent, position: int) -> None:
+        """Give an event its place. A LedgerError refuses it, and then nothing of it is left here."""
+        stood, batch, contract = self.standing.row, self.batch, self.contract
         event = RecordedEvent(
-            event_id=str(uuid7()),
-            position=batch.position + index + 1,
-            revision=(stood.revision if stood else 0) + index + 1,
+            event_id=new.event_id or str(uuid7()),
+            position=position,
+            revision=(stood.revision if stood else 0) + len(self.recorded) + 1,
             recorded_on=self.recorded_at.astimezone(zone(batch.ledger.time_zone)).date(),
-            effective_on=new.effective_on,
-            day=first_day(new.effective_on),
+            effective_on=new.effective_on or "",
+            day=first_day(new.effective_on) if new.effective_on else date.min,
             data=new.fact,
             source=new.source,
             hypothetical=bool(new.hypothetical),
+            schema_version=new.fact.schema_version,
         )
-        ids = set(self.delivery_ids)
-        batch.check_ids(self.append.contract_id, new.fact, ids)
-        self.delivery_ids |= dict.fromkeys(new.fact.delivery_ids(), event.revision)
+        batch.check_ids(self.append.contract_id, new.fact, set(self.delivery_ids))
+        if self.append.strict:
+            self._find_what_it_adds_to(new.fact)
         if self.history is None:
-            decide(new.fact, contract, contract, event.revision, batch.day)
+            decide(new.fact, contract, contract, event.revision, batch.day, event.effective_on)
             evolve(contract, event)
         else:
-            self._decide_late(event)
+            admit(event, self.history, batch.day)
             self.history.append(event)
+        self.delivery_ids |= dict.fromkeys(new.fact.delivery_ids(), event.revision)
+        if new.fact.acts:
+            introduced = delivery_ids(self.history or ())
+            self.delivery_ids |= {delivery_id: by for delivery_id, by in introduced.items() if by == event.revision}
         self._write(event, new)
-        return event
+        self.recorded.append(event)
 
-    def _decide_late(self, event: RecordedEvent) -> None:
-        ordered = sorted(self.history or (), key=place_in_fold)
-        at = fold(known for known in ordered if place_in_fold(known) < place_in_fold(event))
-        decide(event.data, fold(ordered), at, event.revision, self.batch.day)
+    def _find_what_it_adds_to(self, fact: EventData) -> None:
+        whole = self.contract if self.history is None else whole_of(self.history)
+        if found := fact.adds_to(whole):
+            self.added_to.append(found)
 
     def _write(self, event: RecordedEvent, new: NewEvent) -> None:
         body = body_bytes(new.data, new.source, new.evidence, self.batch.salts.pop().hex())
@@ -462,6 +528,12 @@ def _damaged(append: Append) -> Internal:
     )
 
 
+def _of_event(index: int, refusal: LedgerError) -> tuple[MemberFault, ...]:
+    """The faults of one event of several, by pointers into the request."""
+    faults = refusal.errors or (MemberFault("", refusal.detail),)
+    return tuple(MemberFault(f"/events/{index}{fault.pointer}", fault.detail) for fault in faults)
+
+
 def _strict_refusal(raised: Sequence[Anomaly]) -> AnomaliesRefused:
     sentences = "; ".join(found.sentence for found in raised)
     return AnomaliesRefused(
@@ -470,6 +542,6 @@ def _strict_refusal(raised: Sequence[Anomaly]) -> AnomaliesRefused:
     )
 
 
-def _array(values: Iterable[str]) -> str:
+def uuid_array(values: Iterable[str]) -> str:
     """A Postgres array literal of values that need no escaping."""
     return "{" + ",".join(values) + "}"

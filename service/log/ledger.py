@@ -23,4 +23,5 @@ def zone(name: str) -> ZoneInfo:
 
 def instant(at: datetime) -> str:
     """An instant as headers and answers hold it: UTC, always six digits."""
-    return at.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+    in_utc = at if at.tzinfo is UTC else at.astimezone(UTC)
+    return in_utc.isoformat(timespec="microseconds")[:-6] + "Z"

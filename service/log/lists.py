@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from service.projections.filters import SORTED_DAYS, near_terms, total_prefix
+from service.projections.filters import SORTED_DAYS, near_terms
 
 # A list's conditions are put together for what is asked: one statement for all would have one plan for all.
 _LISTED = """
@@ -14,14 +14,14 @@ WHERE c.ledger_id = %(ledger_id)s::uuid
 """
 _HAS_TERMS = "AND c.filters @> %(terms)s::text[]"
 _IS_ONE_OF = "AND c.contract_id = ANY(%(contract_ids)s::uuid[])"
-# The index finds what lies near; what is stated decides.
+# The index finds what lies near; what the state says decides.
 _HAS_TOTAL = """
 AND c.filters && %(near)s::text[]
 AND EXISTS (
-    SELECT FROM unnest(c.filters) AS stated(term)
-    WHERE CASE WHEN starts_with(term, %(total)s) THEN
-        split_part(term, ' ', 2)::numeric <= %(value_to)s::numeric AND split_part(term, ' ', 3)::numeric >= %(value_from)s::numeric
-    END
+    SELECT FROM jsonb_array_elements(c.state::jsonb #> '{value,by_currency}') AS total
+    WHERE total ->> 'currency' = %(total_in)s
+      AND (total #>> '{low,amount}')::numeric <= %(value_to)s::numeric
+      AND (total #>> '{high,amount}')::numeric >= %(value_from)s::numeric
 )
 """
 
@@ -79,7 +79,7 @@ def _conditions(wanted: Wanted) -> tuple[list[str], dict[str, Any]]:
         parameters["contract_ids"] = list(wanted.contract_ids)
     if wanted.total_in is not None:
         conditions.append(_HAS_TOTAL)
-        parameters |= {"total": total_prefix(wanted.total_in), "value_from": wanted.value_from or "0"}
+        parameters |= {"total_in": wanted.total_in, "value_from": wanted.value_from or "0"}
         parameters |= {"value_to": wanted.value_to or "Infinity", "near": near_terms(wanted.total_in, wanted.value_from, wanted.value_to)}
     for name, first, last in wanted.days:
         place = f"c.filters[{SORTED_DAYS[name]}]"

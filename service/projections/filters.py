@@ -30,22 +30,35 @@ _IS_UNSPACED = re.compile(f"[{_UNSPACED}]")
 
 
 def filters_of(state: ContractState) -> list[str]:
-    """The terms of a contract: the two days, then all others in order. A role is always that of a party."""
-    terms = {f"status={state.status}"}
-    for party in state.parties:
-        terms.add(f"party={party.party_id}")
-        for role in party.roles:
-            terms.add(f"party={party.party_id} role={role}")
-            terms.add(f"role={role}")
-    terms.update([f"currency={currency}" for currency in {figure.currency for figure in state.value.figures}])
-    terms.update([f"product={item.item_id}" for item in state.items])
-    terms.update([f"label={known.label}" for known in state.labels])
-    for reference in state.references:
-        terms.add(f"reference={reference['scheme']}:{reference['id']}")
-    for total in state.value.by_currency:
-        terms.update(_total_terms(total.currency, total.low.amount, total.high.amount))
-    terms.update(_word_terms((state.title or "", *(party.name for party in state.parties), *(item.description for item in state.items))))
-    return [*_days(state), *sorted(terms)]
+    """The terms of a contract: the two days, what changes with its events, then what hardly does. A role is always that of a party."""
+    figures, value = state.value.figures, state.value
+    terms = [*_days(state), f"status={state.status}"]
+    terms += [f"currency={currency}" for currency in sorted({figure.currency for figure in figures})]
+    for total in value.by_currency:
+        terms += _total_terms(total.currency, total.low.amount, total.high.amount)
+    terms += _lasting_terms(
+        state.title or "",
+        tuple([(party.party_id, party.name, *party.roles) for party in state.parties]),
+        tuple([(item.item_id, item.description) for item in state.items]),
+        tuple([known.label for known in state.labels]),
+        tuple([(reference["scheme"], reference["id"]) for reference in state.references]),
+    )
+    return terms
+
+
+_Texts = tuple[tuple[str, ...], ...]
+
+
+# Hardly an event changes these.
+@lru_cache(4_096)
+def _lasting_terms(title: str, parties: _Texts, items: _Texts, labels: tuple[str, ...], references: _Texts) -> tuple[str, ...]:
+    """The terms of what a contract is about, in order; a party is its id, name and roles."""
+    terms = {f"product={item_id}" for item_id, _ in items} | {f"label={label}" for label in labels}
+    terms |= {f"reference={scheme}:{known}" for scheme, known in references}
+    for party_id, _, *roles in parties:
+        terms |= {f"party={party_id}", *(f"party={party_id} role={role}" for role in roles), *(f"role={role}" for role in roles)}
+    terms.update(_word_terms((title, *(name for _, name, *_ in parties), *(description for _, description in items))))
+    return tuple(sorted(terms))
 
 
 def _days(state: ContractState) -> tuple[str, str]:
@@ -69,8 +82,6 @@ def words(text: str) -> Iterator[str]:
             yield run[:MAX_WORD_LENGTH]
 
 
-# Hardly an event changes the words of its contract.
-@lru_cache(4_096)
 def _word_terms(texts: tuple[str, ...]) -> tuple[str, ...]:
     """The terms of the first words of some texts."""
     found: dict[str, None] = {}
@@ -92,19 +103,16 @@ def terms_of_text(text: str) -> list[str]:
 
 @lru_cache(4_096)
 def _total_terms(currency: str, low: str, high: str) -> tuple[str, ...]:
-    """The terms of a range of amounts: itself, and where it lies, by its first two digits and by powers of ten."""
-    first, last = _size(low), _size(high)
-    near = range(first, last + 1)
-    exact = f"{total_prefix(currency)}{low} {high}"
+    """The terms of a range of amounts: where it lies, by its first two digits and by powers of ten.
+
+    The range itself is read from the state where it decides: as a term it would change with every figure, and with it the index.
+    """
+    near = range(_size(low), _size(high) + 1)
     if len(near) > MAX_NEAR:
-        return exact, f"near={currency} wide"
-    sizes = [f"near={currency} {size}" for size in near]
-    return exact, *sizes, *dict.fromkeys(f"near={currency} e{size // _STEPS}" for size in near)
-
-
-def total_prefix(currency: str) -> str:
-    """What the term begins with that states the range of a contract's amounts in a currency; then come the least and the greatest."""
-    return f"total={currency} "
+        return (f"near={currency} wide",)
+    return tuple(
+        [f"near={currency} {size}" for size in near] + [f"near={currency} e{power}" for power in sorted({s // _STEPS for s in near})]
+    )
 
 
 def near_terms(currency: str, low: str | None, high: str | None) -> list[str]:

@@ -50,9 +50,9 @@ def figure(figure_id: str, amount: str = "1000000000000", currency: str = "KRW",
     } | more
 
 
-def event(data: Json, effective_on: str = "2024-03-01", source: Json = FILING, **more: Any) -> Json:
-    """A request for one event: its envelope and its data."""
-    return {"effective_on": effective_on, "source": source, "data": data} | more
+def event(data: Json, effective_on: str | None = "2024-03-01", source: Json = FILING, **more: Any) -> Json:
+    """A request for one event: its envelope and its data; without a day for what has none of its own."""
+    return ({"effective_on": effective_on} if effective_on else {}) | {"source": source, "data": data} | more
 
 
 def note(text: str = "a note") -> Json:

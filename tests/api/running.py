@@ -20,6 +20,7 @@ import uvicorn
 import uvloop
 
 from service.access import RIGHTS, key_hash, new_key
+from service.api.connection import Connection
 from service.app import create_app
 from service.settings import Settings
 from tests.api.documented import check_answer
@@ -62,6 +63,17 @@ class RunningService:
         return make_key(self.database, rights, ledger_id, expires_at)
 
 
+def exchange(service: RunningService, sent: bytes, seconds: float = 10) -> tuple[int, dict[str, str], bytes]:
+    """The answer to bytes as they are sent: status, headers, body. The service hangs up after it."""
+    with socket.create_connection(("127.0.0.1", service.port), timeout=seconds) as connection:
+        connection.sendall(sent)
+        received = b"".join(iter(lambda: connection.recv(65_536), b""))
+    head, _, body = received.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+    return int(first.split()[1]), headers, body
+
+
 def make_key(database: Database, rights: Sequence[str], ledger_id: str | None = None, expires_at: datetime | None = None) -> str:
     principal_id = str(uuid4())
     with psycopg.connect(database.service_url) as connection:
@@ -87,7 +99,7 @@ def running(database: Database, folder: Path, **settings: Any) -> Iterator[Runni
     stated = Settings(database_url=database.service_url, data_dir=folder, max_body_bytes=MAX_BODY_BYTES, pool_connections=4, **settings)
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
-    config = uvicorn.Config(create_app(stated), http="httptools", ws="none", lifespan="on", log_config=None, access_log=False)
+    config = uvicorn.Config(create_app(stated), http=Connection, ws="none", lifespan="on", log_config=None, access_log=False)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=_serve, args=(server, listening), name=f"service-{secrets.token_hex(2)}")
     thresholds = gc.get_threshold()

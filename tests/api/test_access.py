@@ -20,6 +20,7 @@ PLACES = {
     "ledger": "main",
     "contract_id": "01890000-0000-7000-8000-0000000000ff",
     "event_id": "01890000-0000-7000-8000-0000000000ff",
+    "import_id": "01890000-0000-7000-8000-0000000000ff",
 }
 PRIVATE = [operation for operation in operations() if operation.path not in PUBLIC]
 ENDS_WITHIN_SECONDS = 10
@@ -31,6 +32,8 @@ def right_for(operation: Operation) -> str | None:
         return None
     if operation.operation_id == "create_ledger":
         return "ledger:admin"
+    if "{import_id}" in operation.path:  # what was refused of an import quotes what its sender wrote
+        return "contracts:write"
     return "contracts:read" if operation.method == "GET" else "contracts:write"
 
 
@@ -75,7 +78,7 @@ def test_nothing_else_answers_without_a_key(service: RunningService, operation: 
         "{key}",
         "Bearer {key}x",
         "Bearer cl_unknown",
-        "Bearer " + "k" * 100_000,
+        "Bearer " + "k" * 60_000,
         "Bearer {key},{key}",
         "Token {key}",
         "Bearer \xff",
@@ -240,6 +243,20 @@ def test_a_ledger_that_is_not_there_is_not_found(service: RunningService) -> Non
         for name in ("nowhere", "MAIN", "main%00", "%FF", "-", "a" * 64, "..%2e", "%20main"):
             answer = client.get(f"/v1/ledgers/{name}/contracts")
             assert (answer.status_code, answer.json()["code"]) == (404, "ledger-not-found")
+
+
+@pytest.mark.parametrize("operation", IN_A_LEDGER, ids=named)
+def test_a_key_of_one_ledger_is_not_told_which_others_there_are(service: RunningService, key_of_other: str, operation: Operation) -> None:
+    told = []
+    with service.client(key_of_other) as client:
+        for name in ("main", "nowhere", "MAIN", "a" * 64):
+            path = operation.at(**PLACES | {"ledger": name})
+            answer = client.request(
+                operation.method, path, headers={"X-Request-Id": "same"}, json={} if operation.method != "GET" else None
+            )
+            told.append((answer.status_code, dict(answer.headers, date=""), answer.text.replace(path, "")))
+    assert told[0][0] == 403
+    assert [answer[::2] for answer in told] == [told[0][::2]] * 4
 
 
 # Making ledgers

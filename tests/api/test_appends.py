@@ -58,7 +58,7 @@ def test_a_receipt_says_when_and_where_the_event_was_recorded(api: httpx.Client)
 
 
 EXAMPLE_NEEDS = {
-    **dict.fromkeys(("contract.terminated", "terms.amended"), "contract.signed"),
+    **dict.fromkeys(("contract.completed", "contract.terminated", "terms.amended"), "contract.signed"),
     **dict.fromkeys(("delivery.accepted", "delivery.rejected"), "delivery.recorded"),
     **dict.fromkeys(("milestone.met", "milestone.missed"), "milestone.scheduled"),
     **dict.fromkeys(("option.exercised", "option.lapsed"), "option.granted"),

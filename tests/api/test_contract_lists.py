@@ -114,10 +114,10 @@ def test_a_label_is_a_filter(service: RunningService) -> None:
     with service.client(service.admin, ledger="labelled") as client:
         contract_id = open_contract(client)
         open_contract(client)
-        assert record(client, contract_id, "contract.labelled", event({"set": ["key account"]})).status_code == 201
+        assert record(client, contract_id, "contract.labelled", event({"set": ["key account"]}, None)).status_code == 201
         assert ids(client, label="key account") == [contract_id]
         assert ids(client, label="key") == []
-        assert record(client, contract_id, "contract.labelled", event({"remove": ["key account"]})).status_code == 201
+        assert record(client, contract_id, "contract.labelled", event({"remove": ["key account"]}, None)).status_code == 201
         assert ids(client, label="key account") == []
 
 

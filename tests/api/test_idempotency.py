@@ -23,7 +23,7 @@ def test_an_append_without_a_key_is_malformed(api: httpx.Client, path: str, head
     assert revision_of(api, contract_id) == 1
 
 
-@pytest.mark.parametrize("key", [b"k" * 256, b"k" * 100_000, b"a\tb", b"caf\xc3\xa9", b"\xff"])
+@pytest.mark.parametrize("key", [b"k" * 256, b"k" * 60_000, b"a\tb", b"caf\xc3\xa9", b"\xff"])
 def test_a_key_is_printable_ascii_of_limited_length(api: httpx.Client, key: bytes) -> None:
     contract_id = open_contract(api)
     answer = api.post(f"/contracts/{contract_id}/note-added", json=note(), headers={b"Idempotency-Key": key})

@@ -10,7 +10,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from service.api import json_body
-from service.api.json_body import MAX_DEPTH, MAX_INTEGER, MAX_LABEL, Fault, JsonFault, read_object
+from service.api.json_body import MAX_DEPTH, MAX_INTEGER, Fault, JsonFault, read_object
+from service.domain.faults import MAX_LABEL
 
 NUL, LONE_HIGH, LONE_LOW = rb"\u0000", rb"\ud83d", rb"\ude00"
 

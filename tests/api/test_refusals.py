@@ -51,9 +51,11 @@ RULES: list[tuple[str, dict[str, Any], list[Step], Step]] = [
     ("after-end", SIGNED, [TERMINATED], ("agreement.linked", event({"relation": "framework"}, "2025-06-01"))),
     ("after-end", SIGNED, [TERMINATED], ("contract.reported", event({"stage": "denied"}, "2025-06-01"))),
     ("terminate-signed", REPORTED, [], TERMINATED),
+    ("complete-signed", REPORTED, [], COMPLETED),
+    ("known-delivery", SIGNED, [("delivery.recorded", delivery("d"))], ("delivery.accepted", delivery("e"))),
     ("known-figure", SIGNED, [], revised("krw-1")),
     ("known-figure", SIGNED, [], ("figure.stated", event({"figure": figure("a", derived_from={"figure_id": "b"})}))),
-    ("known-figure", SIGNED, [], ("note.added", event({"text": "x", "about": {"figure_id": "krw-1"}}))),
+    ("known-figure", SIGNED, [], ("note.added", event({"text": "x", "about": {"kind": "figure", "id": "krw-1"}}))),
     ("unique-figure", SIGNED, [STATED], STATED),
     ("unique-figure", SIGNED, [STATED], revised("krw-1", "krw-1")),
     ("unique-figure", SIGNED, [STATED, revised()], ("figure.stated", event({"figure": figure("krw-1")}))),
@@ -61,10 +63,10 @@ RULES: list[tuple[str, dict[str, Any], list[Step], Step]] = [
     ("known-item", SIGNED, [], ("delivery.started", event({"item_id": "trucks"}))),
     ("known-item", SIGNED, [], ("delivery.recorded", changed(delivery("d"), "/data/item_id", "trucks"))),
     ("known-item", SIGNED, [], extended(added_quantity={"quantity": "1", "unit": "EA", "item_id": "trucks"})),
-    ("known-item", SIGNED, [], ("note.added", event({"text": "x", "about": {"item_id": "trucks"}}))),
+    ("known-item", SIGNED, [], ("note.added", event({"text": "x", "about": {"kind": "item", "id": "trucks"}}))),
     ("unique-delivery", SIGNED, [("delivery.recorded", delivery("d"))], ("delivery.recorded", delivery("d", "7"))),
-    ("known-event", SIGNED, [], ("note.added", event({"text": "x", "about": {"event_id": NOWHERE}}))),
-    ("known-anomaly", SIGNED, [], ("note.added", event({"text": "x", "about": {"anomaly_id": "value-halved.2"}}))),
+    ("known-event", SIGNED, [], ("note.added", event({"text": "x", "about": {"kind": "event", "id": NOWHERE}}))),
+    ("known-anomaly", SIGNED, [], ("note.added", event({"text": "x", "about": {"kind": "anomaly", "id": "value-halved.2"}}))),
     ("end-moves-later", SIGNED, [], extended(new_end_on="2026-12-31")),
     ("end-moves-later", SIGNED, [], extended(new_end_on="2026")),
     ("within-max-end", SIGNED, [], extended(new_end_on="2029-01-01", via="renewal")),
@@ -124,15 +126,15 @@ def test_what_is_true_late_or_beside_the_rule_is_recorded(
 def test_an_opening_states_title_kind_and_parties(api: httpx.Client, path: str, body: dict[str, Any], missing: str) -> None:
     data = {name: member for name, member in body["data"].items() if name != missing}
     answer = api.post(path, json=body | {"data": data}, headers=with_key())
-    assert answer.status_code == 409
-    assert answer.json()["rule"] == "first-event-opens"
-    assert missing in answer.json()["detail"]
+    assert (answer.status_code, answer.json()["code"]) == (422, "refused")
+    assert [fault["pointer"] for fault in answer.json()["errors"]] == [f"/data/{missing}"]
+    assert answer.json()["detail"].startswith(f"/data/{missing}: ")
 
 
 def test_an_event_of_another_contract_is_not_known_here(api: httpx.Client) -> None:
     one, other = open_contract(api), open_contract(api)
     event_id = record(api, one, "note.added", note()).json()["events"][0]["event_id"]
-    about = event({"text": "x", "about": {"event_id": event_id}}, source=FILING)
+    about = event({"text": "x", "about": {"kind": "event", "id": event_id}}, source=FILING)
     assert record(api, other, "note.added", about).json()["rule"] == "known-event"
     assert record(api, one, "note.added", about).status_code == 201
 

@@ -29,6 +29,7 @@ THOROUGH: Final = (
     *("list_contracts", "get_contract", "list_contract_events", "list_events", "get_event", "list_ledgers", "create_ledger"),
     *("record_events", "record_value_revised"),
 )
+schemathesis.serializer.alias("application/x-ndjson", "text/plain")
 schema = schemathesis.openapi.from_dict(
     document(),
     config=schemathesis.Config.from_dict(
@@ -58,7 +59,14 @@ class Attempts:
         if operation not in self._places:
             contract_id = open_contract(self._api, REPORTED)
             receipt = record(self._api, contract_id, "figure.stated", event({"figure": figure("krw-1")})).json()
-            self._places[operation] = {"ledger": "main", "contract_id": contract_id, "event_id": receipt["events"][0]["event_id"]}
+            import_id = str(uuid4())
+            self._api.post("/imports", headers={"Content-Type": "application/x-ndjson", "Idempotency-Key": import_id}, content=b"1\n")
+            self._places[operation] = {
+                "ledger": "main",
+                "contract_id": contract_id,
+                "event_id": receipt["events"][0]["event_id"],
+                "import_id": import_id,
+            }
         return self._places[operation]
 
 

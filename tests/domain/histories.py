@@ -15,11 +15,12 @@ import pytest
 from hypothesis import strategies as st
 
 from service.api.envelope import read_event
-from service.domain.dates import first_day, last_day
-from service.domain.events import EVENT_TYPES, RecordedEvent, decode_body
+from service.domain.dates import last_day
+from service.domain.events import EVENT_TYPES, RecordedEvent, decode_body, first_day_of
 from service.domain.timeline import View, tell
-from service.errors import NotAllowedNow
+from service.errors import NotAllowedNow, Refused
 from service.log.decide import Append, Batch, Receipt
+from service.log.header import decode_header
 from service.log.ledger import Ledger, zone
 from service.log.read import recorded_event
 from service.projections.contracts import LAYOUT, ContractRow, decode_beside
@@ -33,10 +34,10 @@ FIRST_POSITION = 918_273_645
 """Where the ledger in memory begins: a number that stands out should a state hold it."""
 
 
-def sent(event_type: str, effective_on: str, data: Sent, *, hypothetical: bool = False, **source: str) -> Sent:
+def sent(event_type: str, effective_on: str | None, data: Sent, *, hypothetical: bool = False, **source: str) -> Sent:
     """A request for an event, with its type; `source` is the press unless it says otherwise."""
     request = {"event_type": event_type, "effective_on": effective_on, "source": {"kind": "news", **source}, "data": data}
-    return request | ({"hypothetical": True} if hypothetical else {})
+    return _stated(request | ({"hypothetical": True} if hypothetical else {}))
 
 
 SUPPLIER = {"party_id": "lges", "name": "LG Energy Solution", "roles": ["supplier"]}
@@ -74,7 +75,9 @@ def delivered(delivery_id: str, delivered_on: str, quantity: str = "10", effecti
 
 
 def noted(effective_on: str = "2026-01-01", **about: str) -> Sent:
-    return sent("note.added", effective_on, {"text": "why"} | ({"about": about} if about else {}))
+    """A note, perhaps about a part of the contract, such as `figure_id="krw-1"`."""
+    subjects = [{"kind": member.removesuffix("_id"), "id": subject_id} for member, subject_id in about.items()]
+    return sent("note.added", effective_on, {"text": "why"} | ({"about": subjects[0]} if subjects else {}))
 
 
 def _stated(members: Sent) -> Sent:
@@ -83,20 +86,58 @@ def _stated(members: Sent) -> Sent:
 
 def events_of(*requests: Sent, recorded_on: date = TODAY) -> list[RecordedEvent]:
     """Requests as recorded events, read from their stored bodies, whatever the rules would say."""
+    known: list[Known] = []
+    realised = []
+    for revision, request in enumerate(requests, 1):
+        realised.append(realise(request, known))
+        known.append((str(UUID(int=revision)), request["event_type"], realised[-1]["data"]))
     return [
         RecordedEvent(
             event_id=str(UUID(int=revision)),
             position=FIRST_POSITION + revision,
             revision=revision,
             recorded_on=recorded_on,
-            effective_on=request["effective_on"],
-            day=first_day(request["effective_on"]),
-            data=decode_body(request["event_type"], 1, orjson.dumps({**request, "salt": "00"}))[0],
+            effective_on=request.get("effective_on", ""),
+            day=first_day_of(request["event_type"], request.get("effective_on")),
+            data=decode_body(
+                request["event_type"], EVENT_TYPES[request["event_type"]].schema_version, orjson.dumps({**request, "salt": "00"})
+            )[0],
             source=request["source"],
             hypothetical=request.get("hypothetical", False),
         )
-        for revision, request in enumerate(requests, 1)
+        for revision, request in enumerate(realised, 1)
     ]
+
+
+Known = tuple[str, str, Sent]
+"""An event that a correction or a void may name: its id, type and data."""
+
+
+def corrected(like: Sent, turn: int = 0) -> Sent:
+    """A correction of one of the events so far of the type of `like`, as that; where there is none, another moves to its day."""
+    return sent("event.corrected", None, {"turn": turn, "like": like})
+
+
+def voided(turn: int) -> Sent:
+    """A void of one of the events so far, counted from 0, and around again."""
+    return sent("event.voided", None, {"turn": turn})
+
+
+def realise(request: Sent, known: Sequence[Known]) -> Sent:
+    """A request as it is sent: what a correction or a void names is chosen among the events that there are."""
+    if "turn" not in request["data"]:
+        return request
+    turn, like = request["data"]["turn"], request["data"].get("like")
+    if like is None:
+        target = known[turn % len(known)][0] if known else str(UUID(int=999))
+        return request | {"data": {"target": target, "reason": "recorded twice"}}
+    alike = [entry for entry in known if entry[1] == like["event_type"]] or [entry for entry in known if not EVENT_TYPES[entry[1]].acts]
+    event_id, event_type, data = alike[turn % len(alike)] if alike else (str(UUID(int=999)), like["event_type"], like["data"])
+    stated = dict(like["data"]) if event_type == like["event_type"] else data
+    if "figure" in stated and turn % 2:
+        stated["figure"] = stated["figure"] | {"figure_id": data["figure"]["figure_id"]}
+    moved = {"effective_on": like["effective_on"]} if "effective_on" in like and not EVENT_TYPES[event_type].dayless else {}
+    return request | {"data": {"target": event_id, "data": stated, "source": like["source"], **moved}}
 
 
 def told(*requests: Sent, day: date | str = TODAY, published_by: str | None = None) -> View:
@@ -133,6 +174,8 @@ class Log:
 
     def request(self, *events: Sent, contract_id: str = CONTRACT, **options: Any) -> Append:
         self.requests += 1
+        known = [self._known(*stored) for stored in self.stored.get(contract_id, ())]
+        events = tuple(realise(event, known) for event in events)
         bodies = [({name: member for name, member in event.items() if name != "event_type"}, event["event_type"]) for event in events]
         return Append(
             ledger=self.ledger,
@@ -145,12 +188,21 @@ class Log:
             **options,
         )
 
+    @staticmethod
+    def _known(header: bytes, body: bytes) -> Known:
+        recorded = decode_header(header)
+        return recorded.event_id, recorded.event_type, orjson.loads(body)["data"]
+
     def commit(self, *appends: Append) -> Batch:
         """What `log.append.transact` does, table by table."""
         batch = Batch(self.ledger, appends)
         batch.begin((self.now, self.position, self.recorded_at, 1, LAYOUT, None), self.now.timestamp())
-        batch.load([[getattr(row, name) for name in ContractRow.__struct_fields__] for row in self.rows.values()], [])
-        batch.load_ids(self.delivery_ids, self.event_ids)
+        batch.load(
+            [[getattr(row, name) for name in ContractRow.__struct_fields__] for row in self.rows.values()],
+            (),
+            self.delivery_ids,
+            self.event_ids,
+        )
         for contract_id in batch.histories_needed():
             batch.load_histories((contract_id, *stored) for stored in self.stored[contract_id])
         batch.decide(batch.appends)
@@ -259,8 +311,8 @@ def _opening_members(dates: Dates) -> dict[str, st.SearchStrategy[Any]]:
         "parties": st.sampled_from([[SUPPLIER, BUYER], [BUYER, SUPPLIER], [related, BUYER]]),
         "items": _some(counted | uncounted, "item_id"),
         "period": _members({}, period).map(_orderly),
-        "figures": _some(_figures(dates), "figure_id"),
-        "references": st.lists(_IDENTIFIERS, min_size=1, max_size=2),
+        "figures": _some(_figures(dates), "figure_id").map(_rooted),
+        "references": _some(_IDENTIFIERS, "id"),
     }
 
 
@@ -275,7 +327,7 @@ def _signing_members(dates: Dates) -> dict[str, st.SearchStrategy[Any]]:
         "volumes": st.lists(_members({"item_id": _ITEM_IDS, "period": dates}, {"minimum": _QUANTITIES}), min_size=1, max_size=2),
     }
     withheld = _some(_members({"path": paths, "reason": _NAMES}, {"until": dates}), "path")
-    return {"signed_on": dates, "signed_by": dates, "withheld": withheld, "terms": _members({}, terms)}
+    return {"signed_on": dates, "withheld": withheld, "terms": _members({}, terms)}
 
 
 def _data(dates: Dates) -> dict[str, Members]:
@@ -283,17 +335,15 @@ def _data(dates: Dates) -> dict[str, Members]:
     figures, opening = _figures(dates), _opening_members(dates)
     ending = _members({}, {"by": _NAMES, "cause": _NAMES, "notice_on": dates, "terminated_value": _MONEY, "successor": _IDENTIFIERS})
     added = _members({"quantity": _QUANTITIES, "unit": _UNITS}, {"item_id": _ITEM_IDS})
-    about = st.one_of(
-        st.fixed_dictionaries({"figure_id": _FIGURE_IDS}),
-        st.fixed_dictionaries({"item_id": _ITEM_IDS}),
-        st.fixed_dictionaries({"anomaly_id": st.sampled_from(["figures-conflict.1.2", "start-before-signing.1", "value-halved.3"])}),
-    )
+    anomaly_ids = st.sampled_from(["figures-conflict.1.2", "start-before-signing.1", "value-halved.3"])
+    subjects = {"figure": _FIGURE_IDS, "item": _ITEM_IDS, "option": _OPTION_IDS, "anomaly": anomaly_ids}
+    about = st.one_of(*(st.fixed_dictionaries({"kind": st.just(kind), "id": ids}) for kind, ids in subjects.items()))
     revision = {"replaces": _FIGURE_IDS, "value": figures, "reason": st.sampled_from(["quantity", "fx", "actuals"])}
     delivery = {"item_id": _ITEM_IDS, "quantity": _QUANTITIES, "unit": _UNITS, "delivered_on": dates}
     delivery_ids = st.integers(0, 9_999).map("d{}".format)
     return {
         "contract.reported": _members({"stage": st.sampled_from(["reported", "negotiating", "denied"])}, opening),
-        "contract.signed": _members({}, opening | _signing_members(dates)),
+        "contract.signed": _members({}, opening | _signing_members(dates)) | _members({"signed_by": dates}, opening),
         "figure.stated": _members({"figure": figures}, {}),
         "value.revised": _members(revision, {}),
         "order.extended": _members(
@@ -322,7 +372,7 @@ def _labels() -> st.SearchStrategy[list[str]]:
 def _party_data() -> dict[str, Members]:
     """Who the parties are, and what of the value and the terms changes with them."""
     party = st.builds(lambda party_id, role: {"party_id": party_id, "name": "A party", "roles": [role]}, _PARTY_IDS, _ROLES)
-    identified = {"name": _NAMES, "identifiers": st.lists(_IDENTIFIERS, min_size=1, max_size=2), "merges": st.lists(_PARTY_IDS, min_size=1)}
+    identified = {"name": _NAMES, "identifiers": _some(_IDENTIFIERS, "id"), "merges": st.lists(_PARTY_IDS, min_size=1, unique=True)}
     return {
         "party.added": _members({"party": party}, {}),
         "party.replaced": _members({"replaces": _PARTY_IDS, "party": party}, {}),
@@ -380,7 +430,7 @@ def _course_data(dates: Dates) -> dict[str, Members]:
         "condition.failed": condition,
         "disclosure.filed": _members({}, filed),
         "disclosure.withheld": _members({"withheld": withheld}, {}),
-        "disclosure.released": _members({"paths": st.lists(paths, min_size=1, max_size=2)}, {}),
+        "disclosure.released": _members({"paths": st.lists(paths, min_size=1, max_size=2, unique=True)}, {}),
         "dispute.raised": referred,
         "dispute.resolved": referred,
         "force_majeure.declared": referred,
@@ -390,7 +440,12 @@ def _course_data(dates: Dates) -> dict[str, Members]:
 
 def requests_on(dates: Dates) -> dict[str, Members]:
     """For each event type a strategy for its requests, all business dates drawn from `dates`."""
-    return {event_type: _requests(event_type, data, dates) for event_type, data in _data(dates).items()}
+    ordinary = {event_type: _requests(event_type, data, dates) for event_type, data in _data(dates).items()}
+    turn = st.integers(0, 30)
+    return ordinary | {
+        "event.corrected": _requests("event.corrected", _members({"turn": turn, "like": st.one_of(*ordinary.values())}, {}), dates),
+        "event.voided": _requests("event.voided", _members({"turn": turn}, {}), dates),
+    }
 
 
 def _figures(dates: Dates) -> Members:
@@ -401,7 +456,7 @@ def _figures(dates: Dates) -> Members:
         "bound": st.sampled_from(["exact", "about", "at_least", "at_most"]),
         "scope": st.sampled_from(["total", "total", "annual", "unit"]),
     }
-    rates = _members({"rate": st.sampled_from(["0", "1310.95"]), "base": st.just("USD"), "quote": st.just("KRW")}, {"rate_on": dates})
+    rates = _members({"rate": st.sampled_from(["0.001", "1310.95"]), "base": st.just("USD"), "quote": st.just("KRW")}, {"rate_on": dates})
     optional = {
         "vat": st.sampled_from(["excluded", "included", "unknown"]),
         "source": _sources(dates),
@@ -414,6 +469,15 @@ def _figures(dates: Dates) -> Members:
     return (point | span).map(_underived)
 
 
+def _rooted(figures: list[Sent]) -> list[Sent]:
+    """No figure of a body derives from one that stands after it."""
+    later = [{known["figure_id"] for known in figures[index + 1 :]} for index in range(len(figures))]
+    return [
+        _stated({**known, "derived_from": None}) if known.get("derived_from", {}).get("figure_id") in after else known
+        for known, after in zip(figures, later, strict=True)
+    ]
+
+
 def _underived(figure: Sent) -> Sent:
     """A figure cannot derive from itself."""
     if figure.get("derived_from") == {"figure_id": figure["figure_id"]}:
@@ -422,7 +486,8 @@ def _underived(figure: Sent) -> Sent:
 
 
 def _requests(event_type: str, data: Members, dates: Dates) -> Members:
-    required = {"event_type": st.just(event_type), "effective_on": dates, "source": _sources(dates), "data": data}
+    required = {"event_type": st.just(event_type), "source": _sources(dates), "data": data}
+    required |= {} if EVENT_TYPES[event_type].dayless else {"effective_on": dates}
     return _members(required, {"hypothetical": st.just(True)})
 
 
@@ -468,6 +533,7 @@ _WEIGHTS = {
     "contract.terminated": 1,
     "contract.cancelled": 1,
     "contract.superseded": 1,
+    "event.corrected": 8,
 }
 _TYPES = [event_type for event_type in sorted(EVENT_TYPES, reverse=True) for _ in range(_WEIGHTS.get(event_type, 3))]
 
@@ -487,7 +553,18 @@ def histories(draw: st.DrawFn, *, near: bool = False, most: int = 10) -> list[Se
 def fitted(history: list[Sent]) -> list[Sent]:
     """The history with ids that fit, so that the rules accept most of it: new figures are new, and what is referred to is there."""
     known: list[str] = []
-    return [_fitted(request, known) for request in history]
+    delivered: list[str] = []
+    return [_fitted(_judged(request, delivered), known) for request in history]
+
+
+def _judged(request: Sent, delivered: list[str]) -> Sent:
+    """What is accepted or rejected is the latest delivery that was recorded."""
+    data = request["data"]
+    if request["event_type"] == "delivery.recorded":
+        delivered.append(data["delivery_id"])
+    if delivered and request["event_type"] in ("delivery.accepted", "delivery.rejected"):
+        data = {**data, "delivery_id": delivered[-1]}
+    return request | {"data": data}
 
 
 def _fitted(request: Sent, known: list[str]) -> Sent:
@@ -530,7 +607,7 @@ def append_if_allowed(log: Log, *events: Sent) -> bool:
     (outcome,) = log.commit(log.request(*events)).outcomes
     if isinstance(outcome, Receipt):
         return True
-    assert isinstance(outcome, NotAllowedNow)
+    assert isinstance(outcome, NotAllowedNow | Refused)
     assert before == (log.position, log.recorded_at, log.rows, len(log.event_ids))
     return False
 

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 import service.domain
+from service.domain.dates import on
 from service.domain.delivery import MAX_UNSIGNED_DELIVERIES
 from service.domain.state import Anomaly
 from tests.domain.histories import (
     CELLS,
     CONTRACT,
     Sent,
+    corrected,
     delivered,
     figure,
     log_of,
@@ -49,6 +51,15 @@ def test_every_soft_rule_has_its_test_here() -> None:
     tests = Path(__file__).read_text()
     assert len(known) >= 9
     assert {rule for rule in known if f'"{rule}.' not in tests} == set()
+
+
+# Corrections (what they unsettle is in test_corrections.py)
+
+
+def test_an_event_that_no_longer_fits_with_a_correction_is_flagged_with_it() -> None:
+    history = [reported(), stated(figure("f1")), revised("f1", figure("f2")), corrected(stated(figure("f9")))]
+    sentence = "revision 3 refers to what is not there, since revision 4 corrected or voided another"
+    assert flagged(*history) == [("correction-unsettles.3.4", sentence)]
 
 
 # Delivery before signing
@@ -93,7 +104,7 @@ def test_a_signing_flags_each_delivery_before_it() -> None:
     events = [reported(items=[CELLS]), *deliveries, signed(signed_on="2024-01-26", effective_on="2024-02-01")]
     assert flagged(*events) == [
         ("delivery-before-signing.4.6", "delivery in 2023-06 came before the signing on 2024-01-26"),
-        ("delivery-before-signing.2.6", "delivery in 2023-07-01 came before the signing on 2024-01-26"),
+        ("delivery-before-signing.2.6", "delivery on 2023-07-01 came before the signing on 2024-01-26"),
         ("delivery-before-signing.3.6", "delivery in 2023-08 came before the signing on 2024-01-26"),
     ]
     before, after = told(*events, day="2024-01-31").state.delivery, told(*events).state.delivery
@@ -154,12 +165,12 @@ def test_a_start_that_only_a_report_stated_is_not_flagged() -> None:
 def test_a_delivery_after_the_end_of_the_term_is_flagged(event: Sent) -> None:
     events = [reported(items=[CELLS]), signed(period={"end_on": "2026"}), event]
     day = event["effective_on"]
-    assert flagged(*events) == [("delivery-after-end.2.3", f"delivery in {day} came after the term's end, 2026")]
+    assert flagged(*events) == [("delivery-after-end.2.3", f"delivery {on(day)} came after the term's end, 2026")]
 
 
 def test_a_delivery_after_the_contract_was_ended_is_flagged() -> None:
     events = [reported(items=[CELLS]), signed(period={"end_on": "2030"}), COMPLETED, delivered("d1", "2026-03-02")]
-    assert flagged(*events) == [("delivery-after-end.3.4", "delivery in 2026-03-02 came after the contract was completed in 2026-03-01")]
+    assert flagged(*events) == [("delivery-after-end.3.4", "delivery on 2026-03-02 came after the contract was completed on 2026-03-01")]
 
 
 def test_a_delivery_that_may_be_in_time_is_not_flagged() -> None:
@@ -292,7 +303,7 @@ def test_conflicts_of_figures_that_one_event_states_are_one_anomaly() -> None:
 
 def test_an_effect_before_the_opening_is_flagged() -> None:
     events = [reported("2022-07-06"), stated(figure("f1"), "2022-07-05"), stated(figure("f2"), "2022-07-06")]
-    assert flagged(*events) == [("before-opening.2", "figure.stated takes effect in 2022-07-05, before the contract was opened")]
+    assert flagged(*events) == [("before-opening.2", "figure.stated takes effect on 2022-07-05, before the contract was opened")]
 
 
 def test_an_effect_before_the_opening_is_flagged_also_where_it_cannot_be_placed() -> None:
@@ -306,7 +317,7 @@ def test_a_later_effect_that_no_longer_fits_is_flagged_and_kept() -> None:
     events = [reported(), signed(), linked, COMPLETED]
     ((anomaly_id, sentence),) = flagged(*events)
     assert anomaly_id == "no-longer-fits.3"
-    assert sentence.startswith("agreement.linked no longer fits: The contract was completed in 2026-03-01 (revision 4)")
+    assert sentence.startswith("agreement.linked no longer fits: The contract was completed on 2026-03-01 (revision 4)")
     assert len(told(*events).state.agreements) == 1
 
 
@@ -362,13 +373,93 @@ def test_a_party_that_joins_and_was_one_by_then_is_flagged() -> None:
     assert flagged(*history) == [("joins-twice.2.3", "p1 joins, and was a party by then")]
 
 
-def test_an_option_that_is_used_outside_its_window_is_flagged() -> None:
-    granted = sent("option.granted", "2024-02-01", {"option_id": "o1", "kind": "term", "window": {"end_on": "2024-06"}})
-    extended = sent("order.extended", "2024-07-01", {"via": "option", "option_id": "o1", "new_end_on": "2028"})
-    sentence = "the option o1 is used in 2024-07-01, and is open to 2024-06"
-    assert flagged(reported(), signed(), granted, extended) == [("option-outside-window.3.4", sentence)]
-    exercised = sent("option.exercised", "2024-06-30", {"option_id": "o1", "exercised_on": "2024-06-30"})
-    assert rules(reported(), signed(), granted, exercised, extended) == []
+# What no longer fits after what was recorded later
+
+
+TERM = [reported(), signed(period={"end_on": "2026-12-31"})]
+GRANTED = sent("option.granted", "2024-02-01", {"option_id": "o1", "kind": "term"})
+LAPSED = sent("option.lapsed", "2024-07-01", {"option_id": "o1"})
+
+
+def extended(effective_on: str, new_end_on: str, **data: str) -> Sent:
+    return sent("order.extended", effective_on, {"via": "amendment", "new_end_on": new_end_on, **data})
+
+
+def test_an_extension_that_no_longer_moves_the_end_is_flagged_and_leaves_it() -> None:
+    history = [*TERM, extended("2026-06-01", "2028"), extended("2026-05-31", "2029")]
+    assert rules(*history) == ["no-longer-fits.3"]
+    state = told(*history).state
+    assert state.term_end
+    assert (state.term_end.end_on, state.term_end.rests_on) == ("2029", [4])
+    assert ([one.new_end_on for one in state.extensions], state.unplaced) == (["2029"], [3])
+
+
+def test_an_extension_after_an_end_that_was_recorded_later_is_flagged_and_not_folded() -> None:
+    history = [*TERM, extended("2026-06-01", "2028"), COMPLETED]
+    assert rules(*history) == ["no-longer-fits.3"]
+    state = told(*history).state
+    assert state.term_end
+    assert (state.status, state.term_end.end_on, state.extensions, state.unplaced) == ("completed", "2026-12-31", [], [3])
+
+
+def test_of_two_ends_the_first_counts_whichever_was_recorded_first() -> None:
+    terminated = sent("contract.terminated", "2026-06-01", {})
+    history = [*TERM, terminated, COMPLETED]
+    assert rules(*history) == ["no-longer-fits.3"]
+    state = told(*history).state
+    assert state.ending
+    assert (state.status, state.ending.rests_on, state.unplaced) == ("completed", [4], [3])
+    assert told(*history, day="2026-02-28").state.ending is None
+
+
+def test_an_end_that_no_longer_fits_does_not_end_the_contract() -> None:
+    cancelled, late = sent("contract.cancelled", "2024-03-01", {}), signed("2024-02-01")
+    history = [reported(), cancelled, late]
+    assert rules(*history) == ["no-longer-fits.2"]
+    assert (told(*history).state.status, told(*history).state.unplaced) == ("signed", [2])
+
+
+def test_an_option_that_had_lapsed_by_then_counts_neither_as_exercised_nor_as_used() -> None:
+    exercised = sent("option.exercised", "2024-08-01", {"option_id": "o1", "exercised_on": "2024-08-01"})
+    used = extended("2024-09-01", "2028", via="option", option_id="o1")
+    history = [*TERM, GRANTED, exercised, used, LAPSED]
+    assert rules(*history) == ["no-longer-fits.4", "no-longer-fits.5"]
+    state = told(*history).state
+    assert state.term_end
+    assert (state.options[0].status, state.options[0].times, state.term_end.end_on) == ("lapsed", 0, "2026-12-31")
+    assert state.unplaced == [4, 5]
+
+
+def test_what_no_longer_fits_fits_again_on_a_day_before_what_was_recorded_later() -> None:
+    history = [*TERM, extended("2025-06-01", "2028"), sent("contract.terminated", "2025-03-01", {}, published_on="2025-09-01")]
+    assert rules(*history) == ["no-longer-fits.3"]
+    before = told(*(dict(event, source={"kind": "news", "published_on": "2025"} | event["source"]) for event in history))
+    assert before.state.unplaced == [3]
+    by_then = told(*history[:3], {**history[3]}, published_by="2025-08-31")
+    assert by_then.anomalies == []
+
+
+# A signing ahead of its day
+
+
+@pytest.mark.parametrize(
+    ("effective_on", "signed_on", "ahead"),
+    [
+        ("2024-01-26", "2999-01-01", True),
+        ("2024-01-26", "2026-11-23", True),
+        ("2024-01-26", "2026-11-22", False),  # in effect before it was signed: an agreement may say so
+        ("2024-01-26", "2026-11", False),
+        ("2027-01-01", "2027-01-01", False),  # announced
+        ("2027", "2027-12-31", False),
+    ],
+)
+def test_a_signing_that_stands_as_made_before_its_day_is_flagged(effective_on: str, signed_on: str, ahead: bool) -> None:
+    sentence = f"signed {on(signed_on)}, after its day of effect, {effective_on}, and after it was recorded"
+    expected = [("signed-ahead.2", sentence)] if ahead else []
+    assert flagged(reported(), signed(effective_on, signed_on=signed_on)) == expected
+
+
+# Milestones, acceptance, figures that are gone
 
 
 def test_a_milestone_that_passes_its_day_is_flagged_until_it_is_met_or_missed() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from service.domain.labels import MAX_LABELS
-from service.errors import Refused
+from service.errors import NotAllowedNow, Refused
 from tests.domain.histories import (
     CELLS,
     TODAY,
@@ -56,8 +56,8 @@ def dispute(what: str, effective_on: str, reference: str = "1") -> Sent:
     return sent(f"dispute.{what}", effective_on, {"reference": reference})
 
 
-def labelled(effective_on: str = "2025-01-01", **data: Any) -> Sent:
-    return sent("contract.labelled", effective_on, data)
+def labelled(**data: Any) -> Sent:
+    return sent("contract.labelled", None, data)
 
 
 def withdrawn(figure_id: str = "f1", effective_on: str = "2024-05-01") -> Sent:
@@ -81,8 +81,21 @@ def test_a_delivery_is_judged_once_it_is_recorded() -> None:
     assert refused(log_of(*OPEN), judged("accepted")) == "known-delivery"
     assert refused(log, judged("accepted", unit="KWH")) == "known-delivery"
     assert refused(log, judged("rejected", item_id="packs")) == "known-item"
+    assert refused(log, judged("accepted", delivery_id="d2")) == "known-delivery"
+    assert refused(log, judged("accepted", delivery_id="d2"), delivered("d2", "2024-06-02")) == "known-delivery"
     log.append(judged("accepted", effective_on="2024-05-31"))
     assert '"unplaced":[4]' in log.rows[next(iter(log.rows))].state
+
+
+def test_a_delivery_is_judged_in_the_request_that_records_it_and_never_by_another_contract() -> None:
+    log = log_of(*OPEN, delivered("d1", "2024-06-01"))
+    log.append(delivered("d2", "2024-06-02"), judged("accepted", delivery_id="d2"), judged("rejected", "0", delivery_id="d1"))
+    other = "00000000-0000-7000-8000-0000000000c2"
+    log.append(OPEN[0], contract_id=other)
+    log.append(delivered("d3", "2024-06-01"), contract_id=other)
+    with pytest.raises(NotAllowedNow, match="no delivery d3"):
+        log.append(judged("accepted", delivery_id="d3"))
+    assert log.append(judged("accepted", delivery_id="d3"), contract_id=other).revision == 3
 
 
 def test_suspended_deliveries_make_a_suspended_contract_until_they_go_on() -> None:
@@ -249,7 +262,7 @@ def labels(*events: Sent, **times: str) -> list[tuple[str, list[int]]]:
 
 
 def test_labels_hold_on_every_day_in_the_order_they_were_put() -> None:
-    history = [*OPEN, labelled("2030-01-01", set=["to review", "전지"]), labelled("2020-01-01", remove=["to review"], set=["전지", "done"])]
+    history = [*OPEN, labelled(set=["to review", "전지"]), labelled(remove=["to review"], set=["전지", "done"])]
     log = log_of(*history)
     for day in ("2021-01-01", "2024-06-01", "2031-01-01"):
         assert labels(*history, day=day) == [("done", [4]), ("전지", [3])]
@@ -259,7 +272,7 @@ def test_labels_hold_on_every_day_in_the_order_they_were_put() -> None:
 
 
 def test_a_label_leaves_the_row_what_the_fold_says() -> None:
-    log = log_of(*OPEN, labelled("2030-01-01", set=["a"]), delivered("d1", "2024-06-01"), labelled(set=["b"]), noted())
+    log = log_of(*OPEN, labelled(set=["a"]), delivered("d1", "2024-06-01"), labelled(set=["b"]), noted())
     assert [stood.label for stood in told(*OPEN, labelled(set=["a"]), labelled(set=["b"])).state.labels] == ["a", "b"]
     assert log.rows[next(iter(log.rows))].last_on == TODAY.replace(month=1, day=1)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import jsonschema_rs
+import msgspec
 import orjson
 import pytest
 from pydantic import TypeAdapter, ValidationError
@@ -15,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from service.api.envelope import read_event
 from service.api.openapi import event_schemas
 from service.domain.contract import decode_facts, encode_state, settle
-from service.domain.events import EVENT_TYPES, EventData, Evidence, Source, decode_body, stated
+from service.domain.events import EVENT_TYPES, EventData, Evidence, Source, decode_body, newest, stated
 from service.domain.timeline import tell
 from service.errors import Refused
 from service.log.header import body_bytes, canonical
@@ -30,7 +31,6 @@ CURRENT = sorted((event_type, cls.schema_version) for event_type, cls in EVENT_T
 # Members that exclude one another, by class: a body states one of the sets.
 ALTERNATIVES = {
     "FigureData": [{"amount"}, {"low", "high"}],
-    "NoteSubject": [{"event_id"}, {"figure_id"}, {"item_id"}, {"anomaly_id"}],
     # Written when no event type granted options.
     "OrderExtended": [{"option_id"}, set()],
 }
@@ -69,35 +69,53 @@ EFFECTIVE_ON = {
     "disclosure.released": "2025-12-31",
     "option.lapsed": "2026-02-10",
     "delivery.completed": "2026-02-20",
-    "contract.labelled": "2026-02-25",
+    "contract.labelled": None,
     "contract.cancelled": "2023-12-01",
     "contract.completed": "2026-03-01",
     "contract.superseded": "2026-03-01",
     "contract.terminated": "2026-03-01",
+    "event.corrected": None,
+    "event.voided": None,
 }
 """A life that the bodies make, in the order of the fold; of the ends it has one."""
 
 ENDS = ["contract.completed", "contract.superseded", "contract.terminated"]
+ACTS = {"event.corrected": 2, "event.voided": 3}
+"""What acts on another event of the life, on the one of which revision."""
 OF_A_FIGURE = {"figure.withdrawn", "note.added", "value.revised"}
+"""Notes are of a figure by their first version's body, and of an option by the second's."""
 OF_A_PART = {
     *("delivery.accepted", "delivery.rejected", "delivery.resumed", "disclosure.released", "dispute.resolved", "force_majeure.lifted"),
     *("milestone.met", "milestone.missed", "option.exercised", "option.lapsed"),
 }
 REFERRING = {
     *("delivery.completed", "delivery.recorded", "delivery.started", "delivery.suspended", "figure.stated", "order.extended"),
-    *("party.identified", "party.replaced", *OF_A_FIGURE, *OF_A_PART),
+    *("party.identified", "party.replaced", *OF_A_FIGURE, *OF_A_PART, *ACTS),
 }
 """Those whose golden body names an item, a party, a figure or something else that another event states."""
 
 
-def body_of(event_type: str, version: int = 1) -> bytes:
+UNFIT = {"contract.completed", "contract.terminated"}
+"""Those that end only what is signed, and so are kept apart without a signing."""
+
+
+def body_of(event_type: str, version: int) -> bytes:
     return BODIES[event_type, str(version)]
 
 
-def request_of(event_type: str, version: int = 1) -> Sent:
-    """The request that the body was sent in."""
+def request_of(event_type: str, version: int | None = None) -> Sent:
+    """The request that the body was sent in; of the newest version, unless another is named."""
+    version = version or EVENT_TYPES[event_type].schema_version
     body = {name: member for name, member in orjson.loads(body_of(event_type, version)).items() if name != "salt"}
-    return {"event_type": event_type, "effective_on": EFFECTIVE_ON[event_type], **body}
+    day = EFFECTIVE_ON[event_type]
+    return {"event_type": event_type, **({"effective_on": day} if day else {}), **body}
+
+
+def aimed(request: Sent, log: Log) -> Sent:
+    """The request in a life, whose events have ids of their own."""
+    if (revision := ACTS.get(request["event_type"])) is None:
+        return request
+    return request | {"data": request["data"] | {"target": log.history()[revision - 1].event_id}}
 
 
 def test_every_event_type_and_version_has_a_golden_body() -> None:
@@ -111,7 +129,7 @@ def test_every_event_type_and_version_has_a_golden_body() -> None:
 def test_a_golden_body_is_read_as_its_class(event_type: str, version: int) -> None:
     fact, source = decode_body(event_type, version, body_of(event_type, version))
     assert isinstance(fact, EventData)
-    assert (fact.event_type, fact.schema_version) == (event_type, version)
+    assert (fact.event_type, fact.schema_version) == (event_type, EVENT_TYPES[event_type].schema_version)
     assert source["kind"] in ("party", "filing", "news", "system")
 
 
@@ -215,7 +233,7 @@ def test_the_golden_bodies_make_one_life_that_the_rules_accept_and_the_fold_plac
     log = Log().at(TODAY)
     life = [event_type for event_type in EFFECTIVE_ON if event_type not in {*ENDS, "contract.cancelled"} - {end}]
     for event_type in life:
-        log.append(request_of(event_type))
+        log.append(aimed(request_of(event_type), log))
     view = tell(log.history(), TODAY)
     assert (view.state.status, view.state.unplaced, view.pending) == (end.removeprefix("contract."), [], [])
     state = encode_state(view.state)
@@ -233,11 +251,55 @@ def test_the_golden_bodies_make_a_life_that_ends_before_it_is_signed() -> None:
 
 @pytest.mark.parametrize(("event_type", "version"), PUBLISHED)
 def test_a_golden_body_folds_alone_and_after_an_opening(event_type: str, version: int) -> None:
-    """Alone it is kept apart where it names something; after the opening only where another event states what it names."""
+    """Alone it is kept apart where it names something; after the opening only where another event states what it names, or where it
+    does not fit: the extension goes beyond the latest end that the report states."""
     opening, request = request_of("contract.reported"), request_of(event_type)
-    assert version == 1
-    alone, after = (tell(events_of(*requests), TODAY) for requests in ([request], [opening, request]))
-    for view in (alone, after):
+    fact, source = decode_body(event_type, version, body_of(event_type, version))
+    for event in (alone := events_of(request))[-1:] + (after := events_of(opening, request))[-1:]:
+        msgspec.structs.force_setattr(event, "data", fact)
+        msgspec.structs.force_setattr(event, "source", source)
+    views = [tell(events, TODAY) for events in (alone, after)]
+    for view in views:
         assert json.loads(encode_state(view.state))["status"] == view.state.status
-    assert alone.state.unplaced == ([1] if event_type in REFERRING else [])
-    assert after.state.unplaced == ([2] if event_type in OF_A_FIGURE | OF_A_PART else [])
+    assert views[0].state.unplaced == ([1] if event_type in REFERRING | UNFIT else [])
+    assert views[1].state.unplaced == ([2] if event_type in OF_A_FIGURE | OF_A_PART | UNFIT | ACTS.keys() | {"order.extended"} else [])
+
+
+# Earlier versions
+
+
+EARLIER = [known for known in PUBLISHED if known not in CURRENT]
+
+
+@pytest.mark.parametrize(("event_type", "version"), EARLIER)
+def test_a_body_of_an_earlier_version_is_brought_to_what_the_newest_schema_allows(event_type: str, version: int) -> None:
+    stored = orjson.loads(body_of(event_type, version))["data"]
+    newer = newest(event_type, version, stored)
+    jsonschema_rs.Draft202012Validator(event_schemas()[f"{event_type}.v{EVENT_TYPES[event_type].schema_version}.json"]).validate(newer)
+    assert stored == orjson.loads(body_of(event_type, version))["data"]
+    assert stated(decode_body(event_type, version, body_of(event_type, version))[0]) == newer
+    TypeAdapter(EVENT_TYPES[event_type]).validate_python(newer)
+
+
+@pytest.mark.parametrize(("event_type", "version"), EARLIER)
+def test_a_request_by_an_earlier_version_is_refused(event_type: str, version: int) -> None:
+    request = request_of(event_type, version)
+    del request["event_type"]
+    with pytest.raises(Refused):
+        read_event(event_type, request)
+
+
+def noted_once(about: Any) -> bytes:
+    return orjson.dumps({"data": {"text": "x", "about": about}, "source": {"kind": "news"}, "salt": "00"})
+
+
+@pytest.mark.parametrize("kind", ["event", "figure", "item", "anomaly"])
+def test_a_note_of_the_first_version_is_about_what_it_was_about(kind: str) -> None:
+    fact, _ = decode_body("note.added", 1, noted_once({f"{kind}_id": "x.1"}))
+    assert stated(fact) == {"text": "x", "about": {"kind": kind, "id": "x.1"}}
+
+
+@pytest.mark.parametrize("about", ["figure", [], {}, {"figure_id": "a", "item_id": "b"}, {"figure_id": 1}, {"contract_id": "a"}])
+def test_a_damaged_body_of_an_earlier_version_is_damaged(about: Any) -> None:
+    with pytest.raises(msgspec.DecodeError):
+        decode_body("note.added", 1, noted_once(about))

@@ -73,6 +73,19 @@ def test_a_lapsed_option_is_neither_exercised_nor_used_nor_lapsed_again() -> Non
         assert refused(log, event) == "option-open"
 
 
+def test_an_option_that_was_not_exercised_is_used_within_its_window() -> None:
+    log = log_of(*OPEN, granted(window=WINDOW))
+    for day in ("2024-12-31", "2025-07", "2025-07-01"):
+        assert refused(log, extended(day, new_end_on="2028")) == "option-open"
+    log.append(extended("2025-06", new_end_on="2028"))
+    assert flagged_in(log) == []
+
+
+def test_a_window_binds_an_extension_by_option_whatever_it_names_as_its_way() -> None:
+    log = log_of(*OPEN, granted(window=WINDOW))
+    assert refused(log, extended("2025-07-01", via="amendment", new_end_on="2028")) == "option-open"
+
+
 def test_what_was_exercised_in_time_is_used_after_the_rest_has_lapsed() -> None:
     log = log_of(*OPEN, granted(window=WINDOW), exercised("2025-06-30"), lapsed("2025-07-01"), extended("2027-01-01", new_end_on="2028"))
     assert flagged_in(log) == []

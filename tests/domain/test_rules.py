@@ -17,6 +17,7 @@ from tests.domain.histories import (
     TODAY,
     Log,
     Sent,
+    corrected,
     delivered,
     events_of,
     figure,
@@ -30,6 +31,7 @@ from tests.domain.histories import (
     signed,
     stated,
     told,
+    voided,
 )
 
 COMPLETED = sent("contract.completed", "2026-03-01", {})
@@ -62,7 +64,7 @@ def test_no_other_event_than_reported_or_signed_opens_a_contract(event_type: str
     data = EVENT_TYPES[event_type]
     assert not data.opens
     with pytest.raises(NotAllowedNow) as caught:
-        decide(object.__new__(data), Contract(), Contract(), 1, TODAY)
+        decide(object.__new__(data), Contract(), Contract(), 1, TODAY, "2024")
     assert caught.value.rule == "first-event-opens"
 
 
@@ -73,10 +75,34 @@ def test_a_contract_opens_as_reported_or_as_signed() -> None:
 
 @pytest.mark.parametrize("missing", ["title", "kind", "parties"])
 def test_what_opens_states_title_kind_and_parties(missing: str) -> None:
-    log = Log().at(TODAY)
-    assert refused(log, reported(**{missing: None})) == "first-event-opens"
     full = {"title": "Cells", "kind": "supply", "parties": [SUPPLIER, BUYER]}
-    assert refused(log, signed(**{name: member for name, member in full.items() if name != missing})) == "first-event-opens"
+    less = {name: member for name, member in full.items() if name != missing}
+    for opening in (reported(**{missing: None}), signed(**less)):
+        assert faulty(opening) == [f"/data/{missing}"]
+    assert faulty(reported(title=None, kind=None, parties=None)) == ["/data/title", "/data/kind", "/data/parties"]
+    assert faulty(signed(**less), noted()) == [f"/events/0/data/{missing}"]
+
+
+def faulty(*events: Sent) -> list[str]:
+    """The pointers of a request that opens a contract and is refused for its data."""
+    log = Log().at(TODAY)
+    with pytest.raises(Refused) as caught:
+        log.append(*events)
+    assert log.rows == {}
+    return [fault.pointer for fault in caught.value.errors]
+
+
+def test_a_figure_of_what_opens_derives_from_one_that_stands_before_it() -> None:
+    def opened(*figures: Sent) -> Sent:
+        return reported(figures=list(figures))
+
+    derived = figure("b", derived_from={"figure_id": "a"})
+    assert faulty(opened(derived)) == ["/data/figures/0/derived_from/figure_id"]
+    assert faulty(opened(derived, figure("a"))) == ["/data/figures/0/derived_from/figure_id"]
+    assert faulty(opened(figure("a"), figure("a", "2"))) == ["/data/figures/1/figure_id"]
+    log = log_of(opened(figure("a"), derived))
+    assert refused(log, signed(figures=[figure("c", derived_from={"figure_id": "nothing"})])) == "known-figure"
+    log.append(signed(figures=[figure("c", derived_from={"figure_id": "a"})]))
 
 
 def test_a_report_recurs_with_its_stage_alone() -> None:
@@ -178,7 +204,9 @@ AFTER_END: dict[str, list[Sent]] = {
         sent("disclosure.released", "2026-04-01", {"paths": ["/value"]}),
         sent("dispute.raised", "2026-04-01", {"reference": "2"}),
         sent("dispute.resolved", "2026-04-01", {"reference": "1"}),
-        sent("contract.labelled", "2026-04-01", {"set": ["late"]}),
+        sent("contract.labelled", None, {"set": ["late"]}),
+        corrected(stated(figure("f1", "9"))),
+        voided(1),
     ],
     "refused": [
         sent("party.added", "2026-04-01", {"party": _PARTY}),
@@ -230,7 +258,7 @@ def test_after_an_end_nothing_else_is(end: Sent, event: Sent) -> None:
 
 
 def test_after_an_end_no_contract_is_signed() -> None:
-    assert refused(log_of(*OPEN, COMPLETED), signed("2026-04-01")) == "after-end"
+    assert refused(log_of(*OPEN, SUPERSEDED), signed("2026-04-01")) == "after-end"
 
 
 def test_a_truth_recorded_late_is_not_refused_for_the_end_that_came_after() -> None:
@@ -263,8 +291,12 @@ def test_a_contract_is_not_terminated_on_a_day_before_its_signing() -> None:
     log.append({**TERMINATED, "effective_on": "2024-01-26"})
 
 
-def test_what_is_only_reported_may_be_completed() -> None:
-    log_of(*OPEN).append(COMPLETED)
+def test_only_a_signed_contract_is_completed() -> None:
+    assert refused(log_of(*OPEN), COMPLETED) == "complete-signed"
+    assert refused(log_of(*OPEN, sent("contract.reported", "2023-01-01", {"stage": "denied"})), COMPLETED) == "complete-signed"
+    log = log_of(*SIGNED)
+    assert refused(log, {**COMPLETED, "effective_on": "2024-01-25"}) == "complete-signed"
+    log.append(COMPLETED)
 
 
 def test_only_what_is_not_signed_by_then_is_cancelled() -> None:
@@ -343,7 +375,7 @@ def test_the_id_of_a_figure_that_was_not_placed_is_taken_and_known() -> None:
     [
         (revised("nothing", figure("f2")), "known-figure"),
         (stated(figure("f2", derived_from={"figure_id": "nothing"})), "known-figure"),
-        (reported("2024-01-01", figures=[figure("f2", derived_from={"figure_id": "f3"}), figure("f3")]), "known-figure"),
+        (reported("2024-01-01", figures=[figure("f2", derived_from={"figure_id": "f3"})]), "known-figure"),
         (noted(figure_id="nothing"), "known-figure"),
         (noted(item_id="nothing"), "known-item"),
         (noted(anomaly_id="figures-conflict.1.2"), "known-anomaly"),
@@ -353,7 +385,7 @@ def test_the_id_of_a_figure_that_was_not_placed_is_taken_and_known() -> None:
         (extended(added_quantity={"quantity": "1", "unit": "EA", "item_id": "nothing"}), "known-item"),
         (stated(figure("f1")), "unique-figure"),
         (revised("f1", figure("f1")), "unique-figure"),
-        (reported("2024-01-01", figures=[figure("f2"), figure("f2")]), "unique-figure"),
+        (reported("2024-01-01", figures=[figure("f2"), figure("f1")]), "unique-figure"),
     ],
 )
 def test_what_an_event_refers_to_is_known_and_its_own_ids_are_new(event: Sent, rule: str) -> None:
@@ -426,9 +458,9 @@ def test_at_the_most_of_figures_one_may_still_be_revised() -> None:
 def test_a_contract_has_a_most_of_events() -> None:
     (note,) = events_of(noted())
     opened = Contract(told(reported()).state)
-    decide(note.data, opened, opened, MAX_EVENTS, TODAY)
+    decide(note.data, opened, opened, MAX_EVENTS, TODAY, note.effective_on)
     with pytest.raises(NotAllowedNow) as caught:
-        decide(note.data, opened, opened, MAX_EVENTS + 1, TODAY)
+        decide(note.data, opened, opened, MAX_EVENTS + 1, TODAY, note.effective_on)
     assert caught.value.rule == "events-limit"
 
 
@@ -476,6 +508,22 @@ def test_strict_does_not_refuse_for_what_was_flagged_before() -> None:
     log = log_of(*SIGNED, started("2023-06"))
     assert flagged_in(log) == ["delivery-before-signing.3.4"]
     log.append(noted(), strict=True)
+
+
+def test_strict_refuses_what_adds_to_an_anomaly_that_stood() -> None:
+    log = log_of(*SIGNED, delivered("d1", "2024-06-01", "150"))
+    assert flagged_in(log) == ["delivered-more-than-ordered.4"]
+    for late in ("2024-06-02", "2024-05-01"):
+        with pytest.raises(AnomaliesRefused, match="151 EA of cells delivered, 100 ordered"):
+            log.append(delivered("d2", late, "1"), strict=True)
+    log.append(delivered("d3", "2024-06-02", "0"), strict=True)
+    log.append(delivered("d4", "2024-06-02", "1", unit="KWH"), strict=True)
+    judged = {"delivery_id": "d1", "item_id": "cells", "unit": "EA"}
+    log.append(sent("delivery.accepted", "2024-06-03", {**judged, "quantity": "151"}))
+    for kind in ("accepted", "rejected"):
+        with pytest.raises(AnomaliesRefused, match="cells accepted or rejected, 150 delivered"):
+            log.append(sent(f"delivery.{kind}", "2024-06-04", {**judged, "quantity": "0.5"}), strict=True)
+    assert log.rows[CONTRACT].revision == 7
 
 
 def test_strict_does_not_refuse_for_what_only_the_calendar_brought() -> None:

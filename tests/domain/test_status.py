@@ -74,12 +74,11 @@ def test_a_stage_after_the_signing_does_not_undo_it() -> None:
     )
 
 
-def test_terminated_goes_before_completed_whichever_was_recorded_first() -> None:
-    completed = {**COMPLETED, "effective_on": "2026-12-31"}
-    log = log_of(*SIGNED, completed, TERMINATED)
-    assert log.history()
-    assert status(*SIGNED, completed, TERMINATED, day="2027-01-01") == "terminated"
-    assert status(*SIGNED, TERMINATED, {**COMPLETED, "effective_on": "2026-02-01"}, day="2027-01-01") == "terminated"
+def test_the_first_of_two_ends_counts_whichever_was_recorded_first() -> None:
+    late, early = ({**COMPLETED, "effective_on": day} for day in ("2026-12-31", "2026-02-01"))
+    for end, other, expected in ((late, TERMINATED, "terminated"), (TERMINATED, early, "completed")):
+        log_of(*SIGNED, end, other)
+        assert status(*SIGNED, end, other, day="2027-01-01") == expected
 
 
 def test_the_status_rests_on_the_events_that_say_so() -> None:
@@ -210,6 +209,21 @@ def test_coarse_dates_within_figures_terms_and_deliveries_are_listed_too() -> No
         ("/terms/prices/1/valid_from", "2025", [2]),
         ("/terms/volumes/0/period", "2025-Q1", [2]),
     ]
+
+
+def test_an_end_counted_from_a_coarse_start_is_coarse_too() -> None:
+    events = [reported(period={"start_on": "2023", "duration": "P4Y"}), signed()]
+    found = told(*events, day="2026-12-30").state
+    assert [(entry.path, entry.date, entry.rests_on) for entry in found.uncertain] == [
+        ("/period/start_on", "2023", [1]),
+        ("/term_end/end_on", "2026", [1]),
+    ]
+    assert [entry.path for entry in found.unsettled] == ["/term_end/end_on"]
+    assert told(*events, day="2026-12-31").state.unsettled == []
+    stated_end = told(*events, sent("order.extended", "2025-01-01", {"via": "amendment", "new_end_on": "2028"})).state
+    assert [entry.path for entry in stated_end.uncertain] == ["/period/start_on", "/period/end_on", "/extensions/0/new_end_on"]
+    exact = told(reported(period={"start_on": "2023-06-15", "duration": "P4Y"})).state
+    assert exact.uncertain == []
 
 
 def test_title_kind_and_notes_say_which_events_they_rest_on() -> None:

@@ -346,7 +346,7 @@ def test_currencies_are_compared_only_at_a_rate_that_the_log_carries() -> None:
     assert conflicts(krw, usd) == []
     assert conflicts(krw, {**usd, "fx": FX}) == [(["krw", "usd"], "50.00")]
     assert conflicts({**usd, "fx": FX}, krw) == [(["usd", "krw"], "50.00")]
-    assert conflicts(krw, usd, figure("third", "1.00", "EUR", fx=FX)) == [(["krw", "usd"], "50.00")]
+    assert conflicts({**krw, "fx": FX}, usd) == [(["krw", "usd"], "50.00")]
     assert conflicts(krw, {**usd, "amount": "1000.00", "fx": FX}) == []
     inverse = {"rate": "0.001", "base": "KRW", "quote": "USD"}
     assert conflicts(krw, {**usd, "fx": inverse}) == [(["krw", "usd"], "61.54")]
@@ -363,10 +363,35 @@ def test_a_figure_and_the_one_it_derives_from_make_a_rate() -> None:
     assert conflicts(*family, figure("eur", "1.00", "EUR")) == []
 
 
-def test_a_rate_that_a_source_states_goes_before_one_of_a_derivation() -> None:
-    other = {"rate": "1000", "base": "USD", "quote": "KRW"}
-    family = [figure("krw-1", "1300000"), DERIVED, figure("eur", "1.00", "EUR", fx=other, scope="unit")]
+OTHER = {"rate": "1000", "base": "USD", "quote": "KRW"}
+
+
+def test_a_rate_that_a_figure_carries_goes_before_one_of_its_derivation() -> None:
+    family = [figure("krw-1", "1300000"), {**DERIVED, "fx": OTHER}]
     assert conflicts(*family, figure("krw-2", "1300000")) == [(["usd-1", "krw-2"], "23.08")]
+
+
+def test_a_rate_that_a_figure_carries_goes_before_one_of_the_others_family() -> None:
+    family = [figure("krw-1", "1300000"), DERIVED]
+    found = conflicts(*family, figure("usd-2", "1300.00", "USD", fx=OTHER))
+    assert found == [(["usd-1", "usd-2"], "23.08")]
+
+
+def test_a_figure_is_converted_by_its_own_derivation_though_another_of_its_root_says_otherwise() -> None:
+    """As the case has it: two newspapers convert one figure in won at rates of two days."""
+    family = [figure("krw-1", "1300000"), DERIVED, {**DERIVED, "figure_id": "usd-3", "amount": "1100.00"}]
+    assert conflicts(*family, figure("krw-2", "1300000")) == []
+
+
+@pytest.mark.parametrize("carried", [{"fx": FX}, {"fx": FX, "scope": "unit"}, {"fx": FX, "scope": "annual"}])
+def test_a_rate_that_an_unrelated_figure_carries_says_nothing_of_two_others(carried: Sent) -> None:
+    krw, usd = figure("krw", "1300000"), figure("usd", "500.00", "USD")
+    assert ["krw", "usd"] not in [figures for figures, _ in conflicts(krw, usd, {**figure("third", "1.00", "EUR"), **carried})]
+
+
+def test_a_family_of_figures_says_nothing_of_two_others() -> None:
+    family = [figure("krw-1", "1300000", scope="annual"), {**DERIVED, "scope": "annual"}]
+    assert conflicts(*family, figure("krw-2", "1300000"), figure("usd-2", "500.00", "USD")) == []
 
 
 @pytest.mark.parametrize(

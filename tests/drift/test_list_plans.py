@@ -24,12 +24,12 @@ INSERT INTO contracts
            ARRAY['signed_on=' || CASE WHEN c % 2 = 0 THEN (date '2018-01-01' + c * 7 % 3000)::text ELSE '' END,
                  'ends_on=' || (date '2024-01-01' + c * 13 % 5000)::text,
                  'currency=KRW', 'near=KRW ' || size, 'near=KRW e' || size / 90,
-                 'total=KRW ' || amount || ' ' || amount,
                  'party=party-' || c % 500, 'party=party-' || c % 500 || ' role=buyer', 'product=product-' || c % 50,
                  'reference=DART:' || c, 'role=buyer', 'status=' || (ARRAY['in_force', 'signed', 'expired', 'delivering'])[c % 4 + 1],
                  'word=contract', 'word=배터', 'word=' || c % 1000, 'word=電池']
            || CASE WHEN c % 20000 = 7 THEN ARRAY['label=rare'] ELSE '{{}}' END,
-           repeat('s', 200), repeat('b', 100)
+           format('{{"value":{{"by_currency":[{{"currency":"KRW","high":{{"amount":"%1$s"}},"low":{{"amount":"%1$s"}}}}]}}}}', amount),
+           repeat('b', 100)
     FROM generate_series(1, {CONTRACTS}) c,
          LATERAL (SELECT 540 + c * 11 % 630 AS size) s,
          LATERAL (SELECT (10 + size % 90) * power(10::numeric, size / 90 - 1)::bigint + c % 1000 AS amount) a;

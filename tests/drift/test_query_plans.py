@@ -11,7 +11,7 @@ import pytest
 
 from service.access import FIND_KEY
 from service.database import Database as ServiceDatabase
-from service.log import append, read, turn
+from service.log import append, imports, read, turn
 from service.log.lists import Wanted
 from tests.conftest import Database
 
@@ -49,6 +49,9 @@ INSERT INTO principals (principal_id, name) SELECT contract_id, 'someone' FROM m
 INSERT INTO grants SELECT principal_id, '{ledger}', ARRAY['contracts:read'] FROM principals;
 INSERT INTO api_keys (key_id, principal_id, key_hash) SELECT principal_id, principal_id, sha256(uuid_send(principal_id)) FROM principals;
 INSERT INTO idempotency SELECT ledger_id, substr(sha256(convert_to(c::text, 'UTF8')), 1, 16), '\\x00', '\\x00', '{{}}' FROM made;
+INSERT INTO imports SELECT ledger_id, '{ledger}', ledger_id, '\\x00', 'open' FROM ledgers;
+INSERT INTO import_lines (ledger_id, import_id, line, position, contract_id)
+    SELECT ledger_id, '{ledger}', position, nullif(position, position / 1000 * 1000), contract_id FROM events;
 ANALYZE;
 """
 
@@ -68,9 +71,14 @@ VALUES: Final[dict[str, Any]] = {
     "chunk": 100,
     "known_at": "2026-01-01T00:10:00Z",
     "today": "2026-01-12",
+    "import_id": LEDGER,
+    "first": 501,
+    "last": 1_000,
+    "from_line": 2_000,
+    "positions": [501, 502, 503],
     "keys": ["\\x00000000000000000000000000000000"],
     "key_hash": b"x" * 32,
-    "ids": json.dumps([{"c": CONTRACT, "d": "delivery-7"}]),
+    "delivery_ids": json.dumps([{"c": CONTRACT, "d": "delivery-7"}]),
 }
 """A value for each parameter by its name; a query with another parameter wants one here."""
 
@@ -82,13 +90,13 @@ def queries_of(module: ModuleType) -> dict[str, str]:
     return {f"{module.__name__.rpartition('.')[2]}.{name}": value for name, value in constants.items() if reads.match(value)}
 
 
-QUERIES: Final = queries_of(append) | queries_of(read) | queries_of(turn) | {"access.FIND_KEY": FIND_KEY}
+QUERIES: Final = queries_of(append) | queries_of(read) | queries_of(turn) | queries_of(imports) | {"access.FIND_KEY": FIND_KEY}
 OTHERWISE: Final[dict[str, dict[str, Any]]] = {
     "turn._SETTLED": {"after": CONTRACT},
 }
 """Values that differ for one query."""
 MORE: Final[list[tuple[str, dict[str, Any]]]] = [
-    ("append.KEYS", {"keys": [f"\\x{i:032x}" for i in range(256)]}),
+    ("append.LOOKUPS", {"keys": [f"\\x{i:032x}" for i in range(256)]}),
     ("append.HISTORIES", {"contract_ids": [f"{CONTRACT[:-4]}{i:04}" for i in range(256)]}),
     ("read._CURRENT", {"contract_ids": [f"{CONTRACT[:-4]}{i:04}" for i in range(256)]}),
     ("read._EVENTS_AFTER", {"after": 0, "limit": 501}),

@@ -206,11 +206,11 @@ def test_a_clock_that_is_not_behind_cannot_be_accepted(clocks: Clocks) -> None:
 
 
 def pending_end(clocks: Clocks) -> str:
-    """A contract that is to be completed half a year from now."""
+    """A contract that is to be cancelled half a year from now."""
     contract = clocks.open()
     later = (datetime.now(UTC) + timedelta(days=180)).date().isoformat()
     ending = envelope(later, {"by": "both"})
-    answer = clocks.api.post(f"{contract}/contract-completed", json=ending, headers={"Idempotency-Key": "ending"})
+    answer = clocks.api.post(f"{contract}/contract-cancelled", json=ending, headers={"Idempotency-Key": "ending"})
     assert answer.status_code == 201, answer.text
     return contract
 
@@ -245,7 +245,7 @@ def test_what_both_clocks_together_turned_to_next_year_is_turned_back(clocks: Cl
     clocks.set(A_YEAR_ON, A_YEAR_ON)
     # A service turns the day when it starts.
     with serving(clocks.service_url, tmp_path, environment=clocks.service.environment):
-        wait_for(lambda: stored_status(clocks, contract) == "completed", "the row is settled for next year")
+        wait_for(lambda: stored_status(clocks, contract) == "cancelled", "the row is settled for next year")
     clocks.set(RIGHT, RIGHT)
     assert asyncio.run(turned(clocks)) == (0, 1)
     assert stored_status(clocks, contract) == "reported"

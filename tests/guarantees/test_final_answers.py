@@ -91,7 +91,7 @@ def test_an_ordinary_event_effective_later_changes_no_earlier_day(pair: Pair) ->
         earlier = {"effective_on": "2023-07-01"}
         before = api.get(f"/contracts/{contract}", params=earlier).json()
         body = envelope("2023-07-02", {"by": "both"})
-        assert api.post(f"/contracts/{contract}/contract-completed", json=body, headers={"Idempotency-Key": "end"}).status_code == 201
+        assert api.post(f"/contracts/{contract}/contract-cancelled", json=body, headers={"Idempotency-Key": "end"}).status_code == 201
         after = api.get(f"/contracts/{contract}", params=earlier).json()
         assert (after["state"], after["state_hash"]) == (before["state"], before["state_hash"])
-        assert api.get(f"/contracts/{contract}").json()["state"]["status"] == "completed"
+        assert api.get(f"/contracts/{contract}").json()["state"]["status"] == "cancelled"

@@ -142,7 +142,7 @@ FAULTS: tuple[How, ...] = ("cut before", "cut after", "refuse")
 
 def all_statements(contract_opened: str) -> dict[str, object]:
     """A request for which every statement of both flushes runs: late, with a delivery, about an event."""
-    about = envelope("2024-01-26", {"text": "about", "about": {"event_id": contract_opened}})
+    about = envelope("2024-01-26", {"text": "about", "about": {"kind": "event", "id": contract_opened}})
     return several(("note.added", about), ("delivery.recorded", delivery("one", "2023-03-15")))
 
 
@@ -292,7 +292,7 @@ async def test_content_that_postgres_cannot_hold_is_refused_alone(log: Log) -> N
 
 async def test_a_refused_request_leaves_no_trace_in_its_batch(log: Log) -> None:
     contract_id = await log.open()
-    about_nothing = envelope("2024-01-26", {"text": "x", "about": {"figure_id": "unknown"}})
+    about_nothing = envelope("2024-01-26", {"text": "x", "about": {"kind": "figure", "id": "unknown"}})
     bodies = [one_note("a"), several(("note.added", note("half")), ("note.added", about_nothing)), one_note("b")]
     outcomes = await asyncio.gather(*(log.append(contract_id, body) for body in bodies), return_exceptions=True)
     assert [isinstance(outcome, LedgerError) for outcome in outcomes] == [False, True, False]

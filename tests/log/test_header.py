@@ -323,6 +323,17 @@ COLUMNS: dict[str, dict[str, str]] = {
         "digest": "itself, with salt",
         "receipt": "itself",
     },
+    "imports": dict.fromkeys(
+        (
+            *("ledger_id", "import_id", "recorded_by", "salt", "status"),
+            *("recorded", "refused", "held_back", "last_line", "created_at"),
+        ),
+        OUTSIDE_THE_LOG,
+    ),
+    "import_lines": dict.fromkeys(
+        ("ledger_id", "import_id", "line", "position", "contract_id", "code", "rule", "pointer", "detail"), OUTSIDE_THE_LOG
+    )
+    | {"digest": "itself, with the import's salt"},
     "principals": dict.fromkeys(("principal_id", "name", "created_at"), OUTSIDE_THE_LOG),
     "grants": dict.fromkeys(("principal_id", "ledger_id", "rights"), OUTSIDE_THE_LOG),
     "api_keys": dict.fromkeys(("key_id", "principal_id", "key_hash", "created_at", "expires_at", "revoked_at"), OUTSIDE_THE_LOG),

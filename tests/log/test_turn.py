@@ -134,12 +134,12 @@ def plain_opening() -> dict[str, Any]:
 async def pending_end(book: Book) -> str:
     """A contract whose completion takes effect tomorrow."""
     contract = await book.open(plain_opening())
-    await book.post(f"{contract}/contract-completed", envelope(tomorrow(), {"by": "both"}))
+    await book.post(f"{contract}/contract-cancelled", envelope(tomorrow(), {"by": "both"}))
     return contract
 
 
 CHANGES: dict[str, tuple[str, dict[str, Any], tuple[str, str]]] = {
-    "an event takes effect": ("contract-completed", envelope("TOMORROW", {"by": "both"}), ("reported", "completed")),
+    "an event takes effect": ("contract-cancelled", envelope("TOMORROW", {"by": "both"}), ("reported", "cancelled")),
     "the term ends": ("contract-signed", signed({"start_on": "2024-02", "end_on": "TODAY"}), ("in_force", "expired")),
     "the period begins": ("contract-signed", signed({"start_on": "TOMORROW"}), ("signed", "in_force")),
 }
@@ -201,11 +201,11 @@ async def test_a_list_says_the_last_day_that_is_finished_until_the_turn(book: Bo
     before = today(LAST_ZONE).isoformat()
     book.move_on()
     assert await listed() == ({ids[0]: "reported", ids[1]: "reported"}, before)
-    assert await listed(status="completed") == ({}, before)
+    assert await listed(status="cancelled") == ({}, before)
     assert await book.turn() == 1
     after = today(FIRST_ZONE).isoformat()
-    assert await listed() == ({ids[0]: "completed", ids[1]: "reported"}, after)
-    assert await listed(status="completed") == ({ids[0]: "completed"}, after)
+    assert await listed() == ({ids[0]: "cancelled", ids[1]: "reported"}, after)
+    assert await listed(status="cancelled") == ({ids[0]: "cancelled"}, after)
 
 
 async def test_due_rows_are_turned_in_chunks_each_a_transaction(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +213,7 @@ async def test_due_rows_are_turned_in_chunks_each_a_transaction(book: Book, monk
     contracts = [await pending_end(book) for _ in range(9)]
     book.move_on()
     assert [await book.turn() for _ in range(4)] == [4, 4, 1, 0]
-    assert {book.row(contract)["state"]["status"] for contract in contracts} == {"completed"}
+    assert {book.row(contract)["state"]["status"] for contract in contracts} == {"cancelled"}
     verified(book.database.service_url, book.name)
 
 
@@ -222,7 +222,7 @@ async def test_an_append_to_a_row_that_is_due_needs_no_turn(book: Book) -> None:
     book.move_on()
     await book.post(f"{contract}/note-added", note("late", "2024-01-26"))
     row = book.row(contract)
-    assert (row["state"]["status"], row["revision"], row["has_pending"]) == ("completed", 3, False)
+    assert (row["state"]["status"], row["revision"], row["has_pending"]) == ("cancelled", 3, False)
     assert await book.turn() == 0
     verified(book.database.service_url, book.name)
 
@@ -233,7 +233,7 @@ async def test_turns_and_appends_at_the_same_time_lose_nothing(book: Book) -> No
     appends = [book.post(f"{contract}/note-added", note(f"{n}")) for n in range(4) for contract in contracts]
     await asyncio.gather(*appends, *(book.turn() for _ in range(4)))
     assert [book.row(contract)["revision"] for contract in contracts] == [6] * 5
-    assert {book.row(contract)["state"]["status"] for contract in contracts} == {"completed"}
+    assert {book.row(contract)["state"]["status"] for contract in contracts} == {"cancelled"}
     verified(book.database.service_url, book.name)
 
 
@@ -250,7 +250,7 @@ async def test_a_service_that_starts_turns_what_came_due_while_it_was_down(datab
         contract = await pending_end(book)
         book.move_on()
         async with in_process(Settings(database_url=database.service_url, data_dir=tmp_path)):
-            await asyncio.to_thread(wait_for, lambda: book.row(contract)["state"]["status"] == "completed", "the row is turned")
+            await asyncio.to_thread(wait_for, lambda: book.row(contract)["state"]["status"] == "cancelled", "the row is turned")
         verified(database.service_url, book.name)
 
 
@@ -284,7 +284,7 @@ async def test_rows_that_were_settled_for_a_later_day_are_due_again(book: Book, 
     book.move_on()
     assert await book.turn() == 4
     book.move_back()
-    assert {book.status(contract) for contract in contracts} == {"completed"}
+    assert {book.status(contract) for contract in contracts} == {"cancelled"}
     assert await turn_back(book.connections, book.ledger, today(LAST_ZONE)) == 4
     assert [book.row(contract) for contract in contracts] == before
     assert book.status(other) == "reported"
@@ -299,7 +299,7 @@ async def test_a_running_service_turns_forward_and_back_with_the_day(
     async with book_of(database, tmp_path) as book:
         contract = await pending_end(book)
         async with in_process(Settings(database_url=database.service_url, data_dir=tmp_path)):
-            for move, status in ((book.move_on, "completed"), (book.move_back, "reported"), (book.move_on, "completed")):
+            for move, status in ((book.move_on, "cancelled"), (book.move_back, "reported"), (book.move_on, "cancelled")):
                 move()
                 await asyncio.to_thread(wait_for, lambda status=status: book.status(contract) == status, f"the row is {status}", 10)
 
@@ -316,7 +316,7 @@ async def test_a_contract_that_cannot_be_read_keeps_no_other_from_its_turn(book:
     book.move_on()
     with capture_logs() as said:
         assert [await book.turn(), await book.turn()] == [1, 0]
-    assert (book.status(broken), book.status(sound)) == ("reported", "completed")
+    assert (book.status(broken), book.status(sound)) == ("reported", "cancelled")
     assert {entry["contract_id"] for entry in said if entry["log_level"] == "critical"} == {broken.rpartition("/")[2]}
 
 

@@ -1,0 +1,145 @@
+"""Exports over HTTP: the events of a ledger or a contract by the line, in the form that an import takes."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Response
+from fastapi.responses import StreamingResponse
+from pydantic import Field
+
+from service.api.answers import PRIVATE
+from service.api.imports import MEDIA_TYPE
+from service.api.operations import Call, Documented, QueryModel, route
+from service.errors import ContractNotFound, Refused
+from service.log.ledger import Ledger
+from service.log.read import Reader, StoredEvent
+
+EXPORT = "/v1/ledgers/{ledger}/export"
+PAGE_EVENTS = 500
+_UUID = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+
+router = APIRouter()
+
+
+class ExportQuery(QueryModel):
+    contract_id: Annotated[
+        str | None, Field(pattern=f"^{_UUID}$", description="Only the events of this contract; of all of them if not said.")
+    ] = None
+
+
+class _Body(msgspec.Struct):
+    """A stored body, its parts left as the bytes they are."""
+
+    data: msgspec.Raw
+    source: msgspec.Raw
+    evidence: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class ExportedLine(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """A line: what was sent of an event, the contract it is of, and the id it has. One that was erased has no data and no source."""
+
+    contract: str
+    event_id: str
+    event_type: str
+    schema_version: int
+    effective_on: str | None = None
+    correlation_id: str | None = None
+    causation_id: str | None = None
+    hypothetical: bool | None = None
+    source: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    evidence: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_decode_body = msgspec.json.Decoder(_Body).decode
+_encode_lines = msgspec.json.Encoder().encode_lines
+
+
+def exported(stored: StoredEvent) -> ExportedLine:
+    """A stored event as a line."""
+    header = stored.header
+    line = ExportedLine(
+        contract=header.contract_id,
+        event_id=header.event_id,
+        event_type=header.event_type,
+        schema_version=header.schema_version,
+        effective_on=header.effective_on,
+        correlation_id=header.correlation_id,
+        causation_id=header.causation_id,
+        hypothetical=header.hypothetical,
+    )
+    if stored.body is not None:
+        body = _decode_body(stored.body)
+        line.data, line.source, line.evidence = body.data, body.source, body.evidence
+    return line
+
+
+async def _export(call: Call) -> Response:
+    query, reader = call.query(ExportQuery), call.services.reader
+    if query.contract_id is None:
+        next_page = await _of_ledger(reader, call.ledger)
+    else:
+        next_page = await _of_contract(reader, call.ledger, query.contract_id.lower())
+    if call.request.method == "HEAD":
+        return Response(headers=PRIVATE, media_type=MEDIA_TYPE)
+    return StreamingResponse(_pages(next_page), headers=PRIVATE, media_type=MEDIA_TYPE)
+
+
+_NextPage = Callable[[], Awaitable[list[StoredEvent]]]
+
+
+async def _of_ledger(reader: Reader, ledger: Ledger) -> _NextPage:
+    """Reads the events that the ledger has now, page by page: no snapshot is held meanwhile, since nothing in the log changes."""
+    last, _ = await reader.newest(ledger)
+    after = 0
+
+    async def next_page() -> list[StoredEvent]:
+        nonlocal after
+        found = await reader.events(ledger, after, min(PAGE_EVENTS, last - after)) if after < last else []
+        after = found[-1].header.position if found else last
+        return found
+
+    return next_page
+
+
+async def _of_contract(reader: Reader, ledger: Ledger, contract_id: str) -> _NextPage:
+    """Reads the events of a contract, page by page. ContractNotFound if there are none."""
+    last = await reader.last_revision(ledger, contract_id)
+    if not last:
+        raise ContractNotFound(f"Ledger {ledger.name} has no contract {contract_id}.")
+    after = 0
+
+    async def next_page() -> list[StoredEvent]:
+        nonlocal after
+        found = await reader.contract_events(ledger, contract_id, after, min(PAGE_EVENTS, last - after)) if after < last else []
+        after = found[-1].header.revision if found else last
+        return found
+
+    return next_page
+
+
+async def _pages(next_page: _NextPage) -> AsyncIterator[bytes]:
+    while found := await next_page():
+        yield _encode_lines([exported(stored) for stored in found])
+
+
+route(
+    router,
+    "GET",
+    EXPORT,
+    "contracts:read",
+    Documented(
+        operation_id="export_events",
+        tag="imports",
+        summary="Export events, one a line",
+        description=(
+            "NDJSON, in the order of the log: what was sent of each event, with its contract and its id. An import takes these lines as "
+            "they are, and in an empty ledger makes contracts with the same `state_hash`."
+        ),
+        query=ExportQuery,
+        answers={200: ("Events, one a line", bytes)},
+        problems=(Refused, ContractNotFound),
+    ),
+    _export,
+)

@@ -1,0 +1,90 @@
+"""A line of an import: read as strictly as a body, and validated by the class of its event type."""
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, cast
+from uuid import UUID, uuid5
+
+import msgspec
+
+from service.api.envelope import read_event
+from service.api.json_body import JsonFault, read_object
+from service.domain.events import EVENT_TYPES, newest
+from service.errors import BodyTooLarge, LedgerError, Malformed, MemberFault, Refused
+from service.log.decide import NewEvent
+from service.log.header import canonical
+from service.log.imports import Import
+from service.log.lines import Line, line_digest, with_id
+
+MAX_CONTRACT_KEY = 200
+MOST_KEYS = 10_000
+"""Keys of contracts whose ids are remembered."""
+_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_OWN = frozenset(("contract", "event_type", "event_id", "schema_version"))
+
+
+def read_line(of: Import, number: int, text: bytes, known: Mapping[int, bytes | None], most: int) -> Line:
+    """A line to be recorded. Without `contract_id` it cannot be told whose it is; or, without a refusal, it was recorded before."""
+    if len(text) > most:
+        return Line(number, refusal=BodyTooLarge(f"A line has at most {most} bytes."))
+    try:
+        body = read_object(text)
+    except JsonFault as error:
+        fault = error.fault
+        kind = Malformed if fault.malformed else Refused
+        detail = fault.detail.replace("(line 1, ", "(")
+        return Line(number, refusal=kind(f"{fault.pointer or 'The line'}: {detail}", (MemberFault(fault.pointer, detail),)))
+    digest = line_digest(of.salt, canonical(body))
+    if number in known and known[number] in (None, digest):
+        return Line(number, digest)
+    contract = body.get("contract")
+    contract_id = _contract_id(of.import_id, contract) if isinstance(contract, str) else None
+    if contract_id is None:
+        fault_of = MemberFault("/contract", f"a contract_id, or a key of your own of at most {MAX_CONTRACT_KEY} characters, is required")
+        return Line(number, digest, refusal=Refused(f"{fault_of.pointer}: {fault_of.detail}.", (fault_of,)))
+    line = Line(number, digest, contract_id)
+    try:
+        line.new = _new_event(body)
+    except LedgerError as refusal:
+        line.refusal = refusal
+    return line
+
+
+@lru_cache(MOST_KEYS)
+def _contract_id(import_id: str, contract: str) -> str | None:
+    """The contract that a line names: by its id, or by a key that means a contract of this import."""
+    if not 0 < len(contract) <= MAX_CONTRACT_KEY:
+        return None
+    return contract if _UUID.fullmatch(contract) else str(uuid5(UUID(import_id), contract))
+
+
+def _new_event(body: Mapping[str, Any]) -> NewEvent:
+    """The event of a line. Refused with a pointer for each fault."""
+    event_type, event_id = body.get("event_type"), body.get("event_id")
+    known = EVENT_TYPES.get(event_type) if isinstance(event_type, str) else None
+    if known is None:
+        raise _fault("/event_type", f"there is no event type {str(event_type)[:60]}; there are {', '.join(sorted(EVENT_TYPES))}")
+    if event_id is not None and not (isinstance(event_id, str) and _UUID.fullmatch(event_id)):
+        raise _fault("/event_id", "it should be a lower-case hyphenated UUID")
+    sent = {name: member for name, member in body.items() if name not in _OWN}
+    version = body.get("schema_version", known.schema_version)
+    if version != known.schema_version:
+        sent["data"] = _as_of_newest(cast(str, event_type), version, sent.get("data"))
+    new = read_event(cast(str, event_type), sent)
+    return new if event_id is None else with_id(new, event_id)
+
+
+def _as_of_newest(event_type: str, version: Any, data: Any) -> Any:
+    """Data that were exported by an earlier version of their schema, as of the newest."""
+    latest = EVENT_TYPES[event_type].schema_version
+    if type(version) is not int or not 1 <= version < latest:
+        raise _fault("/schema_version", f"this release knows {event_type} by versions 1 to {latest}")
+    try:
+        return newest(event_type, version, data)
+    except msgspec.ValidationError as error:
+        raise _fault("/data", str(error)) from None
+
+
+def _fault(pointer: str, detail: str) -> Refused:
+    return Refused(f"{pointer}: {detail}.", (MemberFault(pointer, detail),))
