@@ -176,7 +176,6 @@ class Comparison(msgspec.Struct, kw_only=True):
     to_as_of: AsOf
 
 
-<<<<<<< HEAD
 class OcdsPackage(msgspec.Struct, kw_only=True, omit_defaults=True):
     """A release package or a record package of the Open Contracting Data Standard 1.1."""
 
@@ -187,13 +186,13 @@ class OcdsPackage(msgspec.Struct, kw_only=True, omit_defaults=True):
     publisher: JsonObject
     releases: list[JsonObject] | msgspec.UnsetType = msgspec.UNSET
     records: list[JsonObject] | msgspec.UnsetType = msgspec.UNSET
-=======
+
+
 class RawEvent(msgspec.Struct, omit_defaults=True, kw_only=True):
     """The bytes of an event as they are stored and were hashed, as text (UTF-8): of the header, and of the body, which holds the salt."""
 
     header: str
     body: str | None = None
->>>>>>> a3326092b84481a64267bb0e0ec18478885f63af
 
 
 class Event(msgspec.Struct, omit_defaults=True, kw_only=True):
