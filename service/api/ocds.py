@@ -29,8 +29,7 @@ async def _export(call: Call) -> Response:
     if not stored:
         raise ContractNotFound(f"Ledger {call.ledger.name} has no contract {call.contract_id}.")
     events = await reader.history(call.ledger, call.contract_id, stored[-1].header.position)
-    _, _, today = await reader.head(call.ledger)
-    exported = Exported(call.contract_id, events, [known.header.recorded_at for known in stored], today)
+    exported = Exported(call.contract_id, events, [known.header.recorded_at for known in stored])
     return json_response(await asyncio.to_thread(lambda: encode(PACKAGES[query.as_](exported))))
 
 

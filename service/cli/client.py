@@ -31,11 +31,12 @@ def visible(value: Any) -> Any:
 
 
 class Problem(OperatorError):
-    """The service refused; the sentence is its own."""
+    """The service refused; the sentence is its own, and so is the code of the problem."""
 
-    def __init__(self, status: int, sentence: str) -> None:
+    def __init__(self, status: int, sentence: str, code: str = "") -> None:
         super().__init__(sentence)
         self.status = status
+        self.code = code
 
 
 class Unreachable(OperatorError):
@@ -79,6 +80,11 @@ class Client:
         """A contract at the times that are given."""
         given = {name: value for name, value in times.items() if value is not None}
         return self._answer("GET", f"{self.base}/contracts/{quote(contract_id, safe='')}", params=given)
+
+    def contract_ids(self, reference: str | None = None) -> Iterator[str]:
+        """The ids of the ledger's contracts, or of those with a reference, `scheme:id`."""
+        given = {} if reference is None else {"reference": reference}
+        return (str(contract["contract_id"]) for contract in self._pages(f"{self.base}/contracts", **given))
 
     def ocds(self, contract_id: str, package: str) -> str:
         """A contract as an OCDS package, in the service's own JSON: read as floats, amounts would lose digits."""
@@ -158,7 +164,7 @@ class Client:
         if not isinstance(answer, dict):
             raise OperatorError(f"What answers at {self.url} is not contract-ledger: name its address with --url or LEDGER_URL.")
         if response.is_error:
-            raise Problem(response.status_code, _sentence(response.status_code, answer))
+            raise Problem(response.status_code, _sentence(response.status_code, answer), str(answer.get("code", "")))
         return answer, response.text
 
 

@@ -1,5 +1,6 @@
-"""Open Contracting data by the command: contracts of a running service, as packages."""
+"""Open Contracting data by the command: contracts of a running service, as packages, and releases into a ledger."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,12 +17,35 @@ def _group() -> None:
 
 @ocds.command("export")
 def export(
-    contract_id: Annotated[str, typer.Argument(metavar="ID", help="The contract_id.")],
+    contract_id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="The contract_id; all contracts, a package a line, if not said.")
+    ] = None,
     ledger: LedgerName = "main",
-    releases: Annotated[bool, typer.Option("--releases", help="A release package instead of a record package.")] = False,
+    releases: Annotated[bool, typer.Option("--releases", help="Release packages instead of record packages.")] = False,
     url: Url = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Print a contract as an OCDS package: every digit of its amounts as the service wrote it."""
+    """Print a contract as an OCDS package, or all of a ledger: every digit of the amounts as the service wrote it."""
     with client_of(ledger, data_dir, url) as client:
-        typer.echo(client.ocds(contract_id, "releases" if releases else "record"))
+        for known in client.contract_ids() if contract_id is None else [contract_id]:
+            typer.echo(client.ocds(known, "releases" if releases else "record"))
+
+
+@ocds.command("import")
+def import_(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A release, a record, a package of either or a list of releases; or one of these a line.")
+    ],
+    ledger: LedgerName = "main",
+    url: Url = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Record what OCDS releases say of contracts. What is not recorded is listed at the end, with its place and why.
+
+    Run again, it records nothing twice. Exit status 1 when a release is not recorded.
+    """
+    from service.cli.ocds_import import import_releases
+
+    with client_of(ledger, data_dir, url) as client:
+        whole = import_releases(client, file)
+    raise typer.Exit(0 if whole else 1)

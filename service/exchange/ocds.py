@@ -7,7 +7,6 @@ What OCDS has no member for stands under `ledger`, an extension of ours; docs/oc
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
 from decimal import Decimal
 from typing import Any
 
@@ -19,12 +18,14 @@ from service.domain.parts import Item, Option, Party, StandingFigure
 from service.domain.state import ContractState
 from service.domain.timeline import tell
 
-MAX_OCDS_FOLDED = 20_000
+EACH_REVISION = 128
+EACH_64TH_REVISION = 1_024
 OCID_PREFIX = "contract-ledger-"
 JsonObject = dict[str, Any]
 BINDING = frozenset({"contractual", "disclosed", "confirmed"})
 _EXTENSION = "https://raw.githubusercontent.com/open-contracting-extensions/{}/master/extension.json"
-EXTENSIONS = [_EXTENSION.format(name) for name in ("ocds_lots_extension", "ocds_options_extension", "ocds_renewal_extension")]
+EXTENSIONS = [_EXTENSION.format(f"ocds_{name}_extension") for name in ("lots", "options", "renewal", "withheldInformation")]
+"""Those of the registry of extensions whose members stand here. `contracts/ledger` is of none: it is this service's own."""
 _ENDED = {"completed": "terminated", "expired": "terminated", "terminated": "terminated", "superseded": "terminated"}
 _MILESTONE = {"scheduled": "scheduled", "met": "met", "missed": "notMet"}
 _TAGS = {
@@ -41,12 +42,11 @@ _encoder = msgspec.json.Encoder(decimal_format="number")
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A contract to export: its events by revision, the instant each was recorded at, and the day that it is told for."""
+    """A contract to export: its events by revision, and the instant each was recorded at."""
 
     contract_id: str
     events: Sequence[RecordedEvent]
     recorded_at: Sequence[str]
-    day: date
 
     @property
     def ocid(self) -> str:
@@ -59,12 +59,16 @@ def encode(package: JsonObject) -> bytes:
 
 
 def releases_and_compiled(exported: Exported) -> tuple[list[JsonObject], JsonObject]:
-    """The releases of a contract, one for each revision (of a long contract one for several in a row), and their compiled release."""
+    """The releases of a contract, one for each revision (of a long contract one for several in a row), and their compiled release.
+
+    A release tells the contract as it was known then, on the day of the recording: it never says anything else, whatever is recorded later
+    and whenever it is read. The last one of a long contract may give way to another when the contract goes on.
+    """
     releases: list[JsonObject] = []
     compiled: JsonObject = {}
     for revision in _told_revisions(len(exported.events)):
         event = exported.events[revision - 1]
-        state = tell(exported.events[:revision], exported.day).state
+        state = tell(exported.events[:revision], event.recorded_on).state
         release = _over(compiled, {"ocid": exported.ocid, "initiationType": "tender", "language": "en", **to_ocds(exported, state)})
         compiled = _without_nulls(release)
         instant = exported.recorded_at[revision - 1]
@@ -96,11 +100,14 @@ def _package(exported: Exported, releases: Sequence[JsonObject]) -> JsonObject:
 
 
 def _told_revisions(count: int) -> list[int]:
-    """The revisions that have a release: all where the folds together are few, otherwise every so many, and always the last."""
-    step = 1
-    while sum(range(count, 0, -step)) > MAX_OCDS_FOLDED and step < count:
-        step *= 2
-    return sorted(range(count, 0, -step))
+    """The revisions that have a release: the same however long the contract grows, but for the last, which always has one.
+
+    Each is a fold of all before it, so beyond the first ones they stand ever further apart.
+    """
+    each = range(1, min(count, EACH_REVISION) + 1)
+    further = range(EACH_REVISION + 64, min(count, EACH_64TH_REVISION) + 1, 64)
+    furthest = range(2 * EACH_64TH_REVISION, count + 1, EACH_64TH_REVISION)
+    return sorted({*each, *further, *furthest, count})
 
 
 def _tag(event: RecordedEvent, *, first: bool) -> str:
@@ -162,8 +169,6 @@ def _option(option: Option) -> str:
 
 
 def _contract(contract_id: str, state: ContractState) -> JsonObject:
-    signing = state.signing
-    signed_on = (signing.signed_on or signing.signed_by) if signing else None
     return _stated(
         {
             "id": contract_id,
@@ -173,7 +178,7 @@ def _contract(contract_id: str, state: ContractState) -> JsonObject:
             "period": _period(state),
             "value": _value(state.value.best),
             "items": [_item(item) for item in state.items],
-            "dateSigned": _start(signed_on),
+            "dateSigned": _start(state.signing.signed_on if state.signing else None),
             "amendments": [
                 _stated({"id": known.amendment_id, "date": _start(known.effective_on), "rationale": known.rationale})
                 for known in state.amendments

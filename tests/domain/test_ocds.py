@@ -27,7 +27,7 @@ needs_schema = pytest.mark.skipif(not SCHEMA_FILE.exists(), reason=f"no OCDS sch
 
 def exported(*requests: Sent) -> Exported:
     events: list[RecordedEvent] = events_of(*requests)
-    return Exported(CONTRACT, events, [f"2026-11-22T00:00:{n // 60:02}.{n % 60:06}Z" for n in range(len(events))], TODAY)
+    return Exported(CONTRACT, events, [f"2026-11-22T00:00:{n // 60:02}.{n % 60:06}Z" for n in range(len(events))])
 
 
 def read(package: Any) -> Any:
