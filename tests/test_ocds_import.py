@@ -209,7 +209,7 @@ def test_a_file_may_have_a_document_a_line_and_lines_that_are_none_are_named(
     assert len(api.get("/contracts").json()["items"]) == 3
 
 
-@pytest.mark.parametrize("text", ["", "null", "{", "[]x", "[" * 50_000, '"text"', '{"a": NaN}'])
+@pytest.mark.parametrize("text", ["", "null", "{", "[]x", "[" * 50_000, '"text"', '{"a":\n NaN}'])
 def test_a_file_that_is_no_open_contracting_data_is_refused_in_a_sentence(run: Run, ledger: str, tmp_path: Path, text: str) -> None:
     file = tmp_path / "file.json"
     file.write_text(text)

@@ -156,7 +156,7 @@ class Client:
             "or name another address with --url or LEDGER_URL."
         )
 
-    def _told(self, response: httpx.Response) -> Json:
+    def _told(self, response: httpx.Response) -> tuple[Json, str]:
         try:
             answer = visible(response.json())
         except ValueError:

@@ -259,7 +259,8 @@ def _figure(figure: StandingFigure) -> JsonObject:
     """A figure with its amounts as decimal strings, as the ledger has them."""
     names = ("amount", "low", "high", "currency", "basis", "bound", "scope", "vat", "effective_on", "note")
     derived = (figure.derived_from or {}).get("figure_id")
-    members = {name: getattr(figure, name) for name in names} | {"derived_from": derived, "according_to": figure.source.get("name")}
+    said_by = {"according_to": figure.source.get("name"), "via": figure.source.get("via")}
+    members = {name: getattr(figure, name) for name in names} | {"derived_from": derived, **said_by}
     return _stated({"id": figure.figure_id, **members})
 
 

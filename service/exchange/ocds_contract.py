@@ -174,7 +174,7 @@ def _number(number: Any, place: str) -> str:
 
 
 def _parties(known: JsonObject, listed: list[JsonObject], contract: JsonObject) -> list[JsonObject]:
-    """The parties of a contract: those with a role in it, of the suppliers those of its award; buyer and suppliers also where they are named."""
+    """The parties of a contract: those with a role in it, of the suppliers those of its award; also those named only there, or as buyer."""
     found: dict[str, JsonObject] = {}
     for index, party in enumerate(listed):
         roles = [role for role in party.get("roles") or () if isinstance(role, str) and role not in _BIDDING]

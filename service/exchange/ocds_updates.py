@@ -33,9 +33,17 @@ def updates(facts: Facts | None, events: Sequence[RecordedEvent], said: Said) ->
         made += _restated(facts, said, made)
         made += _revalued(facts, events, said)
         made += _signed_later(facts, said)
-    made += _of_milestones(facts, said)
+    made += _of_milestones(facts, said, _since(events, made, said))
     made += _ended(facts, said)
     yield from made or [_nothing_new(said)]
+
+
+def _since(events: Sequence[RecordedEvent], made: Sequence[Update], said: Said) -> str:
+    """Since when the contract is as the release says: since its opening, if that was told on the same day, else since the release."""
+    if not events:
+        return made[0][1]
+    opening = events[0]
+    return opening.effective_on if opening.source.get("published_on") == said.day else said.day
 
 
 def _opening(said: Said) -> Iterator[Update]:
@@ -202,8 +210,9 @@ def _revalued(facts: Facts, events: Sequence[RecordedEvent], said: Said) -> Iter
 
 
 def _next_number(facts: Facts) -> int:
-    known = [*facts.figures, *facts.replaced_figures, *facts.withdrawn_figures]
-    return 1 + sum(figure.figure_id.startswith(FIGURE) for figure in known)
+    standing, replaced, withdrawn = facts.figures, facts.replaced_figures, facts.withdrawn_figures
+    ids = [*(one.figure_id for one in standing), *(one.figure_id for one in replaced), *(one.figure_id for one in withdrawn)]
+    return 1 + sum(figure_id.startswith(FIGURE) for figure_id in ids)
 
 
 def _signed_later(facts: Facts, said: Said) -> Iterator[Update]:
@@ -215,18 +224,27 @@ def _signed_later(facts: Facts, said: Said) -> Iterator[Update]:
         yield "note.added", said.day, {"text": f"The release says that the contract was signed on {said.signed_on}; {stood} stands."}
 
 
-def _of_milestones(facts: Facts, said: Said) -> Iterator[Update]:
+def _of_milestones(facts: Facts, said: Said, since: str) -> Iterator[Update]:
+    """Milestones that are new, moved, met or missed. A new one stands `since` a day; it is met on its own day, if that is not before."""
     stood = {known.milestone_id: known for known in facts.milestones}
     for told in said.milestones:
         known = stood.get(told.milestone_id)
-        first = min(said.day, told.met_on or said.day)
+        scheduled_on = known.effective_on if known else min(since, told.met_on or since)
+        status = known.status if known else ""
         if known is None or (known.title, known.due_on) != (told.title, told.due_on or known.due_on):
+            scheduled_on = said.day if known else scheduled_on
             due_on = {"due_on": told.due_on} if told.due_on else {}
-            yield "milestone.scheduled", first, {"milestone_id": told.milestone_id, "title": told.title, **due_on}
-            known = None
-        if (outcome := _outcome(told)) and (known is None or f"milestone.{known.status}" != outcome):
-            day = told.met_on if told.met_on and outcome == "milestone.met" else said.day
-            yield outcome, day, {"milestone_id": told.milestone_id}
+            yield "milestone.scheduled", scheduled_on, {"milestone_id": told.milestone_id, "title": told.title, **due_on}
+            status = "scheduled"
+        if (outcome := _outcome(told)) and f"milestone.{status}" != outcome:
+            yield _came(told, outcome, scheduled_on, said)
+
+
+def _came(told: Milestone, outcome: str, scheduled_on: str, said: Said) -> Update:
+    """What became of a milestone. It cannot take effect before the milestone does; an earlier day is told in words."""
+    day = told.met_on if told.met_on and outcome == "milestone.met" else said.day
+    text = {"text": f"On {day}."} if day < scheduled_on else {}
+    return outcome, max(day, scheduled_on), {"milestone_id": told.milestone_id, **text}
 
 
 def _outcome(told: Milestone) -> str | None:

@@ -93,10 +93,46 @@ def test_a_contractual_value_keeps_every_digit() -> None:
     assert b'"value":{"amount":4308660000.10,"currency":"USD"}' in encode(package)
 
 
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.sampled_from(OTHERS), min_size=1, max_size=6, unique_by=str), st.data())
+def test_a_release_says_the_same_for_ever_whatever_is_recorded_after_it(others: list[Sent], data: st.DataObject) -> None:
+    requests = [reported(), *others]
+    count = data.draw(st.integers(1, len(others)))
+    earlier, _ = releases_and_compiled(exported(*requests[:count]))
+    later, _ = releases_and_compiled(exported(*requests))
+    assert later[:count] == earlier
+
+
+def test_a_release_tells_what_is_in_effect_on_the_day_it_was_recorded() -> None:
+    to_come = sent("contract.terminated", "2027-01-01", {"by": "isuzu", "cause": "no"})
+    _, compiled = releases_and_compiled(exported(reported(), signed(signed_on="2024-01-26"), to_come))
+    assert compiled["contracts"][0]["status"] == "active"
+    later = events_of(reported(), signed(signed_on="2024-01-26"), to_come, recorded_on=date(2027, 1, 1))
+    _, compiled = releases_and_compiled(Exported(CONTRACT, later, ["2027-01-01T00:00:00.000000Z"] * 3))
+    assert compiled["contracts"][0]["status"] == "terminated"
+
+
+def test_a_latest_possible_day_of_signing_is_not_told_as_the_day_of_signing() -> None:
+    _, compiled = releases_and_compiled(exported(reported(), signed(signed_by="2024-01-26")))
+    contract = compiled["contracts"][0]
+    assert "dateSigned" not in contract
+    assert (contract["status"], contract["ledger"]["dates"]["signed_by"]) == ("active", "2024-01-26")
+
+
+def test_what_is_withheld_stands_as_its_published_extension_has_it() -> None:
+    _, compiled = releases_and_compiled(exported(reported(), OTHERS[8]))
+    assert compiled["withheldInformation"] == [
+        {"id": "/value", "field": "/value", "rationale": "not said", "availabilityDate": "2027-12-31T23:59:59Z"}
+    ]
+    assert any("ocds_withheldInformation_extension" in url for url in record_package(exported(reported()))["extensions"])
+
+
 def test_a_long_contract_has_a_release_for_several_revisions_in_a_row_and_always_for_the_last() -> None:
     notes = [sent("note.added", "2024-01-01", {"text": str(n)}) for n in range(300)]
     made = exported(reported(), *notes)
     releases, _ = releases_and_compiled(made)
-    assert 1 < len(releases) < 300
+    assert 128 < len(releases) < 140
     assert releases[-1]["id"] == made.events[-1].event_id
     assert date.fromisoformat(releases[-1]["date"][:10]) == TODAY
+    shorter, _ = releases_and_compiled(exported(reported(), *notes[:250]))
+    assert releases[: len(shorter) - 1] == shorter[:-1]

@@ -107,8 +107,11 @@ def test_milestones_are_scheduled_met_and_missed_on_their_days() -> None:
     first = release(contracts=[contract(milestones=[due])])
     met = release("r2", "2024-10-02", contract(milestones=[{"id": "m", "status": "met", "dateMet": "2024-09-28T10:00:00Z"}]))
     missed = release("r2", "2024-10-02", contract(milestones=[{"id": "m", "status": "notMet"}]))
-    assert events(first)[1:] == [("milestone.scheduled", "2024-02-01")]
+    assert events(first)[1:] == [("milestone.scheduled", "2024-01-26")]
     assert events(first, met)[2:] == [("milestone.met", "2024-09-28")]
+    late = release("r2", "2024-10-02", contract(milestones=[{"id": "m", "status": "met", "dateMet": "2024-01-01T10:00:00Z"}]))
+    assert events(first, late)[2:] == [("milestone.met", "2024-01-26")]
+    assert data(first, late) == {"milestone_id": "m", "text": "On 2024-01-01."}
     assert events(first, missed)[2:] == [("milestone.missed", "2024-10-02")]
 
 
