@@ -172,6 +172,19 @@ class Comparison(msgspec.Struct, kw_only=True):
     to_as_of: AsOf
 
 
+class SealedMember(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """A member of `data` that is sealed. `value` and `salt`, for a reader with the right, make `digest`: what a reveal states.
+
+    The digest is SHA-256 of canonical [salt, path, value].
+    """
+
+    path: str
+    digest: str
+    until: str | None = None
+    value: Any = None
+    salt: str | None = None
+
+
 class Event(msgspec.Struct, omit_defaults=True, kw_only=True):
     """An event as recorded. `data` is what was sent, by the schema of its type and `schema_version`."""
 
@@ -194,6 +207,8 @@ class Event(msgspec.Struct, omit_defaults=True, kw_only=True):
     data: JsonObject | None = None
     source: JsonObject | None = None
     evidence: list[JsonObject] | None = None
+    sealed_digest: str | None = None
+    sealed: list[SealedMember] | None = None
 
 
 class EventPage(msgspec.Struct, omit_defaults=True, kw_only=True):

@@ -11,7 +11,7 @@ from uuid_utils import uuid7
 from service.api import answers
 from service.api.conversion import converted
 from service.api.envelope import read_body, read_event, read_events
-from service.api.events import contract_event_page
+from service.api.events import ContractEventsQuery, contract_event_page
 from service.api.examples import example
 from service.api.operations import (
     Call,
@@ -24,7 +24,6 @@ from service.api.operations import (
     match_revision,
     route,
 )
-from service.api.pages import PageQuery
 from service.api.times import TimesQuery, times_of
 from service.domain.events import EVENT_TYPES
 from service.domain.money import CurrencyCode
@@ -103,6 +102,9 @@ async def _append(call: Call, event_type: str | None, *, opening: bool) -> Respo
     expected = _expected_revision(call, opening=opening)
     body = await read_body(request)
     events: list[NewEvent] = read_events(body) if event_type is None else [read_event(event_type, body)]
+    for new in events:
+        if new.fact.extra_right is not None:
+            call.principal.require(new.fact.extra_right, call.ledger.ledger_id)
     receipt = await call.services.writers.append(
         Append(
             ledger=call.ledger,
@@ -236,7 +238,7 @@ def _about(event_type: str | None) -> str:
 
 
 async def _list_contract_events(call: Call) -> Response:
-    query = call.query(PageQuery)
+    query = call.query(ContractEventsQuery)
     return await contract_event_page(call, call.contract_id, query)
 
 
@@ -272,7 +274,7 @@ def _declare_reads() -> None:
             tag="contracts",
             summary="The events of a contract, in the order of recording",
             description="In pages, each event as it was sent and with its place in the log.",
-            query=PageQuery,
+            query=ContractEventsQuery,
             answers={200: ("A page of events", answers.EventPage)},
             paged=True,
             problems=(Malformed, Refused, ContractNotFound, HistoryForked),

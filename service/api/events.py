@@ -1,9 +1,11 @@
 """Events over HTTP: one by its id, a contract's, and the log in its order."""
 
 import re
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import orjson
+import structlog
 from fastapi import APIRouter, Response
 from pydantic import Field
 
@@ -12,6 +14,7 @@ from service.api.operations import (
     Call,
     Cursor,
     Documented,
+    Flag,
     Limit,
     QueryModel,
     etag_response,
@@ -21,32 +24,67 @@ from service.api.operations import (
 from service.api.pages import PageQuery, counted, cursor_in, page_headers, place_in
 from service.domain.contract import EVENT_TYPES
 from service.errors import ContractNotFound, EventNotFound, HistoryForked, Malformed, MemberFault, Refused
-from service.log.header import NO_PREVIOUS
+from service.log.header import NO_PREVIOUS, SealedPart
 from service.log.read import StoredEvent, cursor_at
 
 EVENTS = "/v1/ledgers/{ledger}/events"
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 router = APIRouter()
+_log = structlog.get_logger()
+SealedFlag = Annotated[
+    Flag, Field(description="With values and salts of what is sealed; takes the right `sealed:read`, and each event shown so is logged.")
+]
 
 
-class FeedQuery(QueryModel):
+class EventQuery(QueryModel):
+    sealed: SealedFlag = "false"
+
+
+class ContractEventsQuery(PageQuery):
+    sealed: SealedFlag = "false"
+
+
+class FeedQuery(EventQuery):
     after: Cursor | None = None
     limit: Limit = 50
     event_type: Annotated[str | None, Field(max_length=60, description="Only events of this type.")] = None
 
 
 async def _get_event(call: Call) -> Response:
-    call.query(QueryModel)
+    shows_sealed = _shows_sealed(call, call.query(EventQuery).sealed)
     event_id = call.request.path_params["event_id"].lower()
     if not _UUID.fullmatch(event_id):
         raise EventNotFound(f"Ledger {call.ledger.name} has no event {event_id[:100]!r}; an event_id is a UUID.")
     stored = await call.services.reader.event(call.ledger, event_id)
-    return etag_response(call, f'"{stored.event_hash[:16]}"', event_answer(stored, call.epoch))
+    (answer,) = await _answers(call, [stored], shows_sealed=shows_sealed)
+    return etag_response(call, f'"{stored.event_hash[:16]}{".sealed" if shows_sealed else ""}"', answer)
+
+
+def _shows_sealed(call: Call, flag: str) -> bool:
+    """Whether values of what is sealed are asked for. Forbidden without the right to them."""
+    if flag == "true":
+        call.principal.require("sealed:read", call.ledger.ledger_id)
+    return flag == "true"
+
+
+async def _answers(call: Call, stored: Sequence[StoredEvent], *, shows_sealed: bool) -> list[answers.Event]:
+    """Stored events as answers. Who sees what is sealed, and of which events, is logged; what they see is not."""
+    if not shows_sealed:
+        return [event_answer(event, call.epoch) for event in stored]
+    parts = await call.services.reader.sealed_parts(call.ledger, stored)
+    shown = [event.header.event_id for event in stored if event.header.position in parts]
+    if shown:
+        request_id = call.request.scope.get("request_id", "")
+        _log.info(
+            "sealed data read", principal_id=call.principal.principal_id, ledger=call.ledger.name, event_ids=shown, request_id=request_id
+        )
+    return [event_answer(event, call.epoch, parts.get(event.header.position, ())) for event in stored]
 
 
 async def _list_events(call: Call) -> Response:
     query = call.query(FeedQuery)
+    shows_sealed = _shows_sealed(call, query.sealed)
     if query.event_type is not None and query.event_type not in EVENT_TYPES:
         # An empty page with a cursor at the end would let a slip of the pen pass over everything.
         fault = MemberFault("query:event_type", f"there is no event type {query.event_type}")
@@ -56,7 +94,7 @@ async def _list_events(call: Call) -> Response:
     # Read before the events: a cursor that passes over what the filter leaves out must pass over nothing newer.
     position, event_hash = await reader.newest(call.ledger) if query.event_type else (after, NO_PREVIOUS)
     stored = await reader.events(call.ledger, after, query.limit + 1, query.event_type)
-    items = [event_answer(event, call.epoch) for event in stored[: query.limit]]
+    items = await _answers(call, stored[: query.limit], shows_sealed=shows_sealed)
     more = len(stored) > query.limit
     if items and (more or items[-1].position >= position):
         following = items[-1].cursor
@@ -66,8 +104,9 @@ async def _list_events(call: Call) -> Response:
     return json_response(page, 200, page_headers(call.request, following if more else None))
 
 
-async def contract_event_page(call: Call, contract_id: str, query: PageQuery) -> Response:
+async def contract_event_page(call: Call, contract_id: str, query: ContractEventsQuery) -> Response:
     """A page of a contract's events, by revision."""
+    shows_sealed = _shows_sealed(call, query.sealed)
     listed = f"events of {contract_id} in {call.ledger.ledger_id} {call.epoch}"
     revision = int(place_in(listed, query.after, "[1-9][0-9]{0,8}")) if query.after else 0
     limit = query.limit
@@ -78,15 +117,15 @@ async def contract_event_page(call: Call, contract_id: str, query: PageQuery) ->
         having = f" with a revision {revision}" if revision else ""
         raise ContractNotFound(f"Ledger {call.ledger.name} has no contract {contract_id}{having}.")
     stored = stored[seen:]
-    items = [event_answer(event, call.epoch) for event in stored[:limit]]
+    items = await _answers(call, stored[:limit], shows_sealed=shows_sealed)
     more = cursor_in(listed, str(items[-1].revision)) if len(stored) > limit else None
     count, is_exact = counted(await call.services.reader.last_revision(call.ledger, contract_id) if query.count else None)
     page = answers.EventPage(items=items, next=more, count=count, count_is_exact=is_exact)
     return json_response(page, 200, page_headers(call.request, more))
 
 
-def event_answer(stored: StoredEvent, epoch: int) -> answers.Event:
-    """A stored event as the API shows it: the header's members, and what was sent."""
+def event_answer(stored: StoredEvent, epoch: int, parts: Sequence[SealedPart] = ()) -> answers.Event:
+    """A stored event as the API shows it: the header's members, what was sent, and of what is sealed the given values."""
     header = stored.header
     body = orjson.loads(stored.body) if stored.body is not None else {}
     return answers.Event(
@@ -109,7 +148,20 @@ def event_answer(stored: StoredEvent, epoch: int) -> answers.Event:
         data=body.get("data"),
         source=body.get("source"),
         evidence=body.get("evidence"),
+        sealed_digest=header.sealed_digest,
+        sealed=_sealed_members(body, parts) if "sealed" in body else None,
     )
+
+
+def _sealed_members(body: dict[str, Any], parts: Sequence[SealedPart]) -> list[answers.SealedMember]:
+    """What an event seals: digests and days by path, and with them the given values and salts."""
+    members = {
+        path: answers.SealedMember(path=path, digest=digest, until=body.get("sealed_until", {}).get(path))
+        for path, digest in body["sealed"].items()
+    }
+    for part in parts:
+        members[part.path].value, members[part.path].salt = part.value, part.salt
+    return list(members.values())
 
 
 route(
@@ -142,6 +194,7 @@ route(
         tag="events",
         summary="One event as it was recorded",
         description="What was sent, its place in the log, and the hashes that bind it there.",
+        query=EventQuery,
         answers={200: ("The event", answers.Event), 304: ("Not changed", None)},
         problems=(Refused, EventNotFound),
         etag=True,

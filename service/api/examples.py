@@ -150,6 +150,14 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "2026-03-01", _FILING, {"cause": "a new contract", "successor": {"scheme": "DART", "id": "20260301800001"}}
     ),
     "contract.labelled": _request("2026-01-05", _ANALYST, {"set": ["to review"], "remove": ["unread"]}),
+    "sealed.revealed": _request(
+        "2026-12-31",
+        _SUPPLIER,
+        {
+            "event_id": "00000000-0000-7000-8000-000000000002",
+            "parts": [{"path": "/figure/amount", "value": "1000000000000", "salt": "101112131415161718191a1b1c1d1e1f"}],
+        },
+    ),
     "note.added": _request(
         "2024-01-26",
         _ANALYST,

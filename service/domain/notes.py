@@ -7,7 +7,7 @@ from pydantic import AfterValidator, StringConstraints
 from pydantic_core import PydanticCustomError
 
 from service.domain.delivery import check_known_item
-from service.domain.events import STRICT, EventData, Id, RecordedEvent, Text, Uuid, event_type
+from service.domain.events import SEALABLE, STRICT, EventData, Id, RecordedEvent, Text, Uuid, event_type
 from service.domain.figures import check_known_figure
 from service.domain.parts import Explanation, Notes
 from service.domain.state import Contract
@@ -35,7 +35,7 @@ def _one_subject(subject: NoteSubject) -> NoteSubject:
 class NoteAdded(EventData):
     """A note, perhaps about an event, a figure, an item or an anomaly, which it may explain."""
 
-    text: Text
+    text: Annotated[Text, SEALABLE]
     about: Annotated[NoteSubject, AfterValidator(_one_subject)] | None = None
 
     def check_whole(self, whole: Contract) -> None:

@@ -34,14 +34,19 @@ def high_of(figure: StandingFigure) -> Decimal:
 
 
 def value_of(facts: Facts) -> Value:
-    """The value that a contract's standing figures make: best, range, currencies, support, conflicts."""
-    figures = facts.value.figures
+    """The value that a contract's standing figures make: best, range, currencies, support, conflicts.
+
+    A figure whose amount is sealed is listed, and counts for nothing.
+    """
+    listed = figures = facts.value.figures
+    if facts.sealed:
+        figures = [figure for figure in listed if figure.amount or (figure.low and figure.high)]
     withheld = [part for part in facts.withheld if part.path == "/value" or part.path.startswith(("/value/", "/figures"))]
-    conflicts = _conflicts(facts) if len(figures) > 1 else []
+    conflicts = _conflicts(facts, figures) if len(figures) > 1 else []
     total = [figure for figure in figures if figure.scope == "total"]
     if not total:
-        status = _firmness(figures) or ("withheld" if withheld else "unknown")
-        return Value(status=status, figures=figures, withheld=withheld, conflicts=conflicts)
+        status = _firmness(figures) or ("withheld" if withheld or len(figures) < len(listed) else "unknown")
+        return Value(status=status, figures=listed, withheld=withheld, conflicts=conflicts)
     best = _best(total)
     currencies: dict[str, list[StandingFigure]] = {best.currency: []}
     for figure in total:
@@ -61,7 +66,7 @@ def value_of(facts: Facts) -> Value:
         open_below="at_most" in bounds,
         by_currency=ranges,
         support=len({_source_key(figure.source) for figure in figures if figure.currency == best.currency}),
-        figures=figures,
+        figures=listed,
         conflicts=conflicts,
         withheld=withheld,
     )
@@ -111,10 +116,10 @@ def _source_key(source: JsonObject) -> tuple[Any, ...]:
     return stated("kind"), stated("name"), stated("attributed_to"), stated("via")
 
 
-def _conflicts(facts: Facts) -> list[Conflict]:
+def _conflicts(facts: Facts, figures: Sequence[StandingFigure]) -> list[Conflict]:
     """The conflicts between figures of one scope and VAT that have no root in common, the first MAX_CONFLICTS of them."""
     kinds: dict[tuple[str, str], list[StandingFigure]] = {}
-    for figure in facts.value.figures:
+    for figure in figures:
         kinds.setdefault((figure.scope, figure.vat or "unknown"), []).append(figure)
     apart = [kind for kind in kinds.values() if len(kind) > 1 and not _agree(kind)]
     return list(islice(_compare(facts, apart), MAX_CONFLICTS)) if apart else []

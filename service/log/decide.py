@@ -12,6 +12,7 @@ from uuid_utils import uuid7
 from service.domain.contract import decide, evolve, fold, judge
 from service.domain.dates import first_day
 from service.domain.events import EventData, RecordedEvent, place_in_fold
+from service.domain.sealing import REVEALED, check_reveal, sealed_members
 from service.domain.state import Anomaly, Contract
 from service.errors import (
     AnomaliesRefused,
@@ -24,9 +25,22 @@ from service.errors import (
     MemberFault,
     NotAllowedNow,
     ProjectionUnknown,
+    Refused,
     StaleRevision,
 )
-from service.log.header import NO_PREVIOUS, SCHEMA, body_bytes, body_digest, event_hash, header_bytes, new_salts
+from service.log.header import (
+    NO_PREVIOUS,
+    SCHEMA,
+    SealedPart,
+    body_bytes,
+    body_digest,
+    event_hash,
+    header_bytes,
+    new_salts,
+    sealed_bytes,
+    sealed_digest,
+    sealed_map,
+)
 from service.log.ledger import Ledger, instant, zone
 from service.log.read import UNREADABLE, recorded_event
 from service.projections.contracts import (
@@ -53,6 +67,8 @@ class NewEvent:
     data: dict[str, Any]
     source: dict[str, Any]
     evidence: list[Any] | None = None
+    sealed: Sequence[SealedPart] = ()
+    """What is left out of `data` and `fact`, which are what everyone sees."""
     correlation_id: str | None = None
     causation_id: str | None = None
     hypothetical: bool | None = None
@@ -201,7 +217,7 @@ class Batch:
             last_on = last_days.get(append.contract_id, row.last_on if row else date.min)
             for new in append.events:
                 day = first_day(new.effective_on)
-                if day < last_on or day > self._day or (row is not None and row.has_pending):
+                if day < last_on or day > self._day or new.fact.rewrites or (row is not None and row.has_pending):
                     needed[append.contract_id] = None
                 last_on = max(last_on, day)
             last_days[append.contract_id] = last_on
@@ -321,7 +337,7 @@ class _Decision:
         for index, new in enumerate(self.append.events):
             try:
                 recorded.append(self._place(new, contract, index))
-            except NotAllowedNow as refusal:
+            except (NotAllowedNow, Refused) as refusal:
                 if len(self.append.events) > 1:
                     refusal.errors = (MemberFault(f"/events/{index}", refusal.detail),)
                 raise
@@ -366,26 +382,31 @@ class _Decision:
             data=new.fact,
             source=new.source,
             hypothetical=bool(new.hypothetical),
+            sealed=sealed_members(new.fact, new.data, sealed_map(new.sealed), _until(new.sealed)) if new.sealed else None,
         )
         ids = set(self.delivery_ids)
         batch.check_ids(self.append.contract_id, new.fact, ids)
         self.delivery_ids |= dict.fromkeys(new.fact.delivery_ids(), event.revision)
         if self.history is None:
-            decide(new.fact, contract, contract, event.revision, batch.day)
+            decide(new.fact, contract, contract, event.revision, batch.day, len(new.sealed))
             evolve(contract, event)
         else:
-            self._decide_late(event)
+            self._decide_late(event, len(new.sealed))
             self.history.append(event)
         self._write(event, new)
         return event
 
-    def _decide_late(self, event: RecordedEvent) -> None:
+    def _decide_late(self, event: RecordedEvent, sealed: int) -> None:
         ordered = sorted(self.history or (), key=place_in_fold)
         at = fold(known for known in ordered if place_in_fold(known) < place_in_fold(event))
-        decide(event.data, fold(ordered), at, event.revision, self.batch.day)
+        decide(event.data, fold(ordered), at, event.revision, self.batch.day, sealed)
+        if event.data.event_type == REVEALED:
+            parts: Any = event.data
+            given = [SealedPart(path=part.path, value=part.value, salt=part.salt) for part in parts.parts]
+            check_reveal(parts, ordered, sealed_map(given))
 
     def _write(self, event: RecordedEvent, new: NewEvent) -> None:
-        body = body_bytes(new.data, new.source, new.evidence, self.batch.salts.pop().hex())
+        body = body_bytes(new.data, new.source, new.evidence, self.batch.salts.pop().hex(), new.sealed)
         recorded_at = instant(self.recorded_at)
         header = header_bytes(
             {
@@ -405,6 +426,7 @@ class _Decision:
                 "revision": event.revision,
                 "schema": SCHEMA,
                 "schema_version": event.data.schema_version,
+                "sealed_digest": sealed_digest(sealed_map(new.sealed)) if new.sealed else None,
             }
         )
         self.event_rows.append(
@@ -420,6 +442,8 @@ class _Decision:
             }
         )
         self.payload_rows.append({"position": event.position, "body": body.decode()})
+        if new.sealed:
+            self.payload_rows[-1]["sealed"] = sealed_bytes(new.sealed).decode()
 
     def _last_hash(self) -> str:
         if self.event_rows:
@@ -444,6 +468,10 @@ class _Decision:
             "anomalies": [{"anomaly_id": found.anomaly_id, "rule": found.rule} for found in raised],
         }
         return Receipt(orjson.dumps(body), self.append.contract_id, self.row.revision)
+
+
+def _until(sealed: Sequence[SealedPart]) -> dict[str, str]:
+    return {part.path: part.until for part in sealed if part.until}
 
 
 def _replay(kept: _Kept, append: Append) -> Receipt:

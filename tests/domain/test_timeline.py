@@ -176,5 +176,5 @@ def test_the_event_types_are_those_of_the_catalogue_so_far() -> None:
         "disclosure.released", "disclosure.withheld", "dispute.raised", "dispute.resolved", "figure.stated", "figure.withdrawn",
         "force_majeure.declared", "force_majeure.lifted", "milestone.met", "milestone.missed", "milestone.scheduled", "note.added",
         "option.exercised", "option.granted", "option.lapsed", "order.extended", "party.added", "party.identified", "party.replaced",
-        "terms.amended", "value.revised",
+        "sealed.revealed", "terms.amended", "value.revised",
     }  # fmt: skip
