@@ -181,7 +181,7 @@ class SealedMember(msgspec.Struct, omit_defaults=True, kw_only=True):
     path: str
     digest: str
     until: str | None = None
-    value: Any = None
+    value: Any = msgspec.UNSET
     salt: str | None = None
 
 

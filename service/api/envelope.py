@@ -205,7 +205,7 @@ def _refused_sealed(error: ValidationError, paths: Sequence[str], prefix: str) -
     for fault, found in zip(faults_of(error.errors(include_url=False)), error.errors(include_url=False), strict=True):
         at = fault.pointer.removeprefix("/data")
         index = next((i for i, path in enumerate(paths) if f"{at}/".startswith(f"{path}/") or f"{path}/".startswith(f"{at}/")), None)
-        if index is None or not fault.pointer.startswith("/data"):
+        if index is None or not at or not fault.pointer.startswith("/data/"):
             told.append(MemberFault(prefix + fault.pointer, fault.detail))
         else:
             inner = at[len(paths[index]) :] if len(at) > len(paths[index]) else ""

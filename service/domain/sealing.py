@@ -119,7 +119,7 @@ def check_paths(paths: Sequence[str], values: Sequence[Any]) -> None:
     for index, path in enumerate(paths):
         if not path.isascii():
             raise CannotBeSealed(index, "names of members are ASCII")
-        if any(path == other or path.startswith(other + "/") for other in (*paths[:index], *paths[index + 1 :])):
+        if path in paths[:index] or any(path.startswith(other + "/") for other in paths):
             raise CannotBeSealed(index, "another path is the same, or holds this one; they stand beside one another")
         first, last = path.split("/")[1], path.rpartition("/")[2]
         names = {first, last, *(() if first == "terms" else _names(values[index]))}

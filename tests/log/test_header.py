@@ -368,6 +368,7 @@ def test_each_header_is_linked_to_the_one_before_it_in_its_contract() -> None:
 
 def test_what_the_fold_reads_of_an_event_is_all_in_header_and_body() -> None:
     fields = {"recorded_on": "recorded_at", "day": "effective_on", "data": "body_digest", "source": "body_digest"}
+    fields["sealed"] = "sealed_digest"
     assert {fields.get(name, name) for name in RecordedEvent.__struct_fields__} <= set(HEADER_MEMBERS)
 
 
