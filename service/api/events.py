@@ -160,7 +160,8 @@ def _sealed_members(body: dict[str, Any], parts: Sequence[SealedPart]) -> list[a
         for path, digest in body["sealed"].items()
     }
     for part in parts:
-        members[part.path].value, members[part.path].salt = part.value, part.salt
+        if part.path in members:  # else it is not what was recorded, as `verify` says
+            members[part.path].value, members[part.path].salt = part.value, part.salt
     return list(members.values())
 
 
