@@ -58,6 +58,7 @@ VALUES: Final[dict[str, Any]] = {
     "generation": 1,
     "contract_id": CONTRACT,
     "contract_ids": [CONTRACT],
+    "positions": [1_000, 2_000],
     "event_id": CONTRACT,
     "event_ids": [CONTRACT],
     "event_type": None,
