@@ -97,9 +97,11 @@ payloads = Table(
     Column("ledger_id", Uuid, nullable=False),
     Column("position", BigInteger, nullable=False),
     Column("body", LargeBinary, nullable=False),
+    Column("sealed", LargeBinary),
     PrimaryKeyConstraint("ledger_id", "position"),
 )
-"""The bodies of events, apart from the log, so that one can be erased while every proof stays."""
+"""The bodies of events, apart from the log, so that one can be erased while every proof stays. `sealed` holds the values and salts of
+what is sealed; no other column does, and nothing reads it but for a reader with the right, and to verify."""
 
 contracts = Table(
     "contracts",

@@ -183,6 +183,19 @@ class RawEvent(msgspec.Struct, omit_defaults=True, kw_only=True):
     body: str | None = None
 
 
+class SealedMember(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """A member of `data` that is sealed. `value` and `salt`, for a reader with the right, make `digest`: what a reveal states.
+
+    The digest is SHA-256 of canonical [salt, path, value].
+    """
+
+    path: str
+    digest: str
+    until: str | None = None
+    value: Any = msgspec.UNSET
+    salt: str | None = None
+
+
 class Event(msgspec.Struct, omit_defaults=True, kw_only=True):
     """An event as recorded. `data` is by the schema of its type and `schema_version`: the newest, to which what was sent by an earlier one
     is brought, or with `raw=true` the one it was sent and stored by."""
@@ -207,6 +220,8 @@ class Event(msgspec.Struct, omit_defaults=True, kw_only=True):
     source: JsonObject | None = None
     evidence: list[JsonObject] | None = None
     raw: RawEvent | None = None
+    sealed_digest: str | None = None
+    sealed: list[SealedMember] | None = None
 
 
 class EventPage(msgspec.Struct, omit_defaults=True, kw_only=True):

@@ -110,7 +110,7 @@ def _rebuild_chunk(connection: Connection, book: Book, chunk: Chunk) -> tuple[To
 
 
 def _checked_fold(
-    book: Book, contract_id: str, stored: Sequence[Row], bodies: Mapping[int, bytes]
+    book: Book, contract_id: str, stored: Sequence[Row], bodies: Mapping[int, Row]
 ) -> tuple[list[RecordedEvent], ContractRow]:
     """The events of a contract and the row they make today. OperatorError when they are not what was recorded."""
     try:

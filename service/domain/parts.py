@@ -138,6 +138,24 @@ class Released(Part):
     rests_on: list[int]
 
 
+class Sealed(Part):
+    """A member that is kept from readers without the right: its path in the data of the event, and the digest that binds its value."""
+
+    dated: ClassVar[tuple[str, ...]] = ("until",)
+
+    path: str
+    digest: str
+    rests_on: list[int]
+    until: str | None = None
+
+
+class Revealed(Part):
+    """What was sealed in an event, and is open since another: `rests_on` names the two."""
+
+    path: str
+    rests_on: list[int]
+
+
 class Filing(Part):
     """A filing: the members it contains, and those it keeps back."""
 

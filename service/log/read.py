@@ -16,9 +16,10 @@ from psycopg import AsyncConnection
 from service.database import Database
 from service.domain.contract import encode_state
 from service.domain.events import RecordedEvent, decode_body, first_day_of
+from service.domain.sealing import read_sealed_members
 from service.domain.timeline import View, tell
 from service.errors import ContractNotFound, EventNotFound, HistoryForked, LedgerNotFound, Malformed, MemberFault, Refused
-from service.log.header import NO_PREVIOUS, Header, decode_header
+from service.log.header import NO_PREVIOUS, Header, SealedPart, decode_header, read_sealed
 from service.log.ledger import Ledger, instant, zone
 from service.log.lists import Wanted, count_query, list_query
 from service.projections.contracts import encode_beside
@@ -76,6 +77,10 @@ _EVENTS_AFTER = (
     + "e.position > %(after)s AND (%(event_type)s::text IS NULL OR e.event_type = %(event_type)s) ORDER BY e.position LIMIT %(limit)s"
 )
 _CONTRACT_EVENTS = _EVENT + "e.contract_id = %(contract_id)s::uuid AND e.revision > %(after)s ORDER BY e.revision LIMIT %(limit)s"
+_SEALED = """
+SELECT position, sealed FROM payloads
+WHERE ledger_id = %(ledger_id)s::uuid AND position = ANY(%(positions)s::bigint[]) AND sealed IS NOT NULL
+"""
 _LAST_REVISION = """
 SELECT coalesce(max(revision), 0) FROM events WHERE ledger_id = %(ledger_id)s::uuid AND contract_id = %(contract_id)s::uuid
 """
@@ -157,6 +162,7 @@ def recorded_event(header: bytes, body: bytes, time_zone: ZoneInfo) -> RecordedE
         source=source,
         hypothetical=bool(known.hypothetical),
         schema_version=known.schema_version,
+        sealed=read_sealed_members(data, known.schema_version, body) if known.sealed_digest else None,
     )
 
 
@@ -305,6 +311,14 @@ class Reader:
         """The events after a position, in the order of the log."""
         parameters = {"ledger_id": ledger.ledger_id, "after": after, "limit": limit, "event_type": event_type}
         return [_stored(row) for row in await self.database.rows(_EVENTS_AFTER, parameters)]
+
+    async def sealed_parts(self, ledger: Ledger, events: Sequence[StoredEvent]) -> dict[int, list[SealedPart]]:
+        """The values and salts of what is sealed in some events, by position: for a reader with the right to them alone."""
+        positions = sorted(event.header.position for event in events if event.header.sealed_digest)
+        if not positions:
+            return {}
+        rows = await self.database.rows(_SEALED, {"ledger_id": ledger.ledger_id, "positions": positions})
+        return {position: read_sealed(sealed) for position, sealed in rows}
 
     async def newest(self, ledger: Ledger) -> tuple[int, str]:
         """The position and the hash of the newest event; 0 and zeros before the first."""
