@@ -18,7 +18,7 @@ from service.domain.state import Anomaly, Contract
 from service.domain.timeline import Basis, Pending, View, basis, tell, view
 from service.projections.filters import filters_of
 
-LAYOUT = 3
+LAYOUT = 4
 """The shape of the rows. A release that changes it writes its own generation, and one that does not know it refuses to write."""
 
 

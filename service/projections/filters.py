@@ -38,6 +38,10 @@ def filters_of(state: ContractState) -> list[str]:
             terms.add(f"party={party.party_id} role={role}")
             terms.add(f"role={role}")
     terms.update([f"currency={currency}" for currency in {figure.currency for figure in state.value.figures}])
+    if state.delivery and state.delivery.values:
+        terms.update([f"currency={value.currency}" for value in state.delivery.values])
+    if state.ending and state.ending.delivered_value:
+        terms.add(f"currency={state.ending.delivered_value['currency']}")
     terms.update([f"product={item.item_id}" for item in state.items])
     terms.update([f"label={known.label}" for known in state.labels])
     for reference in state.references:
