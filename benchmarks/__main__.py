@@ -1,4 +1,4 @@
-"""`python -m benchmarks [append|read|snapshot|verify|all]`: measures this machine, and exits 1 where a figure is below its bar."""
+"""`python -m benchmarks [append|read|snapshot|verify|lists|all]`: measures this machine, and exits 1 where a figure is below its bar."""
 
 import signal
 import sys
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import rates, verify, wrk
+from benchmarks import lists, rates, verify, wrk
 
 DEFAULT_EVENTS = 1_000_000
 
@@ -18,6 +18,7 @@ class What(StrEnum):
     read = "read"
     snapshot = "snapshot"
     verify = "verify"
+    lists = "lists"
     all = "all"
 
 
@@ -29,6 +30,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     what: Annotated[What, typer.Argument(help="Which benchmark.")] = What.all,
     events: Annotated[int, typer.Option(min=10, help="verify: how many events the ledger has; tens of them.")] = DEFAULT_EVENTS,
+    contracts: Annotated[int, typer.Option(min=1_000, help="lists: how many contracts the ledger has.")] = lists.CONTRACTS,
     keep: Annotated[Path | None, typer.Option(help="verify: a folder to keep the ledger in, and to find it in the next time.")] = None,
 ) -> None:
     """Measure the service beside an empty endpoint, and how fast a ledger is verified.
@@ -44,6 +46,8 @@ def main(
         good = rates.measure(chosen)
     if what in {What.all, What.verify}:
         good = verify.verify_rate(events // verify.EVENTS_A_CONTRACT * verify.EVENTS_A_CONTRACT, keep) and good
+    if what in {What.all, What.lists}:
+        good = lists.list_times(contracts) and good
     if not good:
         raise typer.Exit(1)
 
