@@ -31,10 +31,8 @@ class WantedSums:
         return [name for name in PLACES if name in _ALWAYS or name in self.by or name in self.where]
 
 
-async def sums(
-    database: Database, ledger: Ledger, stand: Stand, wanted: WantedSums, after: Sequence[str], limit: int
-) -> list[dict[str, Any]]:
-    """Sums after a place, by their places, as members and amounts."""
+def sums_query(ledger: Ledger, stand: Stand, wanted: WantedSums, after: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """The statement for sums after a place, by their places, and its parameters but the limit."""
     places = wanted.places
     conditions, parameters = _conditions(ledger, stand, wanted)
     if after:
@@ -43,9 +41,16 @@ async def sums(
     told = ", ".join(f"sum({name})::text" for name in AMOUNTS)
     keys = ", ".join(places)
     # Every part is written here; what is asked comes as parameters.
-    statement = f"SELECT {keys}, {told} FROM commitments {conditions} GROUP BY {keys} ORDER BY {keys} LIMIT %(limit)s"  # noqa: S608
+    return f"SELECT {keys}, {told} FROM commitments {conditions} GROUP BY {keys} ORDER BY {keys} LIMIT %(limit)s", parameters  # noqa: S608
+
+
+async def sums(
+    database: Database, ledger: Ledger, stand: Stand, wanted: WantedSums, after: Sequence[str], limit: int
+) -> list[dict[str, Any]]:
+    """Sums after a place, by their places, as members and amounts."""
+    statement, parameters = sums_query(ledger, stand, wanted, after)
     rows = await database.rows(statement, parameters | {"limit": limit}, planned_anew=True)
-    return [dict(zip((*places, *AMOUNTS), row, strict=True)) for row in rows]
+    return [dict(zip((*wanted.places, *AMOUNTS), row, strict=True)) for row in rows]
 
 
 async def count_sums(database: Database, ledger: Ledger, stand: Stand, wanted: WantedSums, limit: int) -> int:
