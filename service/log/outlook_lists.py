@@ -38,7 +38,7 @@ def sums_query(ledger: Ledger, stand: Stand, wanted: WantedSums, after: Sequence
     if after:
         conditions += f" AND ({', '.join(places)}) > ({', '.join(f'%(after_{name})s' for name in places)})"
         parameters |= {f"after_{name}": value for name, value in zip(places, after, strict=True)}
-    told = ", ".join(f"sum({name})::text" for name in AMOUNTS)
+    told = ", ".join(f"trim_scale(sum({name}))::text" for name in AMOUNTS)
     keys = ", ".join(places)
     # Every part is written here; what is asked comes as parameters.
     return f"SELECT {keys}, {told} FROM commitments {conditions} GROUP BY {keys} ORDER BY {keys} LIMIT %(limit)s", parameters  # noqa: S608

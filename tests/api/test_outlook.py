@@ -6,8 +6,10 @@ from typing import Any
 import httpx
 import pytest
 
+from service.audit.replay import verify
 from tests.api.bodies import PARTIES, REPORTED, SIGNED, Json, changed, event, figure, open_contract, play_the_case, record
 from tests.api.running import RunningService
+from tests.servers import rows, verified
 
 
 @pytest.fixture
@@ -90,24 +92,24 @@ def test_sums_are_what_is_computed_by_hand(empty: httpx.Client) -> None:
     money = {(item.get("currency"), item["basis"]): amounts(item) for item in items_of(empty, "/commitments") if "currency" in item}
     assert money == {
         ("EUR", "contractual"): ("70", "0", "70"),
-        ("USD", "contractual"): ("1200.50", "150.25", "1050.25"),
+        ("USD", "contractual"): ("1200.5", "150.25", "1050.25"),
         ("USD", "reported"): ("50", "0", "50"),
     }
     by_product = items_of(empty, "/commitments", by="product", currency="USD", basis="contractual")
     assert {item["product"]: amounts(item) for item in by_product} == {
-        "cells": ("1000.50", "150.25", "850.25"),
+        "cells": ("1000.5", "150.25", "850.25"),
         "packs": ("200", "0", "200"),
     }
     by_year = items_of(empty, "/commitments", by="year,currency", currency="USD", basis="contractual", party="a")
     assert {item["year"]: amounts(item) for item in by_year} == {
         "2024": ("0", "100.25", "0"),
         "2025": ("0", "50", "0"),
-        "unscheduled": ("1200.50", "0", "1050.25"),
+        "unscheduled": ("1200.5", "0", "1050.25"),
     }
     (quantity,) = [item for item in items_of(empty, "/commitments", product="cells") if "unit" in item]
     assert (quantity["unit"], *amounts(quantity)) == ("EA", "100", "15", "85")
     by_party = items_of(empty, "/commitments", by="party", currency="USD", basis="contractual")
-    assert {item["party"]: amounts(item)[0] for item in by_party} == {"a": "1200.50", "isuzu": "1200.50"}
+    assert {item["party"]: amounts(item)[0] for item in by_party} == {"a": "1200.5", "isuzu": "1200.5"}
 
 
 def test_a_sum_follows_what_happens_to_its_contracts(empty: httpx.Client) -> None:
@@ -278,3 +280,29 @@ def test_an_answer_tells_of_everything_that_was_recorded_before_it_was_asked_for
         position = answer_of(empty, "/deadlines")["as_of"]["known_position"]
         assert position == index + 1 == answer_of(empty, "/parties/a")["contract_count"]
         assert contract_id in {item["contract_id"] for item in items_of(empty, "/commitments/contracts")}
+
+
+# Verify
+
+
+def test_verify_holds_the_outlook_against_the_rows_it_is_made_from(service: RunningService, empty: httpx.Client) -> None:
+    ledger = empty.base_url.path.rstrip("/").rpartition("/")[2]
+    contract_id = sold(empty, "a", "cells", "100.50")
+    assert items_of(empty, "/commitments") != []
+    delivered(empty, contract_id, "d", "cells", "1", "10.25", "2024-05-01")
+    url = service.database.service_url
+    verified(url, ledger)  # the outlook is behind, which is no fault
+    assert items_of(empty, "/commitments") != []
+    verified(url, ledger)
+    for table, change, back in (
+        ("commitments", "delivered = delivered + 1", "delivered = delivered - 1"),
+        ("parties", "contracts = contracts + 1", "contracts = contracts - 1"),
+        ("deadlines", "counts_on = counts_on + 1", "counts_on = counts_on - 1"),
+    ):
+        ledger_id = "ledger_id = (SELECT ledger_id FROM ledgers WHERE name = %s)"
+        rows(url, f"UPDATE {table} SET {change} WHERE {ledger_id}", ledger)
+        difference = verify(url, ledger, lambda *_: None, processes=1).difference
+        assert difference is not None
+        assert difference.where == table
+        rows(url, f"UPDATE {table} SET {back} WHERE {ledger_id}", ledger)
+    verified(url, ledger)
