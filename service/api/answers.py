@@ -302,5 +302,101 @@ class LedgerPage(msgspec.Struct, omit_defaults=True, kw_only=True):
     count_is_exact: bool | None = None
 
 
+class Range(msgspec.Struct, kw_only=True):
+    """Decimals: the least and the greatest that may be meant; equal where each amount is stated as one."""
+
+    low: str
+    high: str
+
+
+class Commitment(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """A sum over contracts, of one basis: of money in one currency, or of a quantity in one unit. `contracts` is the address of the
+    contracts that make it."""
+
+    basis: str
+    committed: Range
+    delivered: str
+    remaining: Range
+    contracts: str
+    party: str | None = None
+    product: str | None = None
+    currency: str | None = None
+    unit: str | None = None
+    year: str | None = None
+
+
+class CommitmentPage(msgspec.Struct, omit_defaults=True, kw_only=True):
+    items: list[Commitment]
+    as_of: AsOf
+    next: str | None = None
+    count: int | None = None
+    count_is_exact: bool | None = None
+
+
+class ContractCommitments(msgspec.Struct, kw_only=True):
+    """What one contract commits to, line by line."""
+
+    contract_id: str
+    revision: int
+    title: str
+    status: str
+    lines: list[Commitment]
+
+
+class ContractCommitmentsPage(msgspec.Struct, omit_defaults=True, kw_only=True):
+    items: list[ContractCommitments]
+    as_of: AsOf
+    next: str | None = None
+
+
+class Deadline(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """A day on which something about a contract ends, opens or falls due: `due_on` as stated, and of it the day that counts."""
+
+    contract_id: str
+    title: str
+    kind: str
+    due_on: str
+    counts_on: str
+    sentence: str
+    rests_on: list[int]
+    about: str | None = None
+    hypothetical: bool | None = None
+
+
+class DeadlinePage(msgspec.Struct, omit_defaults=True, kw_only=True):
+    items: list[Deadline]
+    as_of: AsOf
+    next: str | None = None
+    count: int | None = None
+    count_is_exact: bool | None = None
+
+
+class PartyName(msgspec.Struct, kw_only=True):
+    name: str
+    contracts: int
+
+
+class PartyTold(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """A party over all contracts: by the names, roles and identifiers that they state. `merges` are the ids that turned out to be it."""
+
+    party_id: str
+    names: list[PartyName]
+    roles: list[str]
+    identifiers: list[JsonObject]
+    relations: list[JsonObject]
+    merges: list[str]
+    contract_count: int
+    former_contract_count: int
+    contracts: str
+
+
+class PartyPage(msgspec.Struct, omit_defaults=True, kw_only=True):
+    items: list[PartyTold]
+    as_of: AsOf
+    next: str | None = None
+    count: int | None = None
+    count_is_exact: bool | None = None
+
+
 def encode(answer: Any) -> bytes:
     return msgspec.json.encode(answer)

@@ -161,7 +161,7 @@ def _refold(connection: Connection, book: Book, contract_id: str) -> None:
 
 def _delete_stale(connection: Connection, book: Book, live: int) -> None:
     """Take away the rows of every generation but the live one, in short transactions."""
-    for table in ("contracts", "deliveries"):
+    for table in ("contracts", "deliveries", "outlook_heads", "outlooks", "deadlines", "commitments", "parties"):
         parameters = {"ledger_id": book.ledger.ledger_id, "generation": live, "rows": DELETE_ROWS}
         while connection.execute(_STALE.format(table=table), parameters).rowcount:
             pass

@@ -221,6 +221,15 @@ class Delivered(Part):
     quantity: str
 
 
+class DeliveredValue(Part):
+    """A total of the values that recorded deliveries state, by item, currency and year of delivery."""
+
+    item_id: str
+    currency: str
+    year: str
+    amount: str
+
+
 class UnsignedDelivery(Part):
     """A delivery in a contract that was not signed by then."""
 
@@ -244,6 +253,7 @@ class Delivery(Part):
     item_id: str | None = None
     count: int = 0
     totals: list[Delivered] = []
+    values: list[DeliveredValue] = []
     unsigned: list[UnsignedDelivery] = []
 
 

@@ -16,6 +16,7 @@ from service.domain.parts import JsonObject, StandingFigure
 from service.domain.state import Best, Conflict, CurrencyRange, Extreme, Facts, Value
 
 _RANK = {"contractual": 0, "disclosed": 1, "confirmed": 2, "reported": 3, "estimated": 4, "computed": 5}
+BASES = tuple(_RANK)
 _FIRM = {"contractual", "disclosed", "confirmed"}
 MAX_CONFLICTS = 100
 _TOLERANCE = Decimal("0.01")
@@ -114,10 +115,10 @@ def _firmness(figures: Sequence[StandingFigure]) -> str | None:
 
 
 def _best(figures: Sequence[StandingFigure]) -> StandingFigure:
-    return figures[0] if len(figures) == 1 else min(figures, key=_preference)
+    return figures[0] if len(figures) == 1 else min(figures, key=preference)
 
 
-def _preference(figure: StandingFigure) -> tuple[int, bool, int, int]:
+def preference(figure: StandingFigure) -> tuple[int, bool, int, int]:
     """The firmest basis comes first; among equals a root of a derivation, then the latest."""
     return _RANK[figure.basis], figure.derived_from is not None, -first_day(figure.effective_on).toordinal(), -figure.rests_on[0]
 

@@ -6,7 +6,7 @@ import binascii
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -267,7 +267,7 @@ class Reader:
         events = await self.history(ledger, contract_id, position)
         if not events:
             raise ContractNotFound(f"Ledger {ledger.name} knew no contract {contract_id} at position {position}.")
-        known_at = await self._recorded_at(ledger, position) if position < head else head_at
+        known_at = await self.recorded_at(ledger, position) if position < head else head_at
         effective_on = times.effective_on or now.astimezone(zone(ledger.time_zone)).date()
         as_of = AsOf(
             effective_on=effective_on.isoformat(),
@@ -295,9 +295,10 @@ class Reader:
             raise _refused(times.prefix + "known_position", f"the ledger has {head} events so far")
         return head if times.known_position is None else times.known_position
 
-    async def _recorded_at(self, ledger: Ledger, position: int) -> datetime:
+    async def recorded_at(self, ledger: Ledger, position: int) -> datetime:
+        """The instant at which an event was recorded."""
         rows = await self.database.rows(_RECORDED_AT, {"ledger_id": ledger.ledger_id, "position": position})
-        recorded_at: datetime = rows[0][0]
+        recorded_at: datetime = rows[0][0] if rows else datetime.fromtimestamp(0, UTC)
         return recorded_at
 
     async def event(self, ledger: Ledger, event_id: str) -> StoredEvent:
