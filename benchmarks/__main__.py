@@ -1,4 +1,4 @@
-"""`python -m benchmarks [append|read|snapshot|history|verify|import|all]`: measures, and exits 1 where a figure is below its bar."""
+"""`python -m benchmarks [append|read|snapshot|history|verify|import|lists|all]`: measures, and exits 1 where a figure is below its bar."""
 
 import signal
 import sys
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import history, imports, rates, verify, wrk
+from benchmarks import history, imports, lists, rates, verify, wrk
 
 DEFAULT_EVENTS = 1_000_000
 DEFAULT_LINES = 100_000
@@ -21,6 +21,7 @@ class What(StrEnum):
     history = "history"
     verify = "verify"
     imports = "import"
+    lists = "lists"
     all = "all"
 
 
@@ -33,6 +34,7 @@ def main(
     what: Annotated[What, typer.Argument(help="Which benchmark.")] = What.all,
     events: Annotated[int, typer.Option(min=10, help="verify: how many events the ledger has; tens of them.")] = DEFAULT_EVENTS,
     lines: Annotated[int, typer.Option(min=10, help="import: how many events the file has; tens of them.")] = DEFAULT_LINES,
+    contracts: Annotated[int, typer.Option(min=1_000, help="lists: how many contracts the ledger has.")] = lists.CONTRACTS,
     keep: Annotated[Path | None, typer.Option(help="verify: a folder to keep the ledger in, and to find it in the next time.")] = None,
 ) -> None:
     """Measure the service beside an empty endpoint, how fast a ledger is verified, and how fast lines are imported.
@@ -54,6 +56,8 @@ def main(
         good = imports.import_rate(lines) and good
         wrk.program()
         good = imports.waits() and good
+    if what in {What.all, What.lists}:
+        good = lists.list_times(contracts) and good
     if not good:
         raise typer.Exit(1)
 

@@ -26,6 +26,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Numeric,
     PrimaryKeyConstraint,
     Table,
     Text,
@@ -97,9 +98,11 @@ payloads = Table(
     Column("ledger_id", Uuid, nullable=False),
     Column("position", BigInteger, nullable=False),
     Column("body", LargeBinary, nullable=False),
+    Column("sealed", LargeBinary),
     PrimaryKeyConstraint("ledger_id", "position"),
 )
-"""The bodies of events, apart from the log, so that one can be erased while every proof stays."""
+"""The bodies of events, apart from the log, so that one can be erased while every proof stays. `sealed` holds the values and salts of
+what is sealed; no other column does, and nothing reads it but for a reader with the right, and to verify."""
 
 contracts = Table(
     "contracts",
@@ -137,6 +140,83 @@ deliveries = Table(
     PrimaryKeyConstraint("ledger_id", "generation", "contract_id", "delivery_id"),
 )
 """Ids of recorded deliveries, which are too many to stand in a contract's state and must be unique in it."""
+
+outlook_heads = Table(
+    "outlook_heads",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("filled_to", Uuid),
+    PrimaryKeyConstraint("ledger_id", "generation"),
+)
+"""How far the outlook of a ledger follows its log; while it is first filled, `filled_to` names the last contract that is in it."""
+
+outlooks = Table(
+    "outlooks",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("contract_id", Uuid, nullable=False),
+    Column("outlook", Text, nullable=False),
+    PrimaryKeyConstraint("ledger_id", "generation", "contract_id"),
+)
+"""What a contract has contributed to deadlines, commitments and parties, as JSON: so that it can be taken out again."""
+
+deadlines = Table(
+    "deadlines",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("contract_id", Uuid, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("counts_on", Date, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("deadline", Text, nullable=False),
+    PrimaryKeyConstraint("ledger_id", "generation", "contract_id", "number"),
+    Index("deadlines_counts_on", "ledger_id", "generation", "counts_on", "contract_id", "number"),
+)
+
+commitments = Table(
+    "commitments",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("by_party", Boolean, nullable=False),
+    Column("by_product", Boolean, nullable=False),
+    Column("party", Text(collation="C"), nullable=False),
+    Column("product", Text(collation="C"), nullable=False),
+    Column("currency", Text(collation="C"), nullable=False),
+    Column("unit", Text(collation="C"), nullable=False),
+    Column("year", Text(collation="C"), nullable=False),
+    Column("basis", Text(collation="C"), nullable=False),
+    Column("status", Text(collation="C"), nullable=False),
+    Column("committed_low", Numeric, nullable=False),
+    Column("committed_high", Numeric, nullable=False),
+    Column("delivered", Numeric, nullable=False),
+    Column("remaining_low", Numeric, nullable=False),
+    Column("remaining_high", Numeric, nullable=False),
+    Column("lines", BigInteger, nullable=False),
+    PrimaryKeyConstraint(
+        "ledger_id", "generation", "by_party", "by_product", "party", "product", "currency", "unit", "year", "basis", "status"
+    ),
+)
+"""Sums of the lines of all contracts: over all parties or by party, over all products or by product. One without lines is not kept."""
+
+parties = Table(
+    "parties",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("party_id", Text(collation="C"), nullable=False),
+    Column("digest", Text(collation="C"), nullable=False),
+    Column("form", Text, nullable=False),
+    Column("words", ARRAY(Text), nullable=False),
+    Column("contracts", BigInteger, nullable=False),
+    PrimaryKeyConstraint("ledger_id", "generation", "party_id", "digest"),
+    Index("parties_words", "words", postgresql_using="gin"),
+)
+"""Parties as contracts state them: each form (name, roles, identifiers, relation, as JSON) with how many contracts state it."""
 
 idempotency = Table(
     "idempotency",

@@ -193,6 +193,14 @@ class IssuerUnreachable(Unavailable):
     to_be_retried = True
 
 
+class OutlookBehind(Unavailable):
+    code, title = "outlook-behind", "What is asked for is being made; ask again"
+
+
+class PartyNotFound(LedgerError):
+    code, status, title = "party-not-found", 404, "No contract has such a party"
+
+
 class QueueFull(Unavailable):
     code, title = "queue-full", "Too many requests wait for this ledger"
 

@@ -3,7 +3,7 @@
 from alembic import context, op
 
 revision = "0005"
-down_revision = "0002"
+down_revision = "0003"
 
 TABLES = """
 CREATE TABLE imports (

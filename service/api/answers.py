@@ -195,6 +195,19 @@ class RawEvent(msgspec.Struct, omit_defaults=True, kw_only=True):
     body: str | None = None
 
 
+class SealedMember(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """A member of `data` that is sealed. `value` and `salt`, for a reader with the right, make `digest`: what a reveal states.
+
+    The digest is SHA-256 of canonical [salt, path, value].
+    """
+
+    path: str
+    digest: str
+    until: str | None = None
+    value: Any = msgspec.UNSET
+    salt: str | None = None
+
+
 class Event(msgspec.Struct, omit_defaults=True, kw_only=True):
     """An event as recorded. `data` is by the schema of its type and `schema_version`: the newest, to which what was sent by an earlier one
     is brought, or with `raw=true` the one it was sent and stored by."""
@@ -219,6 +232,8 @@ class Event(msgspec.Struct, omit_defaults=True, kw_only=True):
     source: JsonObject | None = None
     evidence: list[JsonObject] | None = None
     raw: RawEvent | None = None
+    sealed_digest: str | None = None
+    sealed: list[SealedMember] | None = None
 
 
 class EventPage(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -294,6 +309,102 @@ class LedgerAnswer(msgspec.Struct, kw_only=True):
 
 class LedgerPage(msgspec.Struct, omit_defaults=True, kw_only=True):
     items: list[LedgerAnswer]
+    next: str | None = None
+    count: int | None = None
+    count_is_exact: bool | None = None
+
+
+class Range(msgspec.Struct, kw_only=True):
+    """Decimals: the least and the greatest that may be meant; equal where each amount is stated as one."""
+
+    low: str
+    high: str
+
+
+class Commitment(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """A sum over contracts, of one basis: of money in one currency, or of a quantity in one unit. `contracts` is the address of the
+    contracts that make it."""
+
+    basis: str
+    committed: Range
+    delivered: str
+    remaining: Range
+    contracts: str
+    party: str | None = None
+    product: str | None = None
+    currency: str | None = None
+    unit: str | None = None
+    year: str | None = None
+
+
+class CommitmentPage(msgspec.Struct, omit_defaults=True, kw_only=True):
+    items: list[Commitment]
+    as_of: AsOf
+    next: str | None = None
+    count: int | None = None
+    count_is_exact: bool | None = None
+
+
+class ContractCommitments(msgspec.Struct, kw_only=True):
+    """What one contract commits to, line by line."""
+
+    contract_id: str
+    revision: int
+    title: str
+    status: str
+    lines: list[Commitment]
+
+
+class ContractCommitmentsPage(msgspec.Struct, omit_defaults=True, kw_only=True):
+    items: list[ContractCommitments]
+    as_of: AsOf
+    next: str | None = None
+
+
+class Deadline(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """A day on which something about a contract ends, opens or falls due: `due_on` as stated, and of it the day that counts."""
+
+    contract_id: str
+    title: str
+    kind: str
+    due_on: str
+    counts_on: str
+    sentence: str
+    rests_on: list[int]
+    about: str | None = None
+    hypothetical: bool | None = None
+
+
+class DeadlinePage(msgspec.Struct, omit_defaults=True, kw_only=True):
+    items: list[Deadline]
+    as_of: AsOf
+    next: str | None = None
+    count: int | None = None
+    count_is_exact: bool | None = None
+
+
+class PartyName(msgspec.Struct, kw_only=True):
+    name: str
+    contracts: int
+
+
+class PartyTold(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """A party over all contracts: by the names, roles and identifiers that they state. `merges` are the ids that turned out to be it."""
+
+    party_id: str
+    names: list[PartyName]
+    roles: list[str]
+    identifiers: list[JsonObject]
+    relations: list[JsonObject]
+    merges: list[str]
+    contract_count: int
+    former_contract_count: int
+    contracts: str
+
+
+class PartyPage(msgspec.Struct, omit_defaults=True, kw_only=True):
+    items: list[PartyTold]
+    as_of: AsOf
     next: str | None = None
     count: int | None = None
     count_is_exact: bool | None = None

@@ -102,6 +102,9 @@ async def _append(call: Call, event_type: str | None, *, opening: bool) -> Respo
     expected = _expected_revision(call, opening=opening)
     body = await read_body(request)
     events: list[NewEvent] = read_events(body) if event_type is None else [read_event(event_type, body)]
+    for new in events:
+        if new.fact.extra_right is not None:
+            call.principal.require(new.fact.extra_right, call.ledger.ledger_id)
     receipt = await call.services.writers.append(
         Append(
             ledger=call.ledger,

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Final
+from urllib.parse import unquote
 
 from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
@@ -115,6 +116,9 @@ class Dispatch:
         """What answers the request, and its name; its parameters go into the scope. NotFound, or MethodNotAllowed with what is allowed."""
         path, method = scope["path"], scope["method"]
         segments = path.split("/")
+        raw = scope.get("raw_path") or b""
+        if b"%2f" in raw.lower():  # a slash that is part of an id
+            segments = [unquote(segment) for segment in raw.decode("latin-1").partition("?")[0].split("/")]
         allowed: set[str] = set()
         for ending in (segments[-1], _ANY):
             for place in self._places.get((len(segments), ending), {}).values():

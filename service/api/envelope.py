@@ -1,21 +1,23 @@
 """The body of an append: the envelope that every event travels in, read strictly and validated by the class of its data."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Literal
 
 from fastapi import Request
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 from starlette.requests import ClientDisconnect
 
 from service.api.json_body import JsonFault, read_object
 from service.domain.dates import BusinessDate
-from service.domain.events import EVENT_TYPES, STRICT, EventData, Evidence, Source, Uuid
-from service.domain.faults import refusal
+from service.domain.events import EVENT_TYPES, STRICT, EventData, Evidence, Path, Source, Uuid
+from service.domain.faults import MAX_FAULTS, fault_of, refusal
+from service.domain.sealing import MAX_SEALED, MAX_SEALED_BYTES, NEVER_SEALED, CannotBeSealed, check_paths, lay, public_fact
 from service.errors import BodyTooLarge, Malformed, MemberFault, Refused, UnsupportedMediaType
 from service.log.decide import NewEvent
+from service.log.header import SealedPart, canonical, new_salts
 
 MAX_EVENTS = 100
 
@@ -29,6 +31,30 @@ def _only_true(value: object) -> object:
 # A Literal alone takes 1 for True, and what is sent is what is stored.
 Mark = Annotated[Literal[True], BeforeValidator(_only_true)]
 EvidenceList = Annotated[list[Evidence], Field(min_length=1, max_length=20)]
+
+
+def _is_ascii(path: str) -> str:
+    if not path.isascii():
+        raise PydanticCustomError("ascii", "names of members are ASCII")
+    return path
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SealedItem:
+    """A member of `data` that only readers with the right may see: it stands here, by an RFC 6901 pointer into `data`, and not there.
+
+    A day in `until` is told openly; when it has passed without a reveal, that is flagged.
+    """
+
+    __pydantic_config__ = STRICT
+
+    path: Annotated[Path, AfterValidator(_is_ascii)]
+    value: Annotated[Any, Field(description="What would stand at the path in `data`.")]
+    until: BusinessDate | None = None
+
+
+SealedList = Annotated[list[SealedItem], Field(min_length=1, max_length=MAX_SEALED)]
+_validate_sealed = TypeAdapter(SealedList).validator.validate_python
 
 
 @cache
@@ -46,11 +72,12 @@ def _envelope(name: str, data: type, doc: str, *more: tuple[str, Any] | tuple[st
             *more,
             ("source", Source),
             ("data", data),
-            # Not one field() for all four: it would take the name of the last, and the others would be unknown.
+            # Not one field() for all: it would take the name of the last, and the others would be unknown.
             ("evidence", EvidenceList | None, None),
             ("correlation_id", Uuid | None, None),
             ("causation_id", Uuid | None, None),
             ("hypothetical", Mark | None, None),
+            ("sealed", SealedList | None, None),
         ],
         frozen=True,
         slots=True,
@@ -126,11 +153,66 @@ def _too_large(limit: int) -> BodyTooLarge:
 
 def read_event(event_type: str, body: dict[str, Any], prefix: str = "") -> NewEvent:
     """A request for one event. Refused with a pointer for each fault."""
+    if "sealed" in body:
+        return _read_sealing(event_type, body, prefix)
     try:
         envelope = _validator(event_type)(body)
     except ValidationError as error:
         raise refusal(error, prefix) from None
     return _new_event(envelope.data, body)
+
+
+def _read_sealing(event_type: str, body: dict[str, Any], prefix: str) -> NewEvent:
+    """A request for an event with sealed members: all together have to be valid, what is public has to be readable by itself."""
+    if event_type in NEVER_SEALED:
+        raise _fault(f"{prefix}/sealed", f"nothing of {event_type} can be sealed")
+    try:
+        _validate_sealed(body["sealed"])
+    except ValidationError as error:
+        raise refusal(error, f"{prefix}/sealed") from None
+    sent: list[dict[str, Any]] = body["sealed"]
+    paths, values = [item["path"] for item in sent], [item["value"] for item in sent]
+    if len(canonical(values)) > MAX_SEALED_BYTES:
+        raise _fault(f"{prefix}/sealed", f"sealed values have at most {MAX_SEALED_BYTES} bytes together")
+    whole = body
+    try:
+        if isinstance(body.get("data"), dict):
+            check_paths(paths, values)
+            whole = {**body, "data": lay(body["data"], paths, values)}
+        _validator(event_type)(whole)
+        fact = public_fact(EVENT_TYPES[event_type], body["data"], paths, values)
+    except CannotBeSealed as error:
+        raise _fault(f"{prefix}/sealed/{error.index}/path", str(error)) from None
+    except ValidationError as error:
+        raise _refused_sealed(error, paths, prefix) from None
+    salts = new_salts(len(sent))
+    parts = [
+        SealedPart(path=item["path"], value=item["value"], salt=salt.hex(), until=item.get("until"))
+        for item, salt in zip(sent, salts, strict=True)
+    ]
+    return dataclasses.replace(_new_event(fact, body), sealed=parts)
+
+
+def _fault(pointer: str, detail: str) -> Refused:
+    return Refused(f"{pointer}: {detail}.", (MemberFault(pointer, detail),))
+
+
+def _refused_sealed(error: ValidationError, paths: Sequence[str], prefix: str) -> Refused:
+    """Faults where they were sent: what lies in a sealed value is told by the name of the rule alone, since a text may quote the value.
+
+    So is what lies above one, where two members do not fit together.
+    """
+    told: list[MemberFault] = []
+    for found in error.errors(include_url=False)[:MAX_FAULTS]:
+        fault = fault_of(found, "")
+        at = fault.pointer.removeprefix("/data")
+        index = next((i for i, path in enumerate(paths) if f"{at}/".startswith(f"{path}/") or f"{path}/".startswith(f"{at}/")), None)
+        if index is None or not at or not fault.pointer.startswith("/data/"):
+            told.append(MemberFault(prefix + fault.pointer, fault.detail))
+        else:
+            inner = at[len(paths[index]) :] if len(at) > len(paths[index]) else ""
+            told.append(MemberFault(f"{prefix}/sealed/{index}/value{inner}", f"what is sealed breaks the rule {found['type']}"))
+    return Refused(f"{told[0].pointer}: {told[0].detail}.", tuple(told))
 
 
 def read_events(body: dict[str, Any]) -> list[NewEvent]:

@@ -1,9 +1,11 @@
 """Events over HTTP: one by its id, a contract's, and the log in its order."""
 
 import re
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import orjson
+import structlog
 from fastapi import APIRouter, Response
 from pydantic import Field
 
@@ -23,19 +25,24 @@ from service.api.pages import PageQuery, counted, cursor_in, page_headers, place
 from service.domain.events import EVENT_TYPES, newest
 from service.domain.parts import JsonObject
 from service.errors import ContractNotFound, EventNotFound, HistoryForked, Malformed, MemberFault, Refused
-from service.log.header import NO_PREVIOUS, Header
+from service.log.header import NO_PREVIOUS, Header, SealedPart
 from service.log.read import StoredEvent, cursor_at
 
 EVENTS = "/v1/ledgers/{ledger}/events"
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 router = APIRouter()
+_log = structlog.get_logger()
 
 
 class EventQuery(QueryModel):
     raw: Annotated[
         Flag,
         Field(description="Show each event as it is stored too, byte for byte, and its data by the `schema_version` it was recorded with."),
+    ] = "false"
+    sealed: Annotated[
+        Flag,
+        Field(description="With values and salts of what is sealed; takes the right `sealed:read`, and each event shown so is logged."),
     ] = "false"
 
 
@@ -50,17 +57,38 @@ class FeedQuery(EventQuery):
 
 
 async def _get_event(call: Call) -> Response:
-    raw = call.query(EventQuery).raw == "true"
+    query = call.query(EventQuery)
+    _check_sealed(call, query)
     event_id = call.request.path_params["event_id"].lower()
     if not _UUID.fullmatch(event_id):
         raise EventNotFound(f"Ledger {call.ledger.name} has no event {event_id[:100]!r}; an event_id is a UUID.")
     stored = await call.services.reader.event(call.ledger, event_id)
-    answer = event_answer(stored, call.epoch, raw=raw)
-    return etag_response(call, f'"{stored.event_hash[:16]}.{"raw" if raw else answer.schema_version}"', answer)
+    (answer,) = await _answers(call, [stored], query)
+    shown = "raw" if query.raw == "true" else answer.schema_version
+    return etag_response(call, f'"{stored.event_hash[:16]}.{shown}{".sealed" if query.sealed == "true" else ""}"', answer)
+
+
+def _check_sealed(call: Call, query: EventQuery) -> None:
+    """Forbidden when what is sealed is asked for without the right to it."""
+    if query.sealed == "true":
+        call.principal.require("sealed:read", call.ledger.ledger_id)
+
+
+async def _answers(call: Call, stored: Sequence[StoredEvent], query: EventQuery) -> list[answers.Event]:
+    """Stored events as answers. Who sees what is sealed, and of which events, is logged; what they see is not."""
+    parts = await call.services.reader.sealed_parts(call.ledger, stored) if query.sealed == "true" else {}
+    shown = [event.header.event_id for event in stored if event.header.position in parts]
+    if shown:
+        request_id = call.request.scope.get("request_id", "")
+        _log.info(
+            "sealed data read", principal_id=call.principal.principal_id, ledger=call.ledger.name, event_ids=shown, request_id=request_id
+        )
+    return [event_answer(event, call.epoch, parts.get(event.header.position, ()), raw=query.raw == "true") for event in stored]
 
 
 async def _list_events(call: Call) -> Response:
     query = call.query(FeedQuery)
+    _check_sealed(call, query)
     if query.event_type is not None and query.event_type not in EVENT_TYPES:
         # An empty page with a cursor at the end would let a slip of the pen pass over everything.
         fault = MemberFault("query:event_type", f"there is no event type {query.event_type}")
@@ -70,7 +98,7 @@ async def _list_events(call: Call) -> Response:
     # Read before the events: a cursor that passes over what the filter leaves out must pass over nothing newer.
     position, event_hash = await reader.newest(call.ledger) if query.event_type else (after, NO_PREVIOUS)
     stored = await reader.events(call.ledger, after, query.limit + 1, query.event_type)
-    items = [event_answer(event, call.epoch, raw=query.raw == "true") for event in stored[: query.limit]]
+    items = await _answers(call, stored[: query.limit], query)
     more = len(stored) > query.limit
     if items and (more or items[-1].position >= position):
         following = items[-1].cursor
@@ -82,6 +110,7 @@ async def _list_events(call: Call) -> Response:
 
 async def contract_event_page(call: Call, contract_id: str, query: ContractEventsQuery) -> Response:
     """A page of a contract's events, by revision."""
+    _check_sealed(call, query)
     listed = f"events of {contract_id} in {call.ledger.ledger_id} {call.epoch}"
     revision = int(place_in(listed, query.after, "[1-9][0-9]{0,8}")) if query.after else 0
     limit = query.limit
@@ -92,15 +121,16 @@ async def contract_event_page(call: Call, contract_id: str, query: ContractEvent
         having = f" with a revision {revision}" if revision else ""
         raise ContractNotFound(f"Ledger {call.ledger.name} has no contract {contract_id}{having}.")
     stored = stored[seen:]
-    items = [event_answer(event, call.epoch, raw=query.raw == "true") for event in stored[:limit]]
+    items = await _answers(call, stored[:limit], query)
     more = cursor_in(listed, str(items[-1].revision)) if len(stored) > limit else None
     count, is_exact = counted(await call.services.reader.last_revision(call.ledger, contract_id) if query.count else None)
     page = answers.EventPage(items=items, next=more, count=count, count_is_exact=is_exact)
     return json_response(page, 200, page_headers(call.request, more))
 
 
-def event_answer(stored: StoredEvent, epoch: int, *, raw: bool = False) -> answers.Event:
-    """A stored event as the API shows it: the header's members, and what was sent, by the newest version of its type or `raw`."""
+def event_answer(stored: StoredEvent, epoch: int, parts: Sequence[SealedPart] = (), *, raw: bool = False) -> answers.Event:
+    """A stored event as the API shows it: the header's members, what was sent, by the newest version of its type or `raw`, and of what is
+    sealed the given values."""
     header = stored.header
     body = orjson.loads(stored.body) if stored.body is not None else {}
     schema_version, data = (header.schema_version, body.get("data")) if raw else _newest(header, body.get("data"))
@@ -125,6 +155,8 @@ def event_answer(stored: StoredEvent, epoch: int, *, raw: bool = False) -> answe
         source=body.get("source"),
         evidence=body.get("evidence"),
         raw=_raw(stored) if raw else None,
+        sealed_digest=header.sealed_digest,
+        sealed=_sealed_members(body, parts) if "sealed" in body else None,
     )
 
 
@@ -138,6 +170,18 @@ def _newest(header: Header, data: JsonObject | None) -> tuple[int, JsonObject | 
 
 def _raw(stored: StoredEvent) -> answers.RawEvent:
     return answers.RawEvent(header=stored.header_bytes.decode(), body=None if stored.body is None else stored.body.decode())
+
+
+def _sealed_members(body: dict[str, Any], parts: Sequence[SealedPart]) -> list[answers.SealedMember]:
+    """What an event seals: digests and days by path, and with them the given values and salts."""
+    members = {
+        path: answers.SealedMember(path=path, digest=digest, until=body.get("sealed_until", {}).get(path))
+        for path, digest in body["sealed"].items()
+    }
+    for part in parts:
+        if part.path in members:  # else it is not what was recorded, as `verify` says
+            members[part.path].value, members[part.path].salt = part.value, part.salt
+    return list(members.values())
 
 
 route(

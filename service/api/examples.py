@@ -165,6 +165,13 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         },
     ),
     "event.voided": _dayless(_ANALYST, {"target": "01920000-0000-7000-8000-000000000003", "reason": "the same report was recorded twice"}),
+    "sealed.revealed": _dayless(
+        _SUPPLIER,
+        {
+            "event_id": "00000000-0000-7000-8000-000000000002",
+            "parts": [{"path": "/figure/amount", "value": "1000000000000", "salt": "101112131415161718191a1b1c1d1e1f"}],
+        },
+    ),
     "note.added": _request(
         "2024-01-26",
         _ANALYST,

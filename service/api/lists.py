@@ -10,8 +10,10 @@ from pydantic import Field
 from service.api import answers
 from service.api.contracts import CONTRACTS
 from service.api.operations import Call, Day, Documented, json_response, route
+from service.api.outlook import Status
 from service.api.pages import MAX_COUNT, PageQuery, counted, cursor_in, page_headers, place_in
-from service.domain.money import DecimalText
+from service.domain.events import Word
+from service.domain.money import CurrencyCode, DecimalText
 from service.errors import HistoryForked, Malformed, MemberFault, Refused
 from service.log.ledger import instant
 from service.log.lists import Wanted
@@ -29,9 +31,9 @@ router = APIRouter()
 
 class ListQuery(PageQuery):
     party: Annotated[str | None, Field(max_length=100, description="The party_id of a party.")] = None
-    role: Annotated[str | None, Field(max_length=60, description="A role; with `party`, the role of that party.")] = None
-    status: Annotated[str | None, Field(max_length=60, description="A status, such as `in_force`.")] = None
-    currency: Annotated[str | None, Field(max_length=3, description="The currency of any standing figure.")] = None
+    role: Annotated[Word | None, Field(description="A role; with `party`, the role of that party.")] = None
+    status: Annotated[Status | None, Field(description="A status, such as `in_force`.")] = None
+    currency: Annotated[CurrencyCode | None, Field(description="The currency of any standing figure, or of what was delivered.")] = None
     value_from: Annotated[
         DecimalText | None,
         Field(description="With `currency`: the total value may be this much or more. As stated in that currency; nothing is converted."),

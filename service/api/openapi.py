@@ -26,6 +26,7 @@ _REF = "#/components/schemas/"
 _NAMED = {"BusinessDate", "CurrencyCode", "DecimalString", "Duration", "LocalId", "UnitCode", "Uuid"}
 _TAGS = {
     "contracts": "Contracts: opened and carried on by events; read as they are, were, and were believed to be.",
+    "outlook": "What lies ahead over all contracts: commitments, deadlines, parties.",
     "events": "The log, event by event.",
     "imports": "Many events at once: in by the line, each with its fate, and out.",
     "ledgers": "Books of contracts.",
@@ -35,6 +36,10 @@ _DESCRIPTION = (
     "An append-only ledger of long-term supply contracts. Every change is an event that says when it takes effect and on whose word; "
     "the state of a contract is the fold of its events, for any day, as known at any time."
 )
+_PATH_MEMBERS: dict[str, dict[str, Any]] = {
+    "ledger": {"type": "string", "minLength": 1, "maxLength": 63, "example": "main"},
+    "party_id": {"$ref": _REF + "LocalId"},
+}
 _HEADERS: dict[str, tuple[str, str | None, bool]] = {
     "Idempotency-Key": ("A value of your own for this request; a retry with it has no second effect.", "^[ -~]{1,255}$", False),
     "If-Match": (
@@ -174,7 +179,7 @@ def _response_headers(documented: Documented, status: int) -> dict[str, Any]:
 
 def _path_parameters(path: str) -> Iterable[dict[str, Any]]:
     for name in re.findall(r"{(\w+)}", path):
-        schema = {"type": "string", "minLength": 1, "maxLength": 63, "example": "main"} if name == "ledger" else {"$ref": _REF + "Uuid"}
+        schema = _PATH_MEMBERS.get(name, {"$ref": _REF + "Uuid"})
         yield {"name": name, "in": "path", "required": True, "schema": schema}
 
 

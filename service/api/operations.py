@@ -20,6 +20,7 @@ from service.domain.faults import MAX_LABEL, sentence
 from service.errors import ContractNotFound, LedgerError, LedgerNotFound, Malformed, MemberFault, Refused
 from service.log.append import Writers
 from service.log.ledger import Ledger
+from service.log.outlook import Outlooks
 from service.log.read import Reader
 from service.remembered import Remembered
 
@@ -72,6 +73,7 @@ class Services:
     writers: Writers
     keyring: Keyring
     ledgers: "LedgerDirectory"
+    outlooks: Outlooks
 
 
 class LedgerDirectory:

@@ -30,7 +30,7 @@ ORDER BY events.contract_id, revision
 """  # by the column, which the index gives in order, and not by its text
 _EVENTS_OF_ONE = _EVENTS.replace("contract_id > %(after)s::uuid AND contract_id <=", "contract_id =")
 # By one walk over the index: to look up the body of each event beside it takes twice as long.
-_BODIES = "SELECT position, body FROM payloads WHERE ledger_id = %(ledger_id)s::uuid AND position = ANY(%(positions)s::bigint[])"
+_BODIES = "SELECT position, body, sealed FROM payloads WHERE ledger_id = %(ledger_id)s::uuid AND position = ANY(%(positions)s::bigint[])"
 _ROWS = """
 SELECT contract_id::text, revision, position, encode(last_hash, 'hex'), last_on, has_pending, settled_on,
        holds_until, filters, state, beside
@@ -88,7 +88,7 @@ class Stored(NamedTuple):
     """What is stored of a chunk: events by contract and revision, their bodies by position, and by contract rows and delivery ids."""
 
     events: list[Row]
-    bodies: dict[int, bytes]
+    bodies: dict[int, Row]
     rows: dict[str, ContractRow]
     delivery_ids: dict[str, dict[str, int]]
 
@@ -140,13 +140,13 @@ def read_chunk(connection: Connection, book: Book, chunk: Chunk) -> Stored:
     return Stored(events, bodies, rows, ids)
 
 
-def read_contract(connection: Connection, book: Book, contract_id: str) -> tuple[list[Row], dict[int, bytes]]:
-    """The events of one contract, and their bodies by position."""
+def read_contract(connection: Connection, book: Book, contract_id: str) -> tuple[list[Row], dict[int, Row]]:
+    """The events of one contract, and by position their bodies: rows of position, body and what is sealed."""
     return _read_events(connection, _EVENTS_OF_ONE, {"ledger_id": book.ledger.ledger_id, "upto": contract_id})
 
 
-def _read_events(connection: Connection, statement: str, parameters: dict[str, Any]) -> tuple[list[Row], dict[int, bytes]]:
+def _read_events(connection: Connection, statement: str, parameters: dict[str, Any]) -> tuple[list[Row], dict[int, Row]]:
     events = connection.execute(statement, parameters, binary=True).fetchall()
     positions = sorted(event[1] for event in events)
     wanted = {"ledger_id": parameters["ledger_id"], "positions": "{" + ",".join(map(str, positions)) + "}"}
-    return events, dict(connection.execute(_BODIES, wanted, binary=True).fetchall())
+    return events, {row[0]: row for row in connection.execute(_BODIES, wanted, binary=True).fetchall()}

@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 
 from service.audit.book import Book, Connection, Difference, Found, Row
-from service.domain.events import EventData, RecordedEvent, decode_body, first_day_of
+from service.domain.events import EventData, RecordedEvent, SealedMembers, decode_body, first_day_of
+from service.domain.sealing import read_sealed_members
 from service.domain.state import JsonObject
-from service.log.header import LEAF, NO_PREVIOUS, SCHEMA, Header, decode_header
+from service.log.header import LEAF, NO_PREVIOUS, SCHEMA, Header, decode_header, read_sealed, sealed_digest, sealed_map
 from service.log.ledger import Ledger, zone
 
 POSITIONS_A_LOOK = 200_000
@@ -52,10 +53,11 @@ SELECT min(position) FROM (
 _BEGINNING = """
 SELECT 1 FROM batches WHERE ledger_id = %(ledger_id)s::uuid AND last_position = 0 AND recorded_at = '1970-01-01T00:00:00Z'
 """
+_NO_PAYLOAD: Row = (0, None, None)
 _COPIES = ("ledger_id", "contract_id", "position", "event_id", "event_type", "schema", "revision", "recorded_at")
 
 
-def check_chain(ledger: Ledger, contract_id: str, stored: Sequence[Row], bodies: Mapping[int, bytes]) -> list[RecordedEvent]:
+def check_chain(ledger: Ledger, contract_id: str, stored: Sequence[Row], bodies: Mapping[int, Row]) -> list[RecordedEvent]:
     """The events of a contract, once each is what was hashed, follows the one before it, and stands in columns that say the same.
 
     Given as rows, with the bodies by position. This runs for every event of a ledger.
@@ -81,7 +83,11 @@ def check_chain(ledger: Ledger, contract_id: str, stored: Sequence[Row], bodies:
             or _read_instant(known.recorded_at) != recorded_at
         ):
             raise _miscopied(known, (ledger_id, contract_id, position, event_id, event_type, SCHEMA, column_revision, recorded_at))
-        data, source = _read_body(known, bodies.get(position))
+        payload = bodies.get(position, _NO_PAYLOAD)
+        data, source = _read_body(known, payload[1])
+        sealed = None
+        if known.sealed_digest is not None or payload[2] is not None:
+            sealed = _read_sealed(known, data, payload)
         history.append(
             RecordedEvent(
                 event_id=event_id,
@@ -94,6 +100,7 @@ def check_chain(ledger: Ledger, contract_id: str, stored: Sequence[Row], bodies:
                 source=source,
                 hypothetical=known.hypothetical is True,
                 schema_version=known.schema_version,
+                sealed=sealed,
             )
         )
         prev = stored_hash.hex()
@@ -134,6 +141,24 @@ def _read_body(known: Header, body: bytes | None) -> tuple[EventData, JsonObject
         return decode_body(known.event_type, known.schema_version, body)
     except (msgspec.DecodeError, KeyError) as error:
         raise Found(f"position {known.position}", f"the body cannot be read as {known.event_type}: {error}") from None
+
+
+def _read_sealed(known: Header, data: EventData, payload: Row) -> SealedMembers:
+    """What the event seals, once the header's digest covers the map, and the map each value that is stored with its salt."""
+    where = f"position {known.position}"
+    if known.sealed_digest is None:
+        raise Found(where, "sealed values are stored, and the header knows of none")
+    try:
+        members = read_sealed_members(data, known.schema_version, payload[1])
+        stored = sealed_map(read_sealed(payload[2] or b"[]"))
+    except (msgspec.DecodeError, ValueError) as error:
+        raise Found(where, f"what is sealed cannot be read: {type(error).__name__}") from None
+    if sealed_digest(members.digests) != known.sealed_digest:
+        raise Found(where, "the map of what is sealed is not the one whose digest the header holds")
+    if stored != members.digests:
+        paths = sorted(path for path in {**stored, **members.digests} if stored.get(path) != members.digests.get(path))
+        raise Found(where, f"the sealed value or salt of {', '.join(paths)} is not the one whose digest the body holds")
+    return members
 
 
 def check_order(connection: Connection, book: Book) -> Difference | None:

@@ -110,7 +110,7 @@ def _rebuild_chunk(connection: Connection, book: Book, chunk: Chunk) -> tuple[To
 
 
 def _checked_fold(
-    book: Book, contract_id: str, stored: Sequence[Row], bodies: Mapping[int, bytes]
+    book: Book, contract_id: str, stored: Sequence[Row], bodies: Mapping[int, Row]
 ) -> tuple[list[RecordedEvent], ContractRow]:
     """The events of a contract and the row they make today. OperatorError when they are not what was recorded."""
     try:
@@ -161,7 +161,7 @@ def _refold(connection: Connection, book: Book, contract_id: str) -> None:
 
 def _delete_stale(connection: Connection, book: Book, live: int) -> None:
     """Take away the rows of every generation but the live one, in short transactions."""
-    for table in ("contracts", "deliveries"):
+    for table in ("contracts", "deliveries", "outlook_heads", "outlooks", "deadlines", "commitments", "parties"):
         parameters = {"ledger_id": book.ledger.ledger_id, "generation": live, "rows": DELETE_ROWS}
         while connection.execute(_STALE.format(table=table), parameters).rowcount:
             pass

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from service.audit.book import Book, Chunk, Connection, Difference, Found, chunks_of, open_book, open_connection, read_chunk
 from service.audit.chain import check_chain, check_order
+from service.audit.outlook import check_outlook
 from service.domain.corrections import delivery_ids, resolve
 from service.domain.events import RecordedEvent
 from service.projections.contracts import LAYOUT, ContractRow, contract_row, project
@@ -69,6 +70,9 @@ def verify(database_url: str, ledger: str, progress: Progress, processes: int = 
         progress(events, max(events, book.head), "events")
     if difference is None and book.layout != LAYOUT:
         difference = Difference(f"ledger {ledger}", f"its rows have layout {book.layout}, not {LAYOUT}: run `contract-ledger rebuild`")
+    if difference is None:
+        with open_connection(database_url) as connection:
+            difference = check_outlook(connection, open_book(connection, ledger))
     return Verdict(ledger, events, found, time.monotonic() - began, sum(peaks.values()), difference)
 
 

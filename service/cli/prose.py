@@ -36,6 +36,8 @@ def figure_amount(figure: Json) -> str:
     bound = _BOUNDS.get(figure["bound"], "")
     if "amount" in figure:
         return bound + money(figure["amount"], figure["currency"])
+    if "low" not in figure or "high" not in figure:
+        return f"{figure['currency']}, amount sealed"
     return f"{bound}{money(figure['low'], figure['currency'])} to {format(Decimal(figure['high']), ',f')}"
 
 
@@ -236,7 +238,9 @@ def event_words(event: Json) -> str:
     if data is None:
         return "the content is erased"
     say = _WORDS.get(event["event_type"])
-    return say(data) if say else ", ".join(f"{name} {value}" for name, value in data.items() if isinstance(value, str))
+    words = say(data) if say else ", ".join(f"{name} {value}" for name, value in data.items() if isinstance(value, str))
+    sealed = listed(member["path"] for member in event.get("sealed", []))
+    return _joined(words, f"sealed: {sealed}") if sealed else words
 
 
 def _opened(data: Json) -> str:
@@ -371,7 +375,8 @@ _WORDS: dict[str, Callable[[Json], str]] = {
     "delivery.started": lambda data: "in part" if data.get("partial") else "",
     "delivery.recorded": lambda data: f"{data['delivery_id']}: {data['quantity']} {data['unit']} of {data['item_id']}",
     "agreement.linked": lambda data: ": ".join(data[name] for name in ("relation", "title") if name in data),
-    "note.added": lambda data: str(data["text"]),
+    "note.added": lambda data: str(data.get("text", "a note")),
     "event.corrected": _corrected,
     "event.voided": lambda data: f"event {data['target']}: {data['reason']}",
+    "sealed.revealed": lambda data: f"{listed(part['path'] for part in data['parts'])} of event {data['event_id']}",
 }

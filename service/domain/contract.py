@@ -29,9 +29,10 @@ from service.domain import (
     orders,
     parties,
     performance,
+    sealing,
 )
 from service.domain.dates import first_day, last_day, on
-from service.domain.events import EVENT_TYPES, EventData, RecordedEvent
+from service.domain.events import EVENT_TYPES, EventData, RecordedEvent, check_room
 from service.domain.parts import JsonObject, Part, Period, StandingFigure, UnsignedDelivery
 from service.domain.state import Anomaly, CoarseDate, Contract, ContractState, Facts, Quantity, TermEnd, Value, anomaly
 from service.domain.terms import term_end
@@ -71,6 +72,7 @@ SUBJECTS = (
     performance,
     milestones,
     disclosure,
+    sealing,
     disputes,
     ending,
     labels,
@@ -80,7 +82,7 @@ SUBJECTS = (
 """The modules whose event types are registered by importing them."""
 MAX_EVENTS = 10_000
 _ONE_DAY = timedelta(days=1)
-_JUDGED = frozenset({"figures-conflict", "withheld-past-its-day", "milestone-past-its-day"})
+_JUDGED = frozenset({"figures-conflict", "withheld-past-its-day", "milestone-past-its-day", "sealed-past-its-day"})
 
 
 def _members_of_parts() -> tuple[dict[str, type[Part]], dict[str, type[Part]]]:
@@ -118,11 +120,14 @@ _encoder = msgspec.json.Encoder(order="sorted")
 _facts_decoder = msgspec.json.Decoder(Facts)
 
 
-def decide(data: EventData, whole: Contract, at: Contract, revision: int, day: date, effective_on: str) -> None:
+def decide(data: EventData, whole: Contract, at: Contract, revision: int, day: date, *, effective_on: str, sealed: int = 0) -> None:
     """Raise NotAllowedNow when a hard rule refuses the event as `revision` of its contract, Refused when an opening lacks what it states.
 
-    `whole` is everything known of the contract, `at` the contract at the event's own place in time; `day` is today.
+    `whole` is everything known of the contract, `at` the contract at the event's own place in time; `day` is today. `data` is what is
+    public of the event, without its `sealed` members, which no rule sees.
     """
+    if sealed:
+        check_room([*whole.facts.sealed, *whole.facts.revealed], "sealed members, with those that were revealed", sealed)
     if revision == 1 and not data.opens:
         raise NotAllowedNow("first-event-opens", "A contract opens with contract.reported or contract.signed.")
     check_limit(revision)
@@ -160,6 +165,8 @@ def evolve(contract: Contract, event: RecordedEvent) -> None:
     if early:
         sentence = f"{data.event_type} takes effect {on(event.effective_on)}, before the contract was opened"
         contract.flag("before-opening", [event.revision], sentence)
+    if event.sealed is not None:
+        sealing.list_sealed(facts, event)
     if not data.is_placed(contract):
         figures.keep_apart(contract, event.revision, data.figure_ids())
         return
@@ -242,7 +249,8 @@ def _status_before_deliveries(facts: Facts, day: date) -> tuple[str, list[int]]:
 def _marks(facts: Facts) -> list[str]:
     """What stands beside the status."""
     disputed = facts.disputes and any(dispute.status == "raised" for dispute in facts.disputes)
-    return [*(["disputed"] if disputed else []), *(["withheld"] if facts.withheld else [])]
+    marks = [*(["disputed"] if disputed else []), *(["withheld"] if facts.withheld else [])]
+    return [*marks, "sealed"] if facts.sealed else marks
 
 
 def _quantity(facts: Facts) -> Quantity:
@@ -252,7 +260,8 @@ def _quantity(facts: Facts) -> Quantity:
     if stated:
         signed = facts.signing is not None and any(set(item.rests_on) & set(facts.signing.rests_on) for item in stated)
         return Quantity(status="known" if signed else "estimated", withheld=withheld)
-    return Quantity(status="withheld" if withheld else "unknown", withheld=withheld)
+    is_sealed = any(part.path.startswith("/items/") and part.path.endswith("/quantity") for part in facts.sealed)
+    return Quantity(status="withheld" if withheld or is_sealed else "unknown", withheld=withheld)
 
 
 def _coarse_dates(facts: Facts) -> list[CoarseDate]:
@@ -320,18 +329,29 @@ def judge(whole: Contract, day: date, value: Value | None = None) -> list[Anomal
     for conflict in (value or value_of(facts)).conflicts:
         sentence = f"{' and '.join(conflict.figures)} differ by {conflict.difference_percent} % and have no root in common"
         _add(anomalies, anomaly("figures-conflict", conflict.rests_on, sentence))
-    for part in facts.withheld:
-        if part.until and last_day(part.until) < day:
-            sentence = f"{part.path} was withheld until {part.until} and is not released"
-            _add(anomalies, anomaly("withheld-past-its-day", part.rests_on, sentence))
-    for milestone in facts.milestones:
-        if milestone.status == "scheduled" and milestone.due_on and last_day(milestone.due_on) < day:
-            sentence = f"the milestone {milestone.milestone_id} was due {on(milestone.due_on)}, and is neither met nor missed"
-            _add(anomalies, anomaly("milestone-past-its-day", milestone.rests_on, sentence))
+    if facts.withheld or facts.milestones or facts.sealed:
+        for found in _past_their_day(facts, day):
+            _add(anomalies, found)
     if facts.explanations:
         for known in anomalies:
             known.explained_by = [e.rests_on[0] for e in facts.explanations if e.anomaly_id == known.anomaly_id]
     return anomalies
+
+
+def _past_their_day(facts: Facts, day: date) -> Iterator[Anomaly]:
+    """What should have come by a day that has passed."""
+    for part in facts.withheld:
+        if part.until and last_day(part.until) < day:
+            sentence = f"{part.path} was withheld until {part.until} and is not released"
+            yield anomaly("withheld-past-its-day", part.rests_on, sentence)
+    for sealed in facts.sealed:
+        if sealed.until and last_day(sealed.until) < day:
+            sentence = f"{sealed.path} of revision {sealed.rests_on[0]} was sealed until {sealed.until} and is not revealed"
+            yield anomaly("sealed-past-its-day", sealed.rests_on, sentence)
+    for milestone in facts.milestones:
+        if milestone.status == "scheduled" and milestone.due_on and last_day(milestone.due_on) < day:
+            sentence = f"the milestone {milestone.milestone_id} was due {on(milestone.due_on)}, and is neither met nor missed"
+            yield anomaly("milestone-past-its-day", milestone.rests_on, sentence)
 
 
 def _add(anomalies: list[Anomaly], found: Anomaly) -> None:
@@ -352,6 +372,8 @@ def turning_day(state: ContractState, known: Facts, pending: Iterable[str], day:
     days += [last_day(coarse.date) for coarse in state.unsettled]
     if known.withheld:
         days += [last_day(part.until) + _ONE_DAY for part in known.withheld if part.until]
+    if known.sealed:
+        days += [last_day(part.until) + _ONE_DAY for part in known.sealed if part.until]
     if known.milestones:
         days += [last_day(part.due_on) + _ONE_DAY for part in known.milestones if part.due_on]
     if state.options:

@@ -53,6 +53,7 @@ class _Act(EventData):
 
     __slots__ = ()
     dayless = True
+    rewrites = True
     target: Uuid
 
     def event_ids(self) -> tuple[str, ...]:

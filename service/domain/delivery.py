@@ -6,8 +6,8 @@ from pydantic import StrictBool
 from service.domain.agreement import flag_delivery_before_signing, more_than_ordered
 from service.domain.dates import BusinessDate, first_day, last_day, on
 from service.domain.events import EventData, Id, Name, RecordedEvent, event_type
-from service.domain.money import DecimalText, Money, add, plain
-from service.domain.parts import Delivered, Delivery, UnsignedDelivery
+from service.domain.money import DecimalText, Money, MoneyData, add, plain
+from service.domain.parts import Delivered, DeliveredValue, Delivery, UnsignedDelivery
 from service.domain.state import Anomaly, Contract, anomaly
 from service.domain.terms import Unit, term_end
 from service.errors import NotAllowedNow
@@ -53,6 +53,7 @@ class DeliveryStarted(EventData):
                 item_id=self.item_id,
                 count=stood.count if stood else 0,
                 totals=stood.totals if stood else [],
+                values=stood.values if stood else [],
                 unsigned=stood.unsigned if stood else [],
             )
         elif not self.partial:
@@ -99,6 +100,8 @@ class DeliveryRecorded(EventData):
         stood.count += 1
         stood.rests_on = list(dict.fromkeys([stood.rests_on[0], event.revision]))
         _add_total(contract, stood, self, event.revision)
+        if self.value is not None:
+            _add_value(stood, self.item_id, self.value, self.delivered_on[:4])
         _flag_days(contract, stood, self.delivered_on, event.revision)
 
 
@@ -122,6 +125,16 @@ def _add_total(contract: Contract, stood: Delivery, delivery: DeliveryRecorded, 
     before, total.quantity = total.quantity, plain(add(total.quantity, delivery.quantity))
     if (sentence := more_than_ordered(contract, total)) and not more_than_ordered(contract, replace(total, quantity=before)):
         contract.flag("delivered-more-than-ordered", [revision], sentence)
+
+
+def _add_value(stood: Delivery, item_id: str, value: MoneyData, year: str) -> None:
+    """A business date lies within one year."""
+    key = item_id, value.currency, year
+    known = next((known for known in stood.values if (known.item_id, known.currency, known.year) == key), None)
+    if known is None:
+        stood.values.append(DeliveredValue(item_id=item_id, currency=value.currency, year=year, amount=value.amount))
+    else:
+        known.amount = plain(add(known.amount, value.amount))
 
 
 def _flag_days(contract: Contract, stood: Delivery, day: str, revision: int) -> None:

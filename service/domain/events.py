@@ -11,7 +11,7 @@ from datetime import date
 from functools import cache
 from operator import attrgetter
 from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 import msgspec
 from pydantic import ConfigDict, Field, StringConstraints, WithJsonSchema
@@ -59,6 +59,8 @@ Uuid = Annotated[
     ),
 ]
 STRICT = ConfigDict(extra="forbid")
+SEALABLE: Final = "may be sealed"
+"""Marks a member that a request must state and may seal: the fold does without it. What may be absent anyway needs no mark."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +110,8 @@ class EventData:
     folds_unfit: ClassVar[bool] = True
     """Whether the event is folded also where `check_place` or `check_day` would not allow it any more, after what was recorded later."""
     summary: ClassVar[str]
+    rewrites: ClassVar[bool] = False
+    """Whether the event changes what another one says, so that the contract is folded afresh."""
     extra_right: ClassVar[str | None] = None
     """The right that recording it takes beside that of writing."""
 
@@ -156,6 +160,20 @@ class EventData:
         raise NotImplementedError
 
 
+class SealedMembers(msgspec.Struct, frozen=True, kw_only=True):
+    """What of an event's data is sealed: digests by path, the days until which, and by path the revisions that revealed what was.
+
+    `fact` is the data that this is about, as its class, and `data` the same as JSON: an event that was corrected says something else.
+    """
+
+    fact: EventData
+    schema_version: int
+    data: JsonObject
+    digests: dict[str, str]
+    until: dict[str, str]
+    revealed: dict[str, int] = {}
+
+
 class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An event that has its place in the log, as the fold reads it. `day` is the first that `effective_on` may mean.
 
@@ -174,6 +192,7 @@ class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     hypothetical: bool = False
     schema_version: int = 1
     corrected_by: int | None = None
+    sealed: SealedMembers | None = None
 
     def __post_init__(self) -> None:
         if self.data.dayless:
@@ -278,6 +297,9 @@ def newest(event_type: str, schema_version: int, data: JsonObject) -> JsonObject
 def _stored_form(cls: Any) -> Any:
     """A dataclass of event data as a struct of the same members and methods, which is read several times as fast (decision 0012)."""
     hints, known = get_type_hints(cls), vars(cls)["__dataclass_fields__"]
+    for name, hint in get_type_hints(cls, include_extras=True).items():
+        if SEALABLE in getattr(hint, "__metadata__", ()):
+            hints[name] = hints[name] | None
     members: list[Any] = [
         (name, _stored_type(hints[name]), _stored_member(name, member)) for name, member in known.items() if name in cls.__slots__
     ]
@@ -292,6 +314,8 @@ def _stored_form(cls: Any) -> Any:
 def _stored_member(name: str, member: "dataclasses.Field[Any]") -> Any:
     """A member as stored: one whose name is a word of Python has an underscore after it in its class (`from_`)."""
     default = msgspec.NODEFAULT if member.default is dataclasses.MISSING else member.default
+    if SEALABLE in getattr(member.type, "__metadata__", ()):
+        default = None
     return msgspec.field(name=name.rstrip("_"), default=default)
 
 

@@ -109,13 +109,14 @@ def _words(said: dict[str, Any]) -> dict[str, str]:
 def refusal(error: ValidationError, prefix: str = "") -> Refused:
     """The refusal of a body that a validator found faults in: the first in a sentence, and as many as are told by their pointers."""
     count = error.error_count()
-    faults = tuple(_fault(found, prefix) for found in error.errors(include_url=False)[:MAX_FAULTS])
+    faults = tuple(fault_of(found, prefix) for found in error.errors(include_url=False)[:MAX_FAULTS])
     first = faults[0]
     more = "" if count == 1 else f" ({len(faults) - 1} more in errors{'' if count == len(faults) else f', of {count - 1}'})"
     return Refused(f"{first.pointer or 'The body'}: {first.detail}{more}.", faults)
 
 
-def _fault(error: ErrorDetails, prefix: str) -> MemberFault:
+def fault_of(error: ErrorDetails, prefix: str) -> MemberFault:
+    """A fault by its pointer into the body, in a sentence."""
     place = error["loc"]
     if place and len(str(place[-1])) > MAX_LABEL:
         # Whatever its fault, the client chose that name: it is not sent back.

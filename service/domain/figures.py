@@ -299,6 +299,8 @@ def _replace(contract: Contract, old: StandingFigure, replaced_by: str, event: R
 def _flag_fall(contract: Contract, old: StandingFigure, new: FigureData, event: RecordedEvent) -> None:
     if (old.currency, old.scope) != (new.currency, new.scope):
         return
+    if new.amount is None and new.high is None:
+        return  # it is sealed
     before, after = high_of(old), Decimal(new.amount or new.high or "0")
     if before and after <= before / 2:
         sentence = f"the value fell from {plain(before)} to {plain(after)} {old.currency}, by half or more"

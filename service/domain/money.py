@@ -84,12 +84,12 @@ Money = Annotated[MoneyData, AfterValidator(_check_money)]
 
 
 # Sums are exact: ten thousand amounts of 28 digits before the point and 12 after it make 44 digits.
-_EXACT = Context(prec=60)
+EXACT = Context(prec=60)
 
 
 def add(one: str, other: str) -> Decimal:
     """The sum of two decimals to its last digit."""
-    return _EXACT.add(Decimal(one), Decimal(other))
+    return EXACT.add(Decimal(one), Decimal(other))
 
 
 def plain(number: Decimal) -> str:

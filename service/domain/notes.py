@@ -8,7 +8,7 @@ from pydantic import AfterValidator, StringConstraints
 from pydantic_core import PydanticCustomError
 
 from service.domain.delivery import check_known_item
-from service.domain.events import STRICT, EventData, RecordedEvent, Text, event_type
+from service.domain.events import SEALABLE, STRICT, EventData, RecordedEvent, Text, event_type
 from service.domain.figures import check_known_figure
 from service.domain.options import check_known_option, option_of
 from service.domain.parts import Explanation, JsonObject, Notes
@@ -49,7 +49,7 @@ def _one_pair(data: JsonObject) -> JsonObject:
 class NoteAdded(EventData):
     """A note, perhaps about an event, a figure, an item, an option or an anomaly, which it may explain."""
 
-    text: Text
+    text: Annotated[Text, SEALABLE]
     about: Annotated[NoteSubject, AfterValidator(_check_id)] | None = None
 
     def check_whole(self, whole: Contract) -> None:

@@ -138,6 +138,24 @@ class Released(Part):
     rests_on: list[int]
 
 
+class Sealed(Part):
+    """A member that is kept from readers without the right: its path in the data of the event, and the digest that binds its value."""
+
+    dated: ClassVar[tuple[str, ...]] = ("until",)
+
+    path: str
+    digest: str
+    rests_on: list[int]
+    until: str | None = None
+
+
+class Revealed(Part):
+    """What was sealed in an event, and is open since another: `rests_on` names the two."""
+
+    path: str
+    rests_on: list[int]
+
+
 class Filing(Part):
     """A filing: the members it contains, and those it keeps back."""
 
@@ -203,6 +221,15 @@ class Delivered(Part):
     quantity: str
 
 
+class DeliveredValue(Part):
+    """A total of the values that recorded deliveries state, by item, currency and year of delivery."""
+
+    item_id: str
+    currency: str
+    year: str
+    amount: str
+
+
 class UnsignedDelivery(Part):
     """A delivery in a contract that was not signed by then."""
 
@@ -226,6 +253,7 @@ class Delivery(Part):
     item_id: str | None = None
     count: int = 0
     totals: list[Delivered] = []
+    values: list[DeliveredValue] = []
     unsigned: list[UnsignedDelivery] = []
 
 

@@ -32,6 +32,8 @@ from service.domain.parts import (
     Released,
     ReplacedFigure,
     Report,
+    Revealed,
+    Sealed,
     Signing,
     StandingFigure,
     Suspension,
@@ -74,6 +76,8 @@ class Facts(_Shown):
     former_parties: list[FormerParty] = []
     withheld: list[Withheld] = []
     released: list[Released] = []
+    sealed: list[Sealed] = []
+    revealed: list[Revealed] = []
     filings: list[Filing] = []
     options: list[Option] = []
     amendments: list[Amendment] = []

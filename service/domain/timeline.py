@@ -12,6 +12,7 @@ from service.domain.contract import carry_on, check_limit, decide, fold, judge, 
 from service.domain.corrections import acts_of, check_act, delivery_ids, resolve, spans_of
 from service.domain.events import EVENT_TYPES, RecordedEvent, place_in_fold
 from service.domain.parts import JsonObject
+from service.domain.sealing import with_revealed
 from service.domain.state import Anomaly, Contract, ContractState, anomaly
 from service.errors import MemberFault, NotAllowedNow, Refused
 
@@ -62,20 +63,25 @@ def basis(event: RecordedEvent) -> Basis:
 
 
 def in_order(events: Sequence[RecordedEvent]) -> list[RecordedEvent]:
-    """Events as they stand by the corrections and voids among them, in the order of the fold."""
+    """Events as they stand by the corrections and voids among them, with what is revealed laid in place, in the order of the fold."""
+    return with_revealed(_as_they_stand(events))
+
+
+def _as_they_stand(events: Sequence[RecordedEvent]) -> list[RecordedEvent]:
     return sorted(resolve(events), key=place_in_fold)
 
 
 def tell(events: Iterable[RecordedEvent], effective_on: date, published_by: date | None = None) -> View:
     """The contract effective on a day, from events in any order, of those published by a day if one is given."""
     known = [event for event in events if published_by is None or event.published_by <= published_by]
-    told = in_order(known)
+    standing = _as_they_stand(known)
+    told = with_revealed(standing)
     in_effect = [event for event in told if event.day <= effective_on]
     later = told[len(in_effect) :]
     contract = fold(in_effect)
     whole = carry_on(contract, later) if later else contract
     _flag_unsettled(whole, known)
-    return view(contract, whole, [basis(event) for event in in_effect], later, effective_on)
+    return view(contract, whole, [basis(event) for event in standing if event.day <= effective_on], later, effective_on)
 
 
 def whole_of(events: Sequence[RecordedEvent]) -> Contract:
@@ -116,7 +122,7 @@ def _perhaps_unsettled(misfits: Iterable[int], acts: Sequence[RecordedEvent], kn
     One fold sorts out the others, which a fold at each act would find to fit no more for another reason.
     """
     as_recorded = [event for event in known if not event.data.acts and event.revision < acts[-1].revision]
-    unfit = _misfits(fold(sorted(as_recorded, key=place_in_fold)))
+    unfit = _misfits(fold(with_revealed(sorted(as_recorded, key=place_in_fold))))
     spans = spans_of(acts)
     return [revision for revision in misfits if revision not in unfit or any(first < revision < last for first, last in spans)]
 
@@ -148,7 +154,8 @@ def admit(event: RecordedEvent, history: Sequence[RecordedEvent], day: date) -> 
         _admit_act(event, history, day)
         return
     at = fold(known for known in in_order(history) if place_in_fold(known) < place_in_fold(event))
-    decide(event.data, whole_of(history), at, event.revision, day, event.effective_on)
+    sealed = len(event.sealed.digests) if event.sealed else 0
+    decide(event.data, whole_of(history), at, event.revision, day, effective_on=event.effective_on, sealed=sealed)
 
 
 def _admit_act(act: RecordedEvent, history: Sequence[RecordedEvent], day: date) -> None:
@@ -163,7 +170,7 @@ def _admit_act(act: RecordedEvent, history: Sequence[RecordedEvent], day: date) 
     try:
         _check_ids(changed, act, history)
         at = fold(known for known in others if place_in_fold(known) < place_in_fold(changed))
-        decide(changed.data, fold(others), at, changed.revision, day, changed.effective_on)
+        decide(changed.data, fold(others), at, changed.revision, day, effective_on=changed.effective_on)
     except (NotAllowedNow, Refused) as refusal:
         pointer = "/data/data" if act.data.acts == "corrects" else "/data/target"
         sentence = f"As it would stand, revision {original.revision} is refused: {refusal.detail}"

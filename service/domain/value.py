@@ -16,6 +16,7 @@ from service.domain.parts import JsonObject, StandingFigure
 from service.domain.state import Best, Conflict, CurrencyRange, Extreme, Facts, Value
 
 _RANK = {"contractual": 0, "disclosed": 1, "confirmed": 2, "reported": 3, "estimated": 4, "computed": 5}
+BASES = tuple(_RANK)
 _FIRM = {"contractual", "disclosed", "confirmed"}
 MAX_CONFLICTS = 100
 _TOLERANCE = Decimal("0.01")
@@ -35,15 +36,20 @@ def high_of(figure: StandingFigure) -> Decimal:
 
 
 def value_of(facts: Facts) -> Value:
-    """The value that a contract's standing figures make: best, range, currencies, support, conflicts."""
-    figures = facts.value.figures
+    """The value that a contract's standing figures make: best, range, currencies, support, conflicts.
+
+    A figure whose amount is sealed is listed, and counts for nothing.
+    """
+    listed = figures = facts.value.figures
+    if facts.sealed:
+        figures = [figure for figure in listed if figure.amount or (figure.low and figure.high)]
     withheld = [part for part in facts.withheld if part.path == "/value" or part.path.startswith(("/value/", "/figures"))]
     kinds = _kinds(figures)
-    conflicts = _conflicts(facts, kinds) if len(figures) > 1 else []
+    conflicts = _conflicts(facts, figures, kinds) if len(figures) > 1 else []
     total = [figure for figure in figures if figure.scope == "total"]
     if not total:
-        status = _firmness(figures) or ("withheld" if withheld else "unknown")
-        return Value(status=status, figures=figures, withheld=withheld, conflicts=conflicts)
+        status = _firmness(figures) or ("withheld" if withheld or len(figures) < len(listed) else "unknown")
+        return Value(status=status, figures=listed, withheld=withheld, conflicts=conflicts)
     best = _best(total)
     currencies = kinds["total", best.vat or "unknown"]
     same = currencies[best.currency]
@@ -61,7 +67,7 @@ def value_of(facts: Facts) -> Value:
         open_below="at_most" in bounds,
         by_currency=ranges,
         support=len({_source_key(figure.source) for figure in figures if figure.currency == best.currency}),
-        figures=figures,
+        figures=listed,
         conflicts=conflicts,
         withheld=withheld,
     )
@@ -109,10 +115,10 @@ def _firmness(figures: Sequence[StandingFigure]) -> str | None:
 
 
 def _best(figures: Sequence[StandingFigure]) -> StandingFigure:
-    return figures[0] if len(figures) == 1 else min(figures, key=_preference)
+    return figures[0] if len(figures) == 1 else min(figures, key=preference)
 
 
-def _preference(figure: StandingFigure) -> tuple[int, bool, int, int]:
+def preference(figure: StandingFigure) -> tuple[int, bool, int, int]:
     """The firmest basis comes first; among equals a root of a derivation, then the latest."""
     return _RANK[figure.basis], figure.derived_from is not None, -first_day(figure.effective_on).toordinal(), -figure.rests_on[0]
 
@@ -134,12 +140,11 @@ def _source_key(source: JsonObject) -> tuple[Any, ...]:
     return stated("kind"), stated("name"), stated("attributed_to"), stated("via")
 
 
-def _conflicts(facts: Facts, kinds: _Kinds) -> list[Conflict]:
+def _conflicts(facts: Facts, figures: Sequence[StandingFigure], kinds: _Kinds) -> list[Conflict]:
     """The conflicts between figures of one scope and VAT that have no root in common, the first MAX_CONFLICTS of them."""
     apart = [kind for kind in kinds if not _agree([*kinds[kind].values()])]
     if not apart:
         return []
-    figures = facts.value.figures
     return list(islice(_compare(facts, [[f for f in figures if (f.scope, f.vat or "unknown") == kind] for kind in apart]), MAX_CONFLICTS))
 
 

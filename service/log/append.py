@@ -90,7 +90,7 @@ ORDER BY e.contract_id, e.revision
 # One statement, since each costs the client as much as deciding a request.
 WRITE = f"""
 WITH e AS ({insert_rows(events, bytes_as_text=("header",))}),
-     p AS ({insert_rows(payloads, bytes_as_text=("body",))}),
+     p AS ({insert_rows(payloads, bytes_as_text=("body", "sealed"))}),
      k AS ({insert_rows(idempotency)}),
      d AS ({insert_rows(deliveries)}),
      b AS ({insert_rows(batches)})

@@ -12,7 +12,8 @@ from uuid_utils import uuid7
 from service.domain.contract import decide, evolve, judge
 from service.domain.corrections import delivery_ids, resolve
 from service.domain.dates import first_day
-from service.domain.events import EventData, RecordedEvent
+from service.domain.events import EventData, RecordedEvent, place_in_fold
+from service.domain.sealing import REVEALED, check_reveal, sealed_members
 from service.domain.state import Anomaly, Contract
 from service.domain.timeline import View, admit, whole_of
 from service.errors import (
@@ -29,7 +30,19 @@ from service.errors import (
     Refused,
     StaleRevision,
 )
-from service.log.header import NO_PREVIOUS, SCHEMA, body_bytes, body_digest, event_hash, header_bytes, new_salts
+from service.log.header import (
+    NO_PREVIOUS,
+    SCHEMA,
+    SealedPart,
+    body_bytes,
+    body_digest,
+    event_hash,
+    header_bytes,
+    new_salts,
+    sealed_bytes,
+    sealed_digest,
+    sealed_map,
+)
 from service.log.ledger import Ledger, instant, zone
 from service.log.read import UNREADABLE, recorded_event
 from service.projections.contracts import (
@@ -56,6 +69,8 @@ class NewEvent:
     data: dict[str, Any]
     source: dict[str, Any]
     evidence: list[Any] | None = None
+    sealed: Sequence[SealedPart] = ()
+    """What is left out of `data` and `fact`, which are what everyone sees."""
     correlation_id: str | None = None
     causation_id: str | None = None
     hypothetical: bool | None = None
@@ -216,9 +231,9 @@ class Batch:
             row = standing.row
             last_on = last_days.get(append.contract_id, row.last_on if row else date.min)
             for new in append.events:
-                # What has no day meets nothing that has one; but what acts on another event takes all of them.
+                # What has no day meets nothing that has one; but what rewrites another event takes all of them.
                 day = first_day(new.effective_on) if new.effective_on else last_on
-                if day < last_on or day > self._day or new.fact.acts or (row is not None and row.has_pending):
+                if day < last_on or day > self._day or new.fact.rewrites or (row is not None and row.has_pending):
                     needed[append.contract_id] = None
                 last_on = max(last_on, day)
             last_days[append.contract_id] = last_on
@@ -428,15 +443,18 @@ class Decision:
             source=new.source,
             hypothetical=bool(new.hypothetical),
             schema_version=new.fact.schema_version,
+            sealed=sealed_members(new.fact, new.data, sealed_map(new.sealed), _until(new.sealed)) if new.sealed else None,
         )
         batch.check_ids(self.append.contract_id, new.fact, set(self.delivery_ids))
         if self.append.strict:
             self._find_what_it_adds_to(new.fact)
         if self.history is None:
-            decide(new.fact, contract, contract, event.revision, batch.day, event.effective_on)
+            decide(new.fact, contract, contract, event.revision, batch.day, effective_on=event.effective_on, sealed=len(new.sealed))
             evolve(contract, event)
         else:
             admit(event, self.history, batch.day)
+            if new.fact.event_type == REVEALED:
+                self._check_reveal(new.fact, self.history)
             self.history.append(event)
         self.delivery_ids |= dict.fromkeys(new.fact.delivery_ids(), event.revision)
         if new.fact.acts:
@@ -450,8 +468,12 @@ class Decision:
         if found := fact.adds_to(whole):
             self.added_to.append(found)
 
+    def _check_reveal(self, reveal: Any, history: Sequence[RecordedEvent]) -> None:
+        given = [SealedPart(path=part.path, value=part.value, salt=part.salt) for part in reveal.parts]
+        check_reveal(reveal, sorted(resolve(history), key=place_in_fold), sealed_map(given))
+
     def _write(self, event: RecordedEvent, new: NewEvent) -> None:
-        body = body_bytes(new.data, new.source, new.evidence, self.batch.salts.pop().hex())
+        body = body_bytes(new.data, new.source, new.evidence, self.batch.salts.pop().hex(), new.sealed)
         recorded_at = instant(self.recorded_at)
         header = header_bytes(
             {
@@ -471,6 +493,7 @@ class Decision:
                 "revision": event.revision,
                 "schema": SCHEMA,
                 "schema_version": event.data.schema_version,
+                "sealed_digest": sealed_digest(sealed_map(new.sealed)) if new.sealed else None,
             }
         )
         self.event_rows.append(
@@ -486,6 +509,8 @@ class Decision:
             }
         )
         self.payload_rows.append({"position": event.position, "body": body.decode()})
+        if new.sealed:
+            self.payload_rows[-1]["sealed"] = sealed_bytes(new.sealed).decode()
 
     def _last_hash(self) -> str:
         if self.event_rows:
@@ -510,6 +535,10 @@ class Decision:
             "anomalies": [{"anomaly_id": found.anomaly_id, "rule": found.rule} for found in raised],
         }
         return Receipt(orjson.dumps(body), self.append.contract_id, self.row.revision)
+
+
+def _until(sealed: Sequence[SealedPart]) -> dict[str, str]:
+    return {part.path: part.until for part in sealed if part.until}
 
 
 def _replay(kept: _Kept, append: Append) -> Receipt:

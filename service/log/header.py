@@ -52,6 +52,8 @@ class SealedPart(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     value: Any
     salt: str
+    until: str | None = None
+    """A day, told openly with the path; it stands in the body and is no part of the digest."""
 
 
 def canonical(value: Any) -> bytes:
@@ -78,14 +80,18 @@ def event_hash(header: bytes) -> bytes:
     return hashlib.sha256(LEAF + header).digest()
 
 
-def body_bytes(data: Any, source: Any, evidence: Any | None, salt: str) -> bytes:
-    """The body's canonical bytes: data, source and evidence as they were sent, and the salt in lower-case hex.
+def body_bytes(data: Any, source: Any, evidence: Any | None, salt: str, sealed: Sequence["SealedPart"] = ()) -> bytes:
+    """The body's canonical bytes: data, source and evidence as they were sent, the salt in lower-case hex, and the map of what is sealed.
 
     Without the salt, a round trillion could be guessed from its digest.
     """
     body = {"data": data, "salt": salt, "source": source}
     if evidence is not None:
         body["evidence"] = evidence
+    if sealed:
+        body["sealed"] = sealed_map(sealed)
+        if until := {part.path: part.until for part in sealed if part.until}:
+            body["sealed_until"] = until
     return canonical(body)
 
 
@@ -101,6 +107,14 @@ def sealed_map(parts: Sequence[SealedPart]) -> dict[str, str]:
 def sealed_digest(digests: Mapping[str, str]) -> str:
     """The digest of a sealed map, which goes into the header."""
     return hashlib.sha256(canonical(dict(digests))).hexdigest()
+
+
+def sealed_bytes(parts: Sequence[SealedPart]) -> bytes:
+    """The values and salts of an event's sealed parts, as they are stored: apart from its body, so that a body can be shown."""
+    return canonical([{"path": part.path, "salt": part.salt, "value": part.value} for part in parts])
+
+
+read_sealed = msgspec.json.Decoder(list[SealedPart]).decode
 
 
 def state_hash(effective_on: str, state: bytes) -> str:

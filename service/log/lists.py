@@ -13,6 +13,7 @@ WHERE c.ledger_id = %(ledger_id)s::uuid
   AND c.generation = (SELECT generation FROM ledgers WHERE ledger_id = %(ledger_id)s::uuid)
 """
 _HAS_TERMS = "AND c.filters @> %(terms)s::text[]"
+_HAS_ONE_TERM = "AND c.filters && %(any_term)s::text[]"
 _IS_ONE_OF = "AND c.contract_id = ANY(%(contract_ids)s::uuid[])"
 # The index finds what lies near; what the state says decides.
 _HAS_TOTAL = """
@@ -31,6 +32,7 @@ class Wanted:
     """Which contracts a list is of, and in what order: every condition that is given has to be met."""
 
     terms: Sequence[str] = ()
+    any_term: Sequence[str] = ()
     contract_ids: Sequence[str] = ()
     total_in: str | None = None
     value_from: str | None = None
@@ -74,6 +76,9 @@ def _conditions(wanted: Wanted) -> tuple[list[str], dict[str, Any]]:
     if wanted.terms:
         conditions.append(_HAS_TERMS)
         parameters["terms"] = list(wanted.terms)
+    if wanted.any_term:
+        conditions.append(_HAS_ONE_TERM)
+        parameters["any_term"] = list(wanted.any_term)
     if wanted.contract_ids:
         conditions.append(_IS_ONE_OF)
         parameters["contract_ids"] = list(wanted.contract_ids)

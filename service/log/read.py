@@ -6,7 +6,7 @@ import binascii
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -16,9 +16,10 @@ from psycopg import AsyncConnection
 from service.database import Database
 from service.domain.contract import encode_state
 from service.domain.events import RecordedEvent, decode_body, first_day_of
+from service.domain.sealing import read_sealed_members
 from service.domain.timeline import View, tell
 from service.errors import ContractNotFound, EventNotFound, HistoryForked, LedgerNotFound, Malformed, MemberFault, Refused
-from service.log.header import NO_PREVIOUS, Header, decode_header
+from service.log.header import NO_PREVIOUS, Header, SealedPart, decode_header, read_sealed
 from service.log.ledger import Ledger, instant, zone
 from service.log.lists import Wanted, count_query, list_query
 from service.projections.contracts import encode_beside
@@ -76,6 +77,10 @@ _EVENTS_AFTER = (
     + "e.position > %(after)s AND (%(event_type)s::text IS NULL OR e.event_type = %(event_type)s) ORDER BY e.position LIMIT %(limit)s"
 )
 _CONTRACT_EVENTS = _EVENT + "e.contract_id = %(contract_id)s::uuid AND e.revision > %(after)s ORDER BY e.revision LIMIT %(limit)s"
+_SEALED = """
+SELECT position, sealed FROM payloads
+WHERE ledger_id = %(ledger_id)s::uuid AND position = ANY(%(positions)s::bigint[]) AND sealed IS NOT NULL
+"""
 _LAST_REVISION = """
 SELECT coalesce(max(revision), 0) FROM events WHERE ledger_id = %(ledger_id)s::uuid AND contract_id = %(contract_id)s::uuid
 """
@@ -157,6 +162,7 @@ def recorded_event(header: bytes, body: bytes, time_zone: ZoneInfo) -> RecordedE
         source=source,
         hypothetical=bool(known.hypothetical),
         schema_version=known.schema_version,
+        sealed=read_sealed_members(data, known.schema_version, body) if known.sealed_digest else None,
     )
 
 
@@ -261,7 +267,7 @@ class Reader:
         events = await self.history(ledger, contract_id, position)
         if not events:
             raise ContractNotFound(f"Ledger {ledger.name} knew no contract {contract_id} at position {position}.")
-        known_at = await self._recorded_at(ledger, position) if position < head else head_at
+        known_at = await self.recorded_at(ledger, position) if position < head else head_at
         effective_on = times.effective_on or now.astimezone(zone(ledger.time_zone)).date()
         as_of = AsOf(
             effective_on=effective_on.isoformat(),
@@ -289,9 +295,10 @@ class Reader:
             raise _refused(times.prefix + "known_position", f"the ledger has {head} events so far")
         return head if times.known_position is None else times.known_position
 
-    async def _recorded_at(self, ledger: Ledger, position: int) -> datetime:
+    async def recorded_at(self, ledger: Ledger, position: int) -> datetime:
+        """The instant at which an event was recorded."""
         rows = await self.database.rows(_RECORDED_AT, {"ledger_id": ledger.ledger_id, "position": position})
-        recorded_at: datetime = rows[0][0]
+        recorded_at: datetime = rows[0][0] if rows else datetime.fromtimestamp(0, UTC)
         return recorded_at
 
     async def event(self, ledger: Ledger, event_id: str) -> StoredEvent:
@@ -305,6 +312,14 @@ class Reader:
         """The events after a position, in the order of the log."""
         parameters = {"ledger_id": ledger.ledger_id, "after": after, "limit": limit, "event_type": event_type}
         return [_stored(row) for row in await self.database.rows(_EVENTS_AFTER, parameters)]
+
+    async def sealed_parts(self, ledger: Ledger, events: Sequence[StoredEvent]) -> dict[int, list[SealedPart]]:
+        """The values and salts of what is sealed in some events, by position: for a reader with the right to them alone."""
+        positions = sorted(event.header.position for event in events if event.header.sealed_digest)
+        if not positions:
+            return {}
+        rows = await self.database.rows(_SEALED, {"ledger_id": ledger.ledger_id, "positions": positions})
+        return {position: read_sealed(sealed) for position, sealed in rows}
 
     async def newest(self, ledger: Ledger) -> tuple[int, str]:
         """The position and the hash of the newest event; 0 and zeros before the first."""

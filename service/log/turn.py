@@ -22,6 +22,7 @@ from service.errors import ClockUntrusted, LedgerError
 from service.log.decide import CLOCK_TOLERANCE
 from service.log.ledger import Ledger, zone
 from service.log.ledgers import all_ledgers
+from service.log.outlook import replace_outlooks
 from service.log.read import Reader, recorded_event
 from service.projections.contracts import LAYOUT, ContractRow, contract_row, contract_rows_json, project
 
@@ -191,6 +192,7 @@ async def _refresh(database: Database, ledger: Ledger, which: str, parameters: d
         rows = await _folded(connection, ledger, due, today) if due else []
         if rows:
             await connection.execute(_UPSERT, {"ledger_id": ledger.ledger_id, "contracts": contract_rows_json(rows, generation)})
+            await replace_outlooks(connection, ledger.ledger_id, generation, [(row.contract_id, row.state) for row in rows])
         return len(rows)
 
 

@@ -33,7 +33,12 @@ def filters_of(state: ContractState) -> list[str]:
     """The terms of a contract: the two days, what changes with its events, then what hardly does. A role is always that of a party."""
     figures, value = state.value.figures, state.value
     terms = [*_days(state), f"status={state.status}"]
-    terms += [f"currency={currency}" for currency in sorted({figure.currency for figure in figures})]
+    currencies = {figure.currency for figure in figures}
+    if state.delivery and state.delivery.values:
+        currencies.update([delivered.currency for delivered in state.delivery.values])
+    if state.ending and state.ending.delivered_value:
+        currencies.add(state.ending.delivered_value["currency"])
+    terms += [f"currency={currency}" for currency in sorted(currencies)]
     for total in value.by_currency:
         terms += _total_terms(total.currency, total.low.amount, total.high.amount)
     terms += _lasting_terms(

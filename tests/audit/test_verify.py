@@ -78,6 +78,7 @@ FLIPS: Mapping[tuple[str, str], str] = {
     ("payloads", "ledger_id"): OTHER_ID,
     ("payloads", "position"): "position + 1000",
     ("payloads", "body"): "set_byte(body, 20, get_byte(body, 20) # 1)",
+    ("payloads", "sealed"): "coalesce(sealed, '') || '[]'::bytea",
     ("contracts", "ledger_id"): OTHER_ID,
     ("contracts", "generation"): "generation + 1",
     ("contracts", "contract_id"): OTHER_ID,

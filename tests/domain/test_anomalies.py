@@ -10,6 +10,7 @@ import service.domain
 from service.domain.dates import on
 from service.domain.delivery import MAX_UNSIGNED_DELIVERIES
 from service.domain.state import Anomaly
+from service.domain.timeline import tell
 from tests.domain.histories import (
     CELLS,
     CONTRACT,
@@ -275,6 +276,15 @@ def test_two_members_that_one_event_withholds_are_one_anomaly_of_two_sentences()
             "/value was withheld until 2024 and is not released; /quantity was withheld until 2024 and is not released",
         )
     ]
+
+
+def test_what_is_still_sealed_past_its_day_is_flagged() -> None:
+    sealed = [{"path": "/figure/note", "value": "in confidence", "until": "2026-06-15"}]
+    log = log_of(reported(), stated(figure("f1")) | {"sealed": sealed}, day=date(2026, 6, 15))
+    assert tell(log.history(), date(2026, 6, 15)).anomalies == []
+    (found,) = tell(log.history(), date(2026, 6, 16)).anomalies
+    sentence = "/figure/note of revision 2 was sealed until 2026-06-15 and is not revealed"
+    assert (found.anomaly_id, found.sentence) == ("sealed-past-its-day.2", sentence)
 
 
 # Figures that conflict

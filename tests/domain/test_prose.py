@@ -10,7 +10,7 @@ from service.domain.contract import encode_state
 from service.domain.events import EVENT_TYPES
 from service.domain.timeline import tell
 from tests.domain.histories import TODAY, events_of
-from tests.domain.test_golden_bodies import ACTS, EFFECTIVE_ON, request_of
+from tests.domain.test_golden_bodies import ACTS, EFFECTIVE_ON, OF_AN_EVENT, request_of
 
 Json = dict[str, Any]
 
@@ -26,7 +26,7 @@ def test_every_event_type_is_told_in_words_of_its_own(event_type: str) -> None:
 def test_a_contract_with_everything_is_told() -> None:
     import json
 
-    life = [request_of(event_type) for event_type in EFFECTIVE_ON if event_type not in {"contract.cancelled", *ACTS}]
+    life = [request_of(event_type) for event_type in EFFECTIVE_ON if event_type not in {"contract.cancelled", *ACTS, *OF_AN_EVENT}]
     events = events_of(*life)
     state = json.loads(encode_state(tell(events, TODAY).state))
     answer = {

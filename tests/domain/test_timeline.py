@@ -176,5 +176,5 @@ def test_the_event_types_are_those_of_the_catalogue_so_far() -> None:
         "disclosure.released", "disclosure.withheld", "dispute.raised", "dispute.resolved", "event.corrected", "event.voided",
         "figure.stated", "figure.withdrawn", "force_majeure.declared", "force_majeure.lifted", "milestone.met", "milestone.missed",
         "milestone.scheduled", "note.added", "option.exercised", "option.granted", "option.lapsed", "order.extended", "party.added",
-        "party.identified", "party.replaced", "terms.amended", "value.revised",
+        "party.identified", "party.replaced", "sealed.revealed", "terms.amended", "value.revised",
     }  # fmt: skip

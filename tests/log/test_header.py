@@ -296,14 +296,14 @@ HEADER_MEMBERS = dict.fromkeys(
     ),
     "event_hash",
 )  # fmt: skip
-BODY_MEMBERS = dict.fromkeys(("data", "source", "evidence", "salt"), "body_digest")
+BODY_MEMBERS = dict.fromkeys(("data", "source", "evidence", "salt", "sealed", "sealed_until"), "body_digest")
 COPY = "a copy of the header, compared in verification"
 FOLD = "not hashed: the fold of the contract's events, folded again and compared in verification"
 OUTSIDE_THE_LOG = "not of the log: nothing that an event says stands here"
 COLUMNS: dict[str, dict[str, str]] = {
     "events": dict.fromkeys(("ledger_id", "position", "contract_id", "revision", "event_id", "event_type", "recorded_at"), COPY)
     | {"header": "event_hash", "event_hash": "the prev of the contract's next header, and the tree"},
-    "payloads": {"ledger_id": COPY, "position": COPY, "body": "body_digest"},
+    "payloads": {"ledger_id": COPY, "position": COPY, "body": "body_digest", "sealed": "the map in the body, and sealed_digest"},
     "batches": {
         "ledger_id": COPY,
         "last_position": "not hashed: an event must stand there, and none after the last, in verification",
@@ -343,7 +343,8 @@ COLUMNS: dict[str, dict[str, str]] = {
 
 def test_every_stored_member_has_the_digest_that_covers_it() -> None:
     assert set(Header.__struct_fields__) == set(HEADER_MEMBERS)
-    assert set(orjson.loads(body_bytes({}, {}, [], ""))) == set(BODY_MEMBERS)
+    sealed = [SealedPart(path="/a", value=1, salt="", until="2026")]
+    assert set(orjson.loads(body_bytes({}, {}, [], "", sealed))) == set(BODY_MEMBERS)
     tables: dict[str, Table] = dict(database.metadata.tables)
     assert {name: {column.name for column in table.columns} for name, table in tables.items()} == {
         name: set(columns) for name, columns in COLUMNS.items()
@@ -378,6 +379,7 @@ def test_each_header_is_linked_to_the_one_before_it_in_its_contract() -> None:
 
 def test_what_the_fold_reads_of_an_event_is_all_in_header_and_body() -> None:
     fields = {"recorded_on": "recorded_at", "day": "effective_on", "data": "body_digest", "source": "body_digest"}
+    fields["sealed"] = "sealed_digest"
     assert {fields.get(name, name) for name in RecordedEvent.__struct_fields__} <= set(HEADER_MEMBERS)
 
 
