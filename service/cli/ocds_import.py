@@ -104,7 +104,7 @@ def _known(client: Client, reference: str) -> tuple[str | None, list[Json]]:
 
 def _send(client: Client, place: str, planned: Planned, contract_id: str | None, events: list[Json], outcome: _Outcome) -> None:
     """Send the steps of a contract. One that is refused holds back those that follow it."""
-    before = {event["source"].get("external_id") for event in events}
+    before = {event.get("source", {}).get("external_id") for event in events}
     held_back: Step | None = None
     for number, step in enumerate(planned.steps):
         if held_back is not None:

@@ -13,6 +13,7 @@ from datetime import date
 from functools import cache
 from typing import Any
 
+import msgspec
 from pydantic import TypeAdapter, ValidationError
 
 from service.domain.events import EVENT_TYPES, EventData, RecordedEvent, decode_data, first_day_of
@@ -80,18 +81,24 @@ class _Process:
         self._release_ids = {release.release_id for release in releases}
         known: JsonObject = {}
         for release in releases:
-            said = {name: release.said[name] for name in _MERGED if name in release.said}
-            if self._take(release, after := merged(known, said)):
-                known = after
+            if self._is_sound(release):
+                said = {name: release.said[name] for name in _MERGED if name in release.said}
+                after = merged(known, said)
+                known = after if self._take(release, after) else known
 
-    def _take(self, release: Release, known: JsonObject) -> bool:
-        """Take a release into each contract that it tells of; whether it is to count as said for the releases after it."""
+    def _is_sound(self, release: Release) -> bool:
+        """Whether a release can be merged with those before it."""
         try:
             check_lists(release.said)
-            told = _contracts_of(release)
+            _contracts_of(release)
         except Refused as fault:
             self.refusals.append(Refusal(release.place, release.release_id, fault.detail))
             return False
+        return True
+
+    def _take(self, release: Release, known: JsonObject) -> bool:
+        """Take a release into each contract that it tells of; whether it is to count as said for the releases after it."""
+        told = _contracts_of(release)
         if not told:
             self.refusals.append(Refusal(release.place, release.release_id, "it tells of no contract"))
             return True
@@ -119,16 +126,20 @@ def _contracts_of(release: Release) -> list[tuple[str, JsonObject]]:
 
 
 def _before(events: Sequence[JsonObject], release_ids: set[str], today: date) -> list[RecordedEvent]:
-    """The events before the first that one of these releases made."""
+    """The events before the first that one of these releases made. Refused where one of them cannot be read, such as one that is erased."""
     known = []
     for event in events:
-        if event["source"].get("external_id") in release_ids:
+        if event.get("source", {}).get("external_id") in release_ids:
             break
-        known.append(_recorded(event, today))
+        try:
+            known.append(_recorded(event, today))
+        except (KeyError, msgspec.ValidationError):
+            raise Refused(f"what the ledger has of the contract cannot be read whole: revision {event['revision']}") from None
     return known
 
 
 def _recorded(event: JsonObject, today: date) -> RecordedEvent:
+    """An event as the API shows it, as one of the fold."""
     effective_on = event.get("effective_on")
     return RecordedEvent(
         event_id=event["event_id"],
@@ -170,7 +181,7 @@ class _Contract:
 
     def _check_order(self, release: Release) -> None:
         """A release says what changed since those before it: one that comes late cannot be told from what stands."""
-        sources = [event["source"] for event in self.recorded]
+        sources = [event.get("source", {}) for event in self.recorded]
         if release.release_id in {source.get("external_id") for source in sources}:
             if not self.events and sources[0].get("external_id") != release.release_id:
                 raise Refused("the ledger knows the contract from another release of that day")

@@ -16,6 +16,7 @@ JsonObject = dict[str, Any]
 MAX_OCDS_BYTES: Final = 67_108_864
 MAX_OCDS_DEPTH: Final = 64
 MAX_OCDS_RELEASES: Final = 2_000
+MAX_OCDS_ENTRIES: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +211,8 @@ def entries(said: JsonObject, member: str, place: str) -> list[Any]:
 def objects(said: JsonObject, member: str, place: str) -> list[JsonObject]:
     """A member that is a list of objects, with ids that differ."""
     known = entries(said, member, place)
+    if len(known) > MAX_OCDS_ENTRIES:
+        raise Refused(f"{place}{member}: it has more than {MAX_OCDS_ENTRIES:,} entries")
     seen: set[str] = set()
     for index, entry in enumerate(known):
         if not isinstance(entry, dict):

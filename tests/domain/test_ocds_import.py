@@ -16,6 +16,9 @@ Json = dict[str, Any]
 PARTIES = [{"id": "b", "name": "Buyer", "roles": ["buyer"]}, {"id": "s", "name": "Supplier", "roles": ["supplier"]}]
 
 
+KEY = "1f585c78c3e33b6839f68fc8740fb271e38cc22dfa7ee6dc96cd641f590f132d"
+
+
 def contract(**members: Any) -> Json:
     return {"id": "c", "title": "Cells", "dateSigned": "2024-01-26T09:00:00Z", **members}
 
@@ -160,6 +163,17 @@ def test_each_contract_of_a_release_is_a_contract_of_its_own_with_other_keys() -
     assert len({idempotency_key(known, known.steps[0], index) for known in made for index in (0, 1)}) == 4
 
 
+def test_the_same_release_makes_the_same_requests_under_the_same_keys_in_whatever_document_it_stands() -> None:
+    requests = [
+        [(idempotency_key(known, step, 0), step.requests) for known in from_ocds(document, lambda _: [], TODAY)[0] for step in known.steps]
+        for document in (release(), {"releases": [release()]}, {"records": [{"ocid": "o-1", "releases": [release()]}]})
+    ]
+    assert len(requests[0]) == 1
+    assert requests[0] == requests[1] == requests[2]
+    # Keys are kept by the services that were sent them.
+    assert requests[0][0][0] == KEY
+
+
 def test_ids_with_slashes_make_no_contract_of_another_process() -> None:
     one, other = release("r1", "2024-02-01", contract(id="b/c"), ocid="a"), release("r2", "2024-02-01", contract(id="c"), ocid="a/b")
     made, _ = planned(one, other)
@@ -194,6 +208,7 @@ def test_ids_with_slashes_make_no_contract_of_another_process() -> None:
         ({"contracts": [contract(period={"startDate": "2024-02-01T00:00:00Z", "endDate": "2024-01-01T00:00:00Z"})]}, "the end is before"),
         ({"contracts": [contract(items=[{"id": "i"}, {"id": "i"}])]}, "contracts/0/items/1/id: i stands twice"),
         ({"contracts": [contract(items=[{"id": "a b"}])]}, "item_id: it should be an id"),
+        ({"contracts": [contract(items=[{"id": str(n)} for n in range(1_001)])]}, "contracts/0/items: it has more than 1,000 entries"),
         ({"parties": []}, "parties: none has a role"),
         ({"parties": PARTIES[:1]}, "no supplier stands by then"),
         ({"parties": [{"id": "b", "roles": ["buyer"]}]}, "parties/0/name: it has none"),
@@ -262,6 +277,20 @@ def test_numbers_of_any_size_are_read_and_refused_without_being_written_out() ->
         made, (refusal,) = from_ocds(read(text), lambda _: [], TODAY)
         assert made == []
         assert "too many digits" in refusal.reason
+
+
+def test_what_the_ledger_has_and_cannot_be_read_is_a_reason_and_no_failure() -> None:
+    erased = {
+        "event_id": "e",
+        "event_type": "contract.signed",
+        "position": 1,
+        "revision": 1,
+        "schema_version": 1,
+        "effective_on": "2024-01-26",
+    }
+    made, (refusal,) = from_ocds(read(json.dumps(release())), lambda _: [erased], TODAY)
+    assert made == []
+    assert "cannot be read whole: revision 1" in refusal.reason
 
 
 JSON = st.recursive(
