@@ -67,7 +67,7 @@ def test_a_number_is_taken_up_to_its_bound(monkeypatch: pytest.MonkeyPatch, name
         Settings.from_environment()
 
 
-@pytest.mark.parametrize("name", VARIABLES.keys() - set(NUMBERS))
+@pytest.mark.parametrize("name", sorted(VARIABLES.keys() - set(NUMBERS)))
 @pytest.mark.parametrize("text", UNPRINTABLE)
 def test_a_text_that_cannot_be_printed_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, text: str) -> None:
     assert refusal(monkeypatch, tmp_path, **{name: text}).startswith(VARIABLES[name])
