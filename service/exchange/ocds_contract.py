@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from service.domain.money import minor_digits, plain
 from service.errors import Refused
-from service.exchange.ocds_read import JsonObject, Release, day_of, member_of, objects, text_of
+from service.exchange.ocds_read import JsonObject, Release, day_of, entries, member_of, objects, text_of
 
 _PERIOD: Final = {"startDate": "start_on", "endDate": "end_on", "maxExtentDate": "max_end_on"}
 _BIDDING: Final = frozenset({"tenderer", "enquirer", "reviewBody", "interestedParty", "invitedCandidate", "notifiedBody"})
@@ -177,11 +177,11 @@ def _parties(known: JsonObject, listed: list[JsonObject], contract: JsonObject) 
     """The parties of a contract: those with a role in it, of the suppliers those of its award; also those named only there, or as buyer."""
     found: dict[str, JsonObject] = {}
     for index, party in enumerate(listed):
-        roles = [role for role in party.get("roles") or () if isinstance(role, str) and role not in _BIDDING]
+        roles = [role for role in entries(party, "roles", f"parties/{index}/") if isinstance(role, str) and role not in _BIDDING]
         if roles:
             found[text_of(party, "id", f"parties/{index}/")] = _party(party, f"parties/{index}/", roles)
     award_id = contract.get("awardID")
-    award = next((entry for entry in objects(known, "awards", "") if award_id is not None and entry.get("id") == award_id), {})
+    award = next((entry for entry in objects(known, "awards", "") if award_id is not None and str(entry.get("id")) == str(award_id)), {})
     suppliers = objects(award, "suppliers", "awards/")
     _name(found, [member_of(known, "buyer")], "buyer")
     _name(found, suppliers, "supplier")
@@ -214,7 +214,9 @@ def _party(party: JsonObject, place: str, roles: list[str]) -> JsonObject:
     known = {"party_id": text_of(party, "id", place), "name": name, "roles": words}
     identifiers = [identifier, *objects({"additionalIdentifiers": party.get("additionalIdentifiers")}, "additionalIdentifiers", place)]
     pairs = dict.fromkeys(
-        (one["scheme"], text_of(one, "id", place)) for one in identifiers if one.get("scheme") and one.get("id") is not None
+        (_words(one, "scheme", place), text_of(one, "id", place))
+        for one in identifiers
+        if _words(one, "scheme", place) and one.get("id") is not None
     )
     return known | ({"identifiers": [{"scheme": scheme, "id": known_id} for scheme, known_id in pairs]} if pairs else {})
 

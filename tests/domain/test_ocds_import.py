@@ -209,6 +209,9 @@ def test_ids_with_slashes_make_no_contract_of_another_process() -> None:
         ({"contracts": [contract(items=[{"id": "i"}, {"id": "i"}])]}, "contracts/0/items/1/id: i stands twice"),
         ({"contracts": [contract(items=[{"id": "a b"}])]}, "item_id: it should be an id"),
         ({"contracts": [contract(items=[{"id": str(n)} for n in range(1_001)])]}, "contracts/0/items: it has more than 1,000 entries"),
+        ({"parties": [{**PARTIES[0], "roles": 5}]}, "parties/0/roles: it should be a list"),
+        ({"parties": [{**PARTIES[0], "identifier": {"scheme": {}, "id": "x"}}]}, "scheme: it should be text"),
+        ({"buyer": {"id": "x"}}, "buyer/name: it has none"),
         ({"parties": []}, "parties: none has a role"),
         ({"parties": PARTIES[:1]}, "no supplier stands by then"),
         ({"parties": [{"id": "b", "roles": ["buyer"]}]}, "parties/0/name: it has none"),
@@ -311,5 +314,6 @@ JSON = st.recursive(
 )
 def test_whatever_stands_in_a_release_it_is_planned_or_refused(member: str, of_contract: str, one: Any, other: Any) -> None:
     told = release(contracts=[contract(**{of_contract: other})], **({member: one} if member != "contracts" else {}))
+    told["parties"] = [*PARTIES, {"id": "x", "name": "Other", "roles": other, "identifier": one}] if member == "buyer" else told["parties"]
     made, refusals = planned(release(), {**told, "id": told["id"] if member == "id" else "r2"})
     assert sum(len(known.steps) for known in made) + len(refusals) >= 2
