@@ -115,7 +115,8 @@ def resolve(events: Sequence[RecordedEvent]) -> list[RecordedEvent]:
 def acts_of(events: Iterable[RecordedEvent]) -> list[RecordedEvent]:
     """The corrections and voids among events, in the order of recording."""
     acts = [event for event in events if event.data.acts]
-    acts.sort(key=_revision)
+    if acts:
+        acts.sort(key=_revision)
     return acts
 
 
@@ -217,10 +218,15 @@ def _validator(event_type: str) -> Any:
     return TypeAdapter(EVENT_TYPES[event_type]).validator.validate_python
 
 
-def delivery_ids(history: Iterable[RecordedEvent]) -> dict[str, int]:
+def delivery_ids(history: Sequence[RecordedEvent]) -> dict[str, int]:
     """Every delivery id that an event ever introduced, as recorded or corrected, with the revision that did: none is used anew."""
-    originals: dict[str, RecordedEvent] = {}
     introduced: dict[str, int] = {}
+    if not any(event.data.acts for event in history):
+        for event in history:
+            for delivery_id in event.data.delivery_ids():
+                introduced.setdefault(delivery_id, event.revision)
+        return introduced
+    originals: dict[str, RecordedEvent] = {}
     for event in history:
         originals[event.event_id] = event
         data = event.data

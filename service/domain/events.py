@@ -8,7 +8,7 @@ the newest, by the upcasts that a type is registered with.
 import dataclasses
 from collections.abc import Callable, Sequence
 from datetime import date
-from functools import cache
+from functools import cache, lru_cache
 from operator import attrgetter
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
@@ -194,10 +194,6 @@ class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     corrected_by: int | None = None
     sealed: SealedMembers | None = None
 
-    def __post_init__(self) -> None:
-        if self.data.dayless:
-            msgspec.structs.force_setattr(self, "day", date.min)
-
     @property
     def published_by(self) -> date:
         """The day from which it counts as published: the last day of `published_on`, else the day it was recorded."""
@@ -246,12 +242,12 @@ def decode_data(event_type: str, schema_version: int, data: JsonObject) -> Event
     return known
 
 
+@lru_cache(16_384)
 def first_day_of(event_type: str, effective_on: str | None) -> date:
     """The day on which an event takes effect, before every day for one without any. ValueError when one that has a day lacks it."""
     known = EVENT_TYPES.get(event_type)
-    if effective_on is None and known is not None and known.dayless:
-        return date.min
-    return first_day(effective_on or "")
+    # A label was sent with a day once, which said nothing.
+    return date.min if known is not None and known.dayless else first_day(effective_on or "")
 
 
 @cache
