@@ -26,6 +26,9 @@ from psycopg import sql
 from service.embedded import EmbeddedPostgres
 from service.errors import OperatorError
 
+# Commands are told in whatever width they choose themselves: xdist gives its workers the terminal's.
+os.environ.pop("COLUMNS", None)
+
 OWNER: Final = "ledger_owner"
 SERVICE: Final = "ledger_service"
 TEMPLATE: Final = "ledger_template"

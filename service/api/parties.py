@@ -65,6 +65,8 @@ def _looked_for(query: PartiesQuery) -> list[str]:
 async def _get_party(call: Call) -> Response:
     call.query(QueryModel)
     party_id: str = call.request.path_params["party_id"]
+    if "\0" in party_id:  # which the database would not even look for
+        raise PartyNotFound(f"No contract has a party {party_id[:100]!r}.")
     ledger, database = call.ledger, call.services.reader.database
     stand, _ = await stand_and_times(call)
     found = [*await forms_of(database, ledger, stand, [party_id])]

@@ -72,9 +72,9 @@ def _count(number: int, word: str) -> str:
 def keys_table(rows: Sequence[KeyRow]) -> None:
     table = Table(show_edge=False, pad_edge=False)
     for heading in ("id", "name", "rights", "made", "state"):
-        table.add_column(heading, no_wrap=heading in ("id", "made"))
+        table.add_column(heading, no_wrap=heading in ("id", "made"), overflow="fold")
     for row in rows:
-        table.add_row(row.key_id, row.name, "\n".join(row.grants), _minute(row.created_at), _standing(row))
+        table.add_row(row.key_id, row.name, "\n".join(row.grants), f"{row.created_at:%Y-%m-%d}", _standing(row))
     console().print(table)
 
 

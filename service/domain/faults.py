@@ -75,7 +75,8 @@ _SPELLINGS: Final = {
     r"^https?://[^\s]+$": "an address that begins with https:// or http:// and holds no space",
     r"^(/([^~/]|~[01])*)+$": "a JSON pointer (RFC 6901), such as /figures/0/amount",
     r"^[a-z0-9.+-]+/[a-z0-9.+-]+$": "a media type in lower case, such as application/pdf",
-    r"^[a-z-]+(\.[0-9]+)+$": "an anomaly_id as an answer gave it, such as value-halved.2",
+    r"^[0-9a-f]{32}$": "32 hexadecimal digits in lower case",
+    r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$": "a UUID, such as 01890000-0000-7000-8000-0000000000ff",
     r"^[^\s\x00-\x1f]([^\x00-\x1f]{0,58}[^\s\x00-\x1f])?$": (
         "a label of at most 60 characters that neither begins nor ends with a space, nor holds a control character"
     ),

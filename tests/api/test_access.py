@@ -21,6 +21,7 @@ PLACES = {
     "contract_id": "01890000-0000-7000-8000-0000000000ff",
     "event_id": "01890000-0000-7000-8000-0000000000ff",
     "import_id": "01890000-0000-7000-8000-0000000000ff",
+    "party_id": "nobody",
 }
 PRIVATE = [operation for operation in operations() if operation.path not in PUBLIC]
 ENDS_WITHIN_SECONDS = 10

@@ -449,6 +449,6 @@ def test_parameters_that_say_nothing_change_nothing(api: httpx.Client, query: st
 @pytest.mark.parametrize("value", ["' OR 1=1 --", "%", "{a,b}", '"', "\\", "lges role=buyer", "\ufffd", "a\nb", "ÿ"])
 def test_odd_values_of_filters_are_values(api: httpx.Client, value: str) -> None:
     open_contract(api)
-    for name in ("party", "role", "status", "reference"):
+    for name in ("party", "product", "reference"):
         answer = api.get(f"/contracts?{name}={quote(value, safe='')}")
         assert (answer.status_code, answer.json()["items"]) == (200, [])

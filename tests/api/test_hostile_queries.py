@@ -5,11 +5,13 @@ The client holds every answer against the OpenAPI document; a status that an ope
 
 from typing import Any, Final
 from urllib.parse import quote
+from uuid import uuid4
 
 import httpx
+import orjson
 import pytest
 
-from tests.api.bodies import SIGNED, open_contract
+from tests.api.bodies import SIGNED, event, open_contract
 from tests.api.documented import Operation, document, operations
 from tests.api.running import RunningService
 
@@ -35,7 +37,11 @@ def parameters(operation: Operation) -> list[str]:
 def places(api: httpx.Client) -> dict[str, str]:
     contract_id = open_contract(api, SIGNED)
     event_id: str = api.get(f"/contracts/{contract_id}/events").json()["items"][0]["event_id"]
-    return {"ledger": "main", "contract_id": contract_id, "event_id": event_id}
+    import_id = str(uuid4())
+    line = event({"text": "a note"}) | {"contract": contract_id, "event_type": "note.added"}
+    sent = api.post("/imports", content=orjson.dumps(line), headers={"Idempotency-Key": import_id, "Content-Type": "application/x-ndjson"})
+    assert sent.status_code == 200, sent.text
+    return {"ledger": "main", "contract_id": contract_id, "event_id": event_id, "import_id": import_id, "party_id": "lges"}
 
 
 @pytest.mark.parametrize("operation", READS, ids=lambda operation: operation.operation_id)

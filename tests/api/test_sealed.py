@@ -4,8 +4,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
+from uuid import uuid4
 
 import httpx
+import orjson
 import psycopg
 import pytest
 import structlog
@@ -33,6 +35,7 @@ class Kept:
 
     contract_id: str
     event_ids: tuple[str, ...]
+    import_id: str
     reader: httpx.Client
     lines: list[Json]
 
@@ -61,8 +64,20 @@ def kept(service: RunningService, api: httpx.Client) -> Iterator[Kept]:
         noted = record(reader, contract_id, "note.added", event({}, sealed=[{"path": "/text", "value": WORDS}]))
         answers = [first, second, noted]
         assert [answer.status_code for answer in answers] == [201, 201, 201], [answer.text for answer in answers]
-        yield Kept(contract_id, tuple(answer.json()["events"][0]["event_id"] for answer in answers), reader, lines)
+        event_ids = tuple(answer.json()["events"][0]["event_id"] for answer in answers)
+        yield Kept(contract_id, event_ids, imported(reader, contract_id), reader, lines)
     structlog.configure(processors=processors)
+
+
+def imported(client: httpx.Client, contract_id: str) -> str:
+    """The id of an import of a line that is recorded, and of one that is refused, with sealed members both."""
+    import_id = str(uuid4())
+    figures = ({"figure_id": "f-imported"}, {"figure_id": "f-imported"})
+    lines = [sealed_figure(**figure) | {"contract": contract_id, "event_type": "figure.stated"} for figure in figures]
+    content = b"\n".join(map(orjson.dumps, lines))
+    answer = client.post("/imports", content=content, headers={"Idempotency-Key": import_id, "Content-Type": "application/x-ndjson"})
+    assert (answer.json()["recorded"], answer.json()["refused"]) == (1, 1), answer.text
+    return import_id
 
 
 def assert_no_needle(answer: httpx.Response) -> None:
@@ -92,6 +107,7 @@ QUERIES: Final[dict[str, tuple[str, ...]]] = {
 def filled(operation: Operation, kept: Kept) -> list[str]:
     """The addresses of an operation for what was sealed. A new parameter of a path is named here, or its operation would not be walked."""
     parts = {"ledger": "main", "contract_id": kept.contract_id}
+    parts |= {"import_id": kept.import_id, "party_id": "lges"}
     if "{event_id}" in operation.path:
         return [operation.at(**parts, event_id=event_id) for event_id in kept.event_ids]
     return [operation.at(**parts)]

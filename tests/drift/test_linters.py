@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def spoilt(folder: Path) -> Path:
     """The document with two operations of one name: what a linter has to find."""
     made = folder / "spoilt.yaml"
-    made.write_text(OPENAPI.read_text().replace("operationId: list_contracts", "operationId: get_contract", 1))
+    made.write_text(OPENAPI.read_text().replace("operationId: list_contracts\n", "operationId: get_contract\n", 1))
     return made
 
 

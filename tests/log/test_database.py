@@ -204,6 +204,7 @@ def test_the_services_rights_are_those_and_no_more(filled: Database) -> None:
         **dict.fromkeys((*LOG, "ledgers", "idempotency", "principals"), add),
         "ledger_locks": {*add, "UPDATE"},
         **dict.fromkeys(("contracts", "deliveries"), keep),
+        **dict.fromkeys(("outlook_heads", "outlooks", "deadlines", "commitments", "parties"), keep),
         **{table: {*add, "UPDATE"} for table in ("grants", "api_keys", "imports", "import_lines")},
         "alembic_version": {"SELECT"},
     }

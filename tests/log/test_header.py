@@ -316,6 +316,10 @@ COLUMNS: dict[str, dict[str, str]] = {
         OUTSIDE_THE_LOG,
     ),
     "ledger_locks": {"ledger_id": OUTSIDE_THE_LOG},
+    **{
+        name: dict.fromkeys((column.name for column in database.metadata.tables[name].columns), "the rows of contracts, in verification")
+        for name in ("outlook_heads", "outlooks", "deadlines", "commitments", "parties")
+    },
     "idempotency": {
         "ledger_id": OUTSIDE_THE_LOG,
         "key": OUTSIDE_THE_LOG,
@@ -379,7 +383,7 @@ def test_each_header_is_linked_to_the_one_before_it_in_its_contract() -> None:
 
 def test_what_the_fold_reads_of_an_event_is_all_in_header_and_body() -> None:
     fields = {"recorded_on": "recorded_at", "day": "effective_on", "data": "body_digest", "source": "body_digest"}
-    fields["sealed"] = "sealed_digest"
+    fields |= {"sealed": "sealed_digest", "corrected_by": "revision"}
     assert {fields.get(name, name) for name in RecordedEvent.__struct_fields__} <= set(HEADER_MEMBERS)
 
 
