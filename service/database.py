@@ -52,6 +52,7 @@ ledgers = Table(
     Column("generation", Integer, nullable=False, server_default=text("1")),
     Column("layout", Integer, nullable=False),
     Column("if_match_required", Boolean, nullable=False, server_default=text("false")),
+    Column("unique_reference_schemes", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     Column("clock_accepted_at", _instant),
     Column("created_at", _instant, nullable=False, server_default=text("clock_timestamp()")),
 )
@@ -139,6 +140,18 @@ deliveries = Table(
     PrimaryKeyConstraint("ledger_id", "generation", "contract_id", "delivery_id"),
 )
 """Ids of recorded deliveries, which are too many to stand in a contract's state and must be unique in it."""
+
+unique_references = Table(
+    "unique_references",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("scheme", Text, nullable=False),
+    Column("id", Text, nullable=False),
+    Column("contract_id", Uuid, nullable=False),
+    PrimaryKeyConstraint("ledger_id", "scheme", "id"),
+    Index("unique_references_contract_id", "ledger_id", "contract_id"),
+)
+"""The contract that holds a reference, for the schemes that its ledger declares unique and for no others."""
 
 idempotency = Table(
     "idempotency",
