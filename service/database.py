@@ -354,6 +354,18 @@ class Database:
         finally:
             await self._pool.putconn(connection)
 
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection[TupleRow]]:
+        """A connection in a transaction for the time of the block. One that fails closes the connection: psycopg follows a ROLLBACK with
+        DEALLOCATE ALL, and the appends that come next on it would miss the statements that they have prepared there."""
+        async with self.connection() as connection:
+            try:
+                async with connection.transaction():
+                    yield connection
+            except BaseException:
+                await connection.close()
+                raise
+
     async def rows(self, statement: str, parameters: Mapping[str, Any] | None = None, *, planned_anew: bool = False) -> list[TupleRow]:
         """All rows of one statement, in a transaction of its own; planned for these parameters alone where no one plan suits all."""
 

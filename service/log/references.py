@@ -113,13 +113,13 @@ async def declare_unique(database: Database, ledger: Ledger, schemes: Iterable[s
     position = (await database.rows(_HEAD, {"ledger_id": ledger.ledger_id}))[0][0]
     async with database.connection() as connection:
         held = await _held_in(connection, ledger, declared) if declared else {}
-        async with connection.transaction():
-            await connection.execute(_LOCK, {"ledger_id": ledger.ledger_id})
-            moved = await connection.execute(_MOVED, {"ledger_id": ledger.ledger_id, "position": position})
-            if declared and (contract_ids := [row[0] for row in await moved.fetchall()]):
-                held |= await _held_by(connection, ledger, contract_ids, declared)
-            _refuse_shared(held)
-            await _write(connection, ledger, declared, held)
+    async with database.transaction() as connection:
+        await connection.execute(_LOCK, {"ledger_id": ledger.ledger_id})
+        moved = await connection.execute(_MOVED, {"ledger_id": ledger.ledger_id, "position": position})
+        if declared and (contract_ids := [row[0] for row in await moved.fetchall()]):
+            held |= await _held_by(connection, ledger, contract_ids, declared)
+        _refuse_shared(held)
+        await _write(connection, ledger, declared, held)
     return declared
 
 
