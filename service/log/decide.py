@@ -487,12 +487,13 @@ class Decision:
 
     def _hold(self, event: RecordedEvent) -> None:
         """Find what the contract holds with an event. ReferenceTaken where another contract holds some of it."""
-        holdings, stated = self.batch.holdings, event.data.reference_ids()
-        if not holdings.schemes or (self.history is None and not stated):
+        holdings = self.batch.holdings
+        if not holdings.schemes:
             return
         # The last of the fold replaces what was stated before it.
-        references = stated if self.history is None else held_references([*self.history, event])
-        self.held = holdings.check(self.append.contract_id, references)
+        references = event.data.reference_ids() if self.history is None else held_references([*self.history, event])
+        if references or self.history is not None:
+            self.held = holdings.check(self.append.contract_id, references)
 
     def _find_what_it_adds_to(self, fact: EventData) -> None:
         whole = self.contract if self.history is None else whole_of(self.history)
