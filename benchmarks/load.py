@@ -104,7 +104,7 @@ def _decided(connection: Connection, plan: Plan, turn: int, chunk: range, rows: 
     request = plan.rounds[turn]
     appends = [append(plan.ledger, plan.principal_id, contract_id(number), number, request, opening=turn == 0) for number in chunk]
     batch = Batch(plan.ledger, appends)
-    batch.begin((at, position, at - timedelta(microseconds=1), 1, LAYOUT, None), at.timestamp())
+    batch.begin((at, position, at - timedelta(microseconds=1), 1, LAYOUT, None, ()), at.timestamp())
     batch.load([[getattr(rows[number], member) for member in _MEMBERS] for number in chunk if number in rows])
     if missing := batch.histories_needed():
         wanted = {"ledger_id": plan.ledger.ledger_id, "contract_ids": missing}

@@ -53,6 +53,7 @@ ledgers = Table(
     Column("generation", Integer, nullable=False, server_default=text("1")),
     Column("layout", Integer, nullable=False),
     Column("if_match_required", Boolean, nullable=False, server_default=text("false")),
+    Column("unique_reference_schemes", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     Column("clock_accepted_at", _instant),
     Column("created_at", _instant, nullable=False, server_default=text("clock_timestamp()")),
 )
@@ -217,6 +218,17 @@ parties = Table(
     Index("parties_words", "words", postgresql_using="gin"),
 )
 """Parties as contracts state them: each form (name, roles, identifiers, relation, as JSON) with how many contracts state it."""
+unique_references = Table(
+    "unique_references",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("scheme", Text, nullable=False),
+    Column("id", Text, nullable=False),
+    Column("contract_id", Uuid, nullable=False),
+    PrimaryKeyConstraint("ledger_id", "scheme", "id"),
+    Index("unique_references_contract_id", "ledger_id", "contract_id"),
+)
+"""The contract that holds a reference, for the schemes that its ledger declares unique and for no others."""
 
 idempotency = Table(
     "idempotency",
@@ -418,6 +430,18 @@ class Database:
             yield connection
         finally:
             await self._pool.putconn(connection)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection[TupleRow]]:
+        """A connection in a transaction for the time of the block. One that fails closes the connection: psycopg follows a ROLLBACK with
+        DEALLOCATE ALL, and the appends that come next on it would miss the statements that they have prepared there."""
+        async with self.connection() as connection:
+            try:
+                async with connection.transaction():
+                    yield connection
+            except BaseException:
+                await connection.close()
+                raise
 
     async def rows(self, statement: str, parameters: Mapping[str, Any] | None = None, *, planned_anew: bool = False) -> list[TupleRow]:
         """All rows of one statement, in a transaction of its own; planned for these parameters alone where no one plan suits all."""

@@ -94,6 +94,16 @@ class EventExists(LedgerError):
     code, status, title = "event-exists", 409, "The ledger has an event with this id"
 
 
+class ReferenceTaken(LedgerError):
+    """A reference of a scheme that is unique in the ledger; `contract_id` names the holder."""
+
+    code, status, title = "reference-taken", 409, "Another contract holds the reference"
+
+    def __init__(self, scheme: str, reference_id: str, contract_id: str) -> None:
+        detail = f"Contract {contract_id} holds the reference {scheme}:{reference_id}, and the scheme is unique in this ledger."
+        super().__init__(detail, (MemberFault("/data/references", detail),), contract_id=contract_id)
+
+
 class HeldBack(LedgerError):
     code, status, title = "held-back", 409, "An earlier line of this contract was refused"
 
@@ -104,6 +114,12 @@ class ImportOfAnother(LedgerError):
 
 class LedgerConflict(LedgerError):
     code, status, title = "ledger-exists", 409, "The ledger exists with other settings"
+
+
+class ReferencesShared(LedgerError):
+    """A scheme cannot be declared unique while contracts share a reference of it; `errors` name them."""
+
+    code, status, title = "references-shared", 409, "Contracts share a reference of the scheme"
 
 
 class HistoryForked(LedgerError):

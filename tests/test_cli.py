@@ -180,6 +180,19 @@ def test_what_cannot_be_done_is_told(run: Run, arguments: tuple[str, ...], sente
     assert sentence in str(refused.value)
 
 
+def test_a_ledgers_policy_is_set_whole(run: Run) -> None:
+    run("ledgers", "create", "unique")
+    assert "in ledger unique: DART, LEI." in run("ledgers", "policy", "unique", "--unique-scheme", "LEI", "--unique-scheme", "DART")
+    assert "in ledger unique: none." in run("ledgers", "policy", "unique")
+    for arguments, sentence in (
+        (("nowhere",), "no ledger nowhere"),
+        (("unique", "--unique-scheme", " "), "no name of a scheme"),
+        (("unique", *(f"--unique-scheme=s{n}" for n in range(21))), "at most 20"),
+    ):
+        with pytest.raises(OperatorError, match=sentence):
+            run("ledgers", "policy", *arguments)
+
+
 def test_a_ledger_is_made_once_and_its_time_zone_is_fixed(run: Run) -> None:
     assert "is made" in run("ledgers", "create", "seoul", "--time-zone", "Asia/Seoul")
     assert "was there already" in run("ledgers", "create", "seoul", "--time-zone", "Asia/Seoul")

@@ -305,6 +305,7 @@ class LedgerAnswer(msgspec.Struct, kw_only=True):
     ledger_id: str
     name: str
     time_zone: str
+    unique_reference_schemes: list[str]
 
 
 class LedgerPage(msgspec.Struct, omit_defaults=True, kw_only=True):

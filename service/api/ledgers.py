@@ -1,6 +1,6 @@
 """Ledgers over HTTP: made, and listed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 from zoneinfo import available_timezones
 
@@ -10,13 +10,24 @@ from pydantic_core import PydanticCustomError
 
 from service.api import answers
 from service.api.envelope import read_body
-from service.api.operations import LEDGER_NAME, Documented, QueryModel, Services, declare, json_response, read_query
+from service.api.operations import LEDGER_NAME, Call, Documented, QueryModel, Services, declare, json_response, read_query, route
 from service.api.pages import MAX_COUNT, PageQuery, counted, cursor_in, page_headers, place_in
-from service.domain.events import STRICT
+from service.domain.events import STRICT, Name
 from service.domain.faults import refusal
-from service.errors import BodyTooLarge, HistoryForked, LedgerConflict, Malformed, MemberFault, Refused, UnsupportedMediaType
+from service.domain.terms import distinct
+from service.errors import (
+    BodyTooLarge,
+    HistoryForked,
+    LedgerConflict,
+    Malformed,
+    MemberFault,
+    ReferencesShared,
+    Refused,
+    UnsupportedMediaType,
+)
 from service.log.ledger import Ledger
 from service.log.ledgers import count_ledgers, create_ledger, ledgers_after
+from service.log.references import MAX_UNIQUE_SCHEMES, declare_unique
 
 LEDGERS = "/v1/ledgers"
 _LIST = "ledgers"
@@ -39,7 +50,25 @@ class CreateLedgerRequest:
     time_zone: Annotated[str, Field(max_length=60, examples=["Asia/Seoul"]), AfterValidator(_known_zone)] = "UTC"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetPolicyRequest:
+    """The policy of a ledger, whole: what is left out is as in a new ledger."""
+
+    __pydantic_config__ = STRICT
+
+    unique_reference_schemes: Annotated[
+        list[Name],
+        Field(
+            max_length=MAX_UNIQUE_SCHEMES,
+            examples=[["DART"]],
+            description="Schemes of references of which each id is that of one contract at most.",
+        ),
+        distinct(),
+    ] = field(default_factory=list)
+
+
 _validate = TypeAdapter(CreateLedgerRequest).validator.validate_python
+_validate_policy = TypeAdapter(SetPolicyRequest).validator.validate_python
 
 
 async def _create_ledger(request: Request) -> Response:
@@ -74,8 +103,23 @@ async def _list_ledgers(request: Request) -> Response:
     return json_response(page, 200, page_headers(request, more))
 
 
+async def _set_policy(call: Call) -> Response:
+    read_query(call.request, QueryModel)
+    try:
+        wanted = _validate_policy(await read_body(call.request))
+    except ValidationError as error:
+        raise refusal(error) from None
+    schemes = await declare_unique(call.services.reader.database, call.ledger, wanted.unique_reference_schemes)
+    return json_response(_answer(replace(call.ledger, unique_reference_schemes=schemes)))
+
+
 def _answer(ledger: Ledger) -> answers.LedgerAnswer:
-    return answers.LedgerAnswer(ledger_id=ledger.ledger_id, name=ledger.name, time_zone=ledger.time_zone)
+    return answers.LedgerAnswer(
+        ledger_id=ledger.ledger_id,
+        name=ledger.name,
+        time_zone=ledger.time_zone,
+        unique_reference_schemes=list(ledger.unique_reference_schemes),
+    )
 
 
 declare(
@@ -93,6 +137,27 @@ declare(
         problems=(Malformed, BodyTooLarge, UnsupportedMediaType, LedgerConflict, Refused),
     ),
     _create_ledger,
+)
+route(
+    router,
+    "PUT",
+    LEDGERS + "/{ledger}/policy",
+    "ledger:admin",
+    Documented(
+        operation_id="set_ledger_policy",
+        tag="ledgers",
+        summary="Set what a ledger demands of its contracts",
+        description=(
+            "The whole policy: what is left out is as in a new ledger. A scheme of references that is declared unique takes each id from "
+            "one contract only, and an event that states one which another contract holds is refused (409, reference-taken). A scheme of "
+            "which contracts share a reference already is not declared (409, references-shared, which names them), and nothing changes."
+        ),
+        body="SetPolicyRequest",
+        example={"unique_reference_schemes": ["DART"]},
+        answers={200: ("The ledger with its policy", answers.LedgerAnswer)},
+        problems=(Malformed, BodyTooLarge, UnsupportedMediaType, ReferencesShared, Refused),
+    ),
+    _set_policy,
 )
 declare(
     router,

@@ -16,7 +16,7 @@ from pydantic_core import core_schema
 
 from service import __version__
 from service.api.envelope import RecordEventsRequest, request_class
-from service.api.ledgers import CreateLedgerRequest
+from service.api.ledgers import CreateLedgerRequest, SetPolicyRequest
 from service.api.operations import OPERATIONS, Documented
 from service.api.problems import Problem
 from service.domain.events import EVENT_TYPES
@@ -202,7 +202,7 @@ def _header_parameters(documented: Documented) -> Iterable[dict[str, Any]]:
 
 
 def _request_schemas() -> dict[str, Any]:
-    classes = [request_class(event_type) for event_type in EVENT_TYPES] + [RecordEventsRequest, CreateLedgerRequest]
+    classes = [request_class(event_type) for event_type in EVENT_TYPES] + [RecordEventsRequest, CreateLedgerRequest, SetPolicyRequest]
     inputs: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = [(cls.__name__, "validation", TypeAdapter(cls)) for cls in classes]
     _, schema = TypeAdapter.json_schemas(inputs, ref_template=_REF + "{model}", schema_generator=_Schemas)
     definitions = schema["$defs"]

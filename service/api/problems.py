@@ -47,6 +47,7 @@ class Problem(msgspec.Struct, omit_defaults=True, kw_only=True):
     errors: list[Fault] | None = None
     expected_revision: int | None = None
     current_revision: int | None = None
+    contract_id: str | None = None
 
 
 def problem_response(request: Request, error: LedgerError) -> Response:

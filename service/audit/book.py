@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from service.database import connect
+from service.domain.references import ReferenceId
 from service.errors import OperatorError
 from service.log.ledger import Ledger, zone
 from service.projections.contracts import ContractRow
@@ -42,6 +43,11 @@ _DELIVERIES = """
 SELECT contract_id::text, delivery_id, revision FROM deliveries
 WHERE ledger_id = %(ledger_id)s::uuid AND generation = %(generation)s
   AND contract_id > %(after)s::uuid AND contract_id <= %(upto)s::uuid
+"""
+_SCHEMES = "SELECT unique_reference_schemes FROM ledgers WHERE ledger_id = %(ledger_id)s::uuid"
+_HELD = """
+SELECT contract_id::text, scheme, id FROM unique_references
+WHERE ledger_id = %(ledger_id)s::uuid AND contract_id > %(after)s::uuid AND contract_id <= %(upto)s::uuid
 """
 _FIRST_ID = "00000000-0000-0000-0000-000000000000"
 _LAST_ID = "ffffffff-ffff-ffff-ffff-ffffffffffff"
@@ -85,12 +91,15 @@ class Book:
 
 
 class Stored(NamedTuple):
-    """What is stored of a chunk: events by contract and revision, their bodies by position, and by contract rows and delivery ids."""
+    """What is stored of a chunk: events by contract and revision, their bodies by position, and by contract rows, delivery ids, and the
+    references it holds of the ledger's unique schemes."""
 
     events: list[Row]
     bodies: dict[int, Row]
     rows: dict[str, ContractRow]
     delivery_ids: dict[str, dict[str, int]]
+    schemes: frozenset[str]
+    held: dict[str, set[ReferenceId]]
 
 
 def open_connection(url: str) -> Connection:
@@ -137,7 +146,17 @@ def read_chunk(connection: Connection, book: Book, chunk: Chunk) -> Stored:
         ids: dict[str, dict[str, int]] = {}
         for contract_id, delivery_id, revision in connection.execute(_DELIVERIES, parameters):
             ids.setdefault(contract_id, {})[delivery_id] = revision
-    return Stored(events, bodies, rows, ids)
+        schemes = read_schemes(connection, book)
+        held: dict[str, set[ReferenceId]] = {}
+        for contract_id, scheme, known in connection.execute(_HELD, parameters):
+            held.setdefault(contract_id, set()).add((scheme, known))
+    return Stored(events, bodies, rows, ids, schemes, held)
+
+
+def read_schemes(connection: Connection, book: Book) -> frozenset[str]:
+    """The schemes of references that are unique in the ledger at this moment."""
+    row = connection.execute(_SCHEMES, {"ledger_id": book.ledger.ledger_id}).fetchone()
+    return frozenset(row[0] if row else ())
 
 
 def read_contract(connection: Connection, book: Book, contract_id: str) -> tuple[list[Row], dict[int, Row]]:

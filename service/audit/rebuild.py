@@ -1,7 +1,7 @@
 """Rebuild: write the projection of a ledger anew from its log, beside the live one, and put it in its place."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -19,13 +19,15 @@ from service.audit.book import (
     open_connection,
     read_chunk,
     read_contract,
+    read_schemes,
 )
 from service.audit.chain import check_chain
-from service.audit.replay import Progress, Told, check_deliveries, check_row, fold_stored
+from service.audit.replay import Progress, Told, check_deliveries, check_references, check_row, fold_stored, held_of
 from service.database import contracts, deliveries, insert_rows, rows_json
 from service.domain.corrections import delivery_ids
 from service.domain.events import RecordedEvent
 from service.errors import OperatorError
+from service.log.references import HOLD, RELEASE, holdings_json
 from service.projections.contracts import LAYOUT, ContractRow, contract_rows_json
 
 CATCH_UP_CONTRACTS = 200
@@ -69,19 +71,23 @@ def rebuild(database_url: str, ledger: str, progress: Progress) -> Rebuilt:
         chunks = list(chunks_of(connection, book))
         total = sum(chunk.events for chunk in chunks)
         events, found, changed, difference = 0, 0, 0, None
+        misheld: set[str] = set()
         for chunk in chunks:
-            told, differ = _rebuild_chunk(connection, book, chunk)
+            told, differ = _rebuild_chunk(connection, book, chunk, misheld)
             events, found, changed = events + told.events, found + told.contracts, changed + differ
             difference = difference or told.difference
             progress(events, total, "events")
-        _swap(connection, book)
+        _swap(connection, book, misheld)
         _delete_stale(connection, book, book.generation + 1)
     return Rebuilt(ledger, found, events, time.monotonic() - began, changed, difference)
 
 
-def _rebuild_chunk(connection: Connection, book: Book, chunk: Chunk) -> tuple[Told, int]:
-    """Fold a chunk, write its rows under the next generation, and count the live rows that are not the same."""
-    events, bodies, rows, ids = read_chunk(connection, book, chunk)
+def _rebuild_chunk(connection: Connection, book: Book, chunk: Chunk, misheld: set[str]) -> tuple[Told, int]:
+    """Fold a chunk, write its rows under the next generation, and count the live rows that are not the same.
+
+    The contracts whose references are not those of their events are added to `misheld`: these rows have no generation.
+    """
+    events, bodies, rows, ids, schemes, held = read_chunk(connection, book, chunk)
     folded: list[ContractRow] = []
     delivered: list[dict[str, Any]] = []
     count, changed, difference = 0, 0, None
@@ -94,14 +100,18 @@ def _rebuild_chunk(connection: Connection, book: Book, chunk: Chunk) -> tuple[To
             {"generation": book.generation + 1, "contract_id": contract_id, "delivery_id": name, "revision": revision}
             for name, revision in delivery_ids(history).items()
         )
-        row_was, ids_were = rows.pop(contract_id, None), ids.pop(contract_id, {})
+        row_was, ids_were, held_was = rows.pop(contract_id, None), ids.pop(contract_id, {}), held.pop(contract_id, set())
         try:
+            if held_was != held_of(schemes, history):
+                misheld.add(contract_id)
+            check_references(contract_id, held_was, schemes, history)
             if book.layout == LAYOUT:
                 check_row(contract_id, row_was, history, stored[-1])
                 check_deliveries(contract_id, ids_were, history)
         except Found as error:
             changed, difference = changed + 1, difference or error.difference
-    for contract_id in {**rows, **ids} if book.layout == LAYOUT else ():
+    misheld.update(held)
+    for contract_id in {**rows, **ids, **held} if book.layout == LAYOUT else ():
         changed, difference = changed + 1, difference or Difference(f"contract {contract_id}", "it has a row, and no event")
     with connection.transaction():
         connection.execute(_LOCK, {"ledger_id": book.ledger.ledger_id})
@@ -127,7 +137,7 @@ def _write_rows(connection: Connection, book: Book, rows: Sequence[ContractRow],
         connection.execute(_INSERT_DELIVERIES, ledger_id | {"deliveries": rows_json(delivered)})
 
 
-def _swap(connection: Connection, book: Book) -> None:
+def _swap(connection: Connection, book: Book, misheld: Iterable[str]) -> None:
     """Fold again what was appended meanwhile, first without the lock, at last with it, and make the new generation live."""
     ledger_id = {"ledger_id": book.ledger.ledger_id}
     position = book.head
@@ -143,6 +153,7 @@ def _swap(connection: Connection, book: Book) -> None:
         connection.execute(_LOCK, ledger_id)
         for (contract_id,) in connection.execute(_MOVED, ledger_id | {"position": position}).fetchall():
             _refold(connection, book, contract_id)
+        _hold_anew(connection, book, sorted(misheld))
         connection.execute(_SWAP, ledger_id | {"generation": book.generation + 1, "layout": LAYOUT})
 
 
@@ -157,6 +168,17 @@ def _refold(connection: Connection, book: Book, contract_id: str) -> None:
             for name, revision in delivery_ids(history).items()
         ]
         _write_rows(connection, book, [row], delivered)
+
+
+def _hold_anew(connection: Connection, book: Book, contract_ids: Sequence[str]) -> None:
+    """Write what contracts hold by their events, under the ledger's lock."""
+    schemes, held = read_schemes(connection, book), {}
+    for contract_id in contract_ids:
+        stored, bodies = read_contract(connection, book, contract_id)
+        held[contract_id] = held_of(schemes, check_chain(book.ledger, contract_id, stored, bodies) if stored else ())
+    ledger_id = {"ledger_id": book.ledger.ledger_id}
+    connection.execute(RELEASE, ledger_id | {"contract_ids": list(contract_ids)})
+    connection.execute(HOLD + " ON CONFLICT DO NOTHING", ledger_id | {"unique_references": holdings_json(held)})
 
 
 def _delete_stale(connection: Connection, book: Book, live: int) -> None:

@@ -24,6 +24,7 @@ from service.audit.chain import check_chain, check_order
 from service.audit.outlook import check_outlook
 from service.domain.corrections import delivery_ids, resolve
 from service.domain.events import RecordedEvent
+from service.domain.references import ReferenceId, held_references
 from service.projections.contracts import LAYOUT, ContractRow, contract_row, project
 
 SMALL_LEDGER = 50_000
@@ -128,7 +129,7 @@ def _verify_order() -> tuple[int, Told]:
 def _verify_chunk(chunk: Chunk) -> tuple[int, Told]:
     assert _worker is not None
     connection, book = _worker
-    events, bodies, rows, ids = read_chunk(connection, book, chunk)
+    events, bodies, rows, ids, schemes, held = read_chunk(connection, book, chunk)
     count, found, difference = 0, 0, None
     for contract_id, group in groupby(events, key=itemgetter(0)):
         found += 1
@@ -136,6 +137,7 @@ def _verify_chunk(chunk: Chunk) -> tuple[int, Told]:
         count += len(stored)
         try:
             history = check_chain(book.ledger, contract_id, stored, bodies)
+            check_references(contract_id, held.pop(contract_id, set()), schemes, history)
             if book.layout == LAYOUT:
                 check_row(contract_id, rows.pop(contract_id, None), history, stored[-1])
                 check_deliveries(contract_id, ids.pop(contract_id, {}), history)
@@ -143,7 +145,8 @@ def _verify_chunk(chunk: Chunk) -> tuple[int, Told]:
             difference = difference or error.difference
             rows.pop(contract_id, None)
             ids.pop(contract_id, None)
-    for contract_id in (*rows, *ids) if book.layout == LAYOUT else ():
+            held.pop(contract_id, None)
+    for contract_id in (*rows, *ids, *held) if book.layout == LAYOUT else held:
         difference = difference or Difference(f"contract {contract_id}", "it has a row, and no event")
     return os.getpid(), Told(count, found, _peak_bytes(), difference)
 
@@ -182,6 +185,16 @@ def fold_row(contract_id: str, history: Sequence[RecordedEvent], last_hash: str,
 def check_deliveries(contract_id: str, stored: dict[str, int], history: Sequence[RecordedEvent]) -> None:
     if stored != delivery_ids(history):
         raise Found(f"contract {contract_id}", "its delivery ids are not those of its events")
+
+
+def check_references(contract_id: str, stored: set[ReferenceId], schemes: frozenset[str], history: Sequence[RecordedEvent]) -> None:
+    if stored != held_of(schemes, history):
+        raise Found(f"contract {contract_id}", "the references it holds are not those of its events")
+
+
+def held_of(schemes: frozenset[str], history: Sequence[RecordedEvent]) -> set[ReferenceId]:
+    """What a contract of these events holds in schemes that are unique."""
+    return {reference for reference in held_references(history) if reference[0] in schemes} if schemes else set()
 
 
 def _peak_bytes() -> int:

@@ -1,5 +1,6 @@
 """What the operator's commands do in the database: ledgers, keys, and the two acceptances."""
 
+import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +14,15 @@ from uuid_utils import uuid7
 
 from service.access import FIND_KEY, MIN_KEY_LENGTH, RIGHTS, key_hash, new_key
 from service.cli.deployment import API_KEY_FILE, keep_secret, kept_key
-from service.errors import OperatorError
+from service.database import Database
+from service.domain.events import MAX_NAME
+from service.errors import LedgerError, OperatorError
 from service.log.decide import CLOCK_TOLERANCE
 from service.log.heads import Head, keep_head, read_heads
 from service.log.ledger import instant
 from service.log.ledgers import make_ledger
+from service.log.read import Reader
+from service.log.references import MAX_UNIQUE_SCHEMES, declare_unique
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 LOG = ("batches", "events", "payloads")
@@ -181,6 +186,29 @@ def create_ledger(connection: Connection, name: str, time_zone: str) -> bool:
     if row and row[0] != time_zone:
         raise OperatorError(f"Ledger {name} is there with the time zone {row[0]}, which is fixed: choose another name.")
     return False
+
+
+def set_policy(service_url: str, name: str, schemes: Sequence[str]) -> list[str]:
+    """Make exactly these schemes of references unique in a ledger; the schemes, sorted. OperatorError where they cannot be."""
+    faulty = next((scheme for scheme in schemes if len(scheme) > MAX_NAME or not scheme.strip() or not scheme.isprintable()), None)
+    if faulty is not None:
+        raise OperatorError(f"{faulty!r} is no name of a scheme: it has 1 to {MAX_NAME} printable characters, and not only spaces.")
+    if len(set(schemes)) > MAX_UNIQUE_SCHEMES:
+        raise OperatorError(f"A ledger has at most {MAX_UNIQUE_SCHEMES} unique schemes.")
+    try:
+        return asyncio.run(_set_policy(service_url, name, schemes))
+    except LedgerError as refusal:
+        raise OperatorError("\n".join([refusal.detail, *(f"- {fault.detail}" for fault in refusal.errors[1:])])) from refusal
+
+
+async def _set_policy(service_url: str, name: str, schemes: Sequence[str]) -> list[str]:
+    database = Database(service_url, 2)
+    await database.open()
+    try:
+        ledger, _ = await Reader(database).ledger(name)
+        return await declare_unique(database, ledger, schemes)
+    finally:
+        await database.close()
 
 
 def clocks(connection: Connection, ledger: str) -> tuple[datetime, datetime]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.options import DataDir, connection_of, option, settings_of
+from service.cli.options import DataDir, connection_of, databases_of, option, settings_of
 
 keys = typer.Typer(help="API keys: who may call, and may do what.", no_args_is_help=True)
 ledgers = typer.Typer(help="Ledgers: books of contracts, each with a log of its own.", no_args_is_help=True)
@@ -85,6 +85,23 @@ def list_ledgers(data_dir: DataDir = None) -> None:
 
     with connection_of(data_dir) as connection:
         ledgers_table(admin.list_ledgers(connection))
+
+
+@ledgers.command("policy")
+def set_policy(
+    name: Annotated[str, typer.Argument(metavar="LEDGER", help="The ledger.")],
+    unique_scheme: Annotated[
+        list[str] | None,
+        option("A scheme of references of which each id is that of one contract; may be said several times. None if not said."),
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Set the policy of a ledger, whole: what is not said is as in a new ledger."""
+    from service.cli import admin
+
+    with databases_of(data_dir) as urls:
+        schemes = admin.set_policy(urls.service_url, name, unique_scheme or [])
+    typer.echo(f"Unique schemes of references in ledger {name}: {', '.join(schemes) or 'none'}.")
 
 
 @clock.command("accept")

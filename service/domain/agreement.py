@@ -55,6 +55,9 @@ class _Opening(EventData):
     period: TermPeriod | None
     figures: Figures | None
 
+    def reference_ids(self) -> tuple[tuple[str, str], ...]:
+        return tuple([(reference.scheme, reference.id) for reference in self.references]) if self.references else ()
+
     def check_whole(self, whole: Contract) -> None:
         if whole.facts.opening is None and (faults := tuple(self._faults_of_opening())):
             sentences = "; ".join(f"{fault.pointer}: {fault.detail}" for fault in faults)

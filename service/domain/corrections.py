@@ -83,6 +83,13 @@ class EventCorrected(_Act):
     source: Source | None = None
     effective_on: BusinessDate | None = None
 
+    def reference_ids(self) -> tuple[tuple[str, str], ...]:
+        """Those of its data, which are judged with the event they are for: what is no reference is left out here."""
+        references = self.data.get("references")
+        found = [entry for entry in references if isinstance(entry, dict)] if isinstance(references, list) else []
+        pairs = [(entry.get("scheme"), entry.get("id")) for entry in found]
+        return tuple([(scheme, known) for scheme, known in pairs if isinstance(scheme, str) and isinstance(known, str)])
+
 
 @event_type("event.voided")
 class EventVoided(_Act):

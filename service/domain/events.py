@@ -143,6 +143,10 @@ class EventData:
         """Ids of deliveries that the event refers to."""
         return ()
 
+    def reference_ids(self) -> tuple[tuple[str, str], ...]:
+        """The references (scheme, id) that the event states for its contract, in place of those before."""
+        return ()
+
     def event_ids(self) -> tuple[str, ...]:
         """Ids of events that the event refers to; they must be of the same contract."""
         return ()

@@ -32,6 +32,7 @@ from service.log.decide import Append, Batch, Receipt, Rows, uuid_array
 from service.log.heads import Heads
 from service.log.ledger import Ledger, instant
 from service.log.pipeline import Pipeline
+from service.log.references import HOLD, HOLDERS, RELEASE, holdings_json, wanted_json
 from service.metrics import commits
 from service.projections.contracts import contract_rows_json
 from service.settings import Settings
@@ -55,6 +56,7 @@ LOCK = "SELECT FROM ledger_locks WHERE ledger_id = %(ledger_id)s::uuid FOR NO KE
 # The head, once, or beside each of the contracts concerned that there are; what few requests find stands in the first row alone.
 LOOKUPS = """
 SELECT clock_timestamp(), b.last_position, b.recorded_at, l.generation, l.layout, l.clock_accepted_at,
+       l.unique_reference_schemes,
        CASE WHEN row_number() OVER () = 1 THEN (
            SELECT jsonb_agg(jsonb_build_array(encode(i.key, 'hex'), encode(i.salt, 'hex'), encode(i.digest, 'hex'), i.receipt))
            FROM idempotency i WHERE i.ledger_id = %(ledger_id)s::uuid AND i.key = ANY(%(keys)s::bytea[])
@@ -143,13 +145,17 @@ async def look_up(pipeline: Pipeline, batch: Batch, heads: Heads) -> None:
     pipeline.send(LOOKUPS, parameters)
     *_, found = await pipeline.results()
     rows = pipeline.rows(found)
-    batch.begin(rows[0][:6] if rows else None, time.time())
+    batch.begin(rows[0][:7] if rows else None, time.time())
     heads.require(batch.ledger, batch.position)
-    batch.load((row[9:] for row in rows if row[9] is not None), *(few or () for few in rows[0][6:9]))
+    batch.load((row[10:] for row in rows if row[10] is not None), *(few or () for few in rows[0][7:10]))
     if missing := batch.histories_needed():
         pipeline.send(HISTORIES, {"ledger_id": batch.ledger.ledger_id, "contract_ids": uuid_array(missing)})
         (histories,) = await pipeline.results()
         batch.load_histories(pipeline.rows(histories))
+    if wanted := batch.references_needed():
+        pipeline.send(HOLDERS, {"ledger_id": batch.ledger.ledger_id, "wanted": wanted_json(wanted)})
+        (holders,) = await pipeline.results()
+        batch.holdings.load(pipeline.rows(holders))
 
 
 def _decide_and_write(pipeline: Pipeline, batch: Batch) -> bool:
@@ -158,7 +164,16 @@ def _decide_and_write(pipeline: Pipeline, batch: Batch) -> bool:
         rows = batch.decide(share)
         if rows.events or (is_last and batch.written):
             pipeline.send(WRITE, write_parameters(batch, rows, ends=is_last))
+    send_references(pipeline, batch)
     return batch.written > 0
+
+
+def send_references(pipeline: Pipeline, batch: Batch) -> None:
+    """Send what the contracts of a batch hold after it, where that has changed: what is let go of first, since another may take it."""
+    if changed := batch.holdings.changed:
+        ledger_id = {"ledger_id": batch.ledger.ledger_id}
+        pipeline.send(RELEASE, ledger_id | {"contract_ids": uuid_array(changed)})
+        pipeline.send(HOLD, ledger_id | {"unique_references": holdings_json(changed)})
 
 
 def _shares(appends: Sequence[Append]) -> Iterator[tuple[Sequence[Append], bool]]:

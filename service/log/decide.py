@@ -13,6 +13,7 @@ from service.domain.contract import decide, evolve, judge
 from service.domain.corrections import delivery_ids, resolve
 from service.domain.dates import first_day
 from service.domain.events import EventData, RecordedEvent, place_in_fold
+from service.domain.references import ReferenceId, held_references
 from service.domain.sealing import REVEALED, check_reveal, sealed_members
 from service.domain.state import Anomaly, Contract
 from service.domain.timeline import View, admit, whole_of
@@ -27,6 +28,7 @@ from service.errors import (
     MemberFault,
     NotAllowedNow,
     ProjectionUnknown,
+    ReferenceTaken,
     Refused,
     StaleRevision,
 )
@@ -45,6 +47,7 @@ from service.log.header import (
 )
 from service.log.ledger import Ledger, instant, zone
 from service.log.read import UNREADABLE, recorded_event
+from service.log.references import Holdings
 from service.projections.contracts import (
     LAYOUT,
     Beside,
@@ -159,6 +162,7 @@ class Batch:
         self._event_ids: set[tuple[str, str]] = set()
         self.event_ids: set[str] = set()
         """Those of the ids looked up that events of the ledger have, whatever their contract; and of events that were imported since."""
+        self.holdings = Holdings()
 
     def lookups(self) -> dict[str, Any]:
         """The parameters of the first flush: what the requests of the batch need to be decided."""
@@ -182,7 +186,7 @@ class Batch:
         """Take the head of the log, and refuse the batch when the clocks cannot be trusted or the projection is not known."""
         if head is None:
             raise LedgerNotFound(f"There is no ledger {self.ledger.name}.")
-        now, self.position, recorded_at, self.generation, layout, accepted_at = head
+        now, self.position, recorded_at, self.generation, layout, accepted_at, schemes = head
         self._now, self.recorded_at = now.astimezone(UTC), recorded_at.astimezone(UTC)
         if layout != LAYOUT:
             raise ProjectionUnknown(
@@ -190,6 +194,7 @@ class Batch:
                 "run the release that made it, or `contract-ledger rebuild` with this one."
             )
         self._check_clocks(process_seconds, accepted_at)
+        self.holdings.schemes = frozenset(schemes)
         self._day = self._now.astimezone(zone(self.ledger.time_zone)).date()
 
     def _check_clocks(self, process_seconds: float, accepted_at: datetime | None) -> None:
@@ -253,6 +258,15 @@ class Batch:
                 if standing.history is not None:
                     standing.history.append(event)
 
+    def references_needed(self) -> set[ReferenceId]:
+        """The references, of schemes that are unique in the ledger, whose holders must be known: those that requests state, and those
+        that could stand again with what rewrites other events."""
+        if not self.holdings.schemes:
+            return set()
+        stated = [new.fact for append in self.appends for new in append.events]
+        stated += [event.data for standing in self._standings.values() for event in standing.history or ()]
+        return self.holdings.of_schemes(reference for fact in stated for reference in fact.reference_ids())
+
     def decide(self, appends: Sequence[Append]) -> Rows:
         """Decide the next requests of the batch in order, and give what they write. A refusal is its outcome and leaves no trace."""
         self.rows = Rows()
@@ -313,6 +327,8 @@ class Batch:
         self.position, self.recorded_at = row.position, decision.recorded_at
         self.last_hash = row.last_hash
         self.keep_contract(append, decision)
+        if decision.held is not None:
+            self.holdings.take(append.contract_id, decision.held)
         self._event_ids.update((append.contract_id, row["event_id"]) for row in decision.event_rows)
         salt = self.salts.pop()
         kept = self._kept[append.key] = _Kept(salt, request_digest(salt, append.canonical), receipt.body)
@@ -332,6 +348,8 @@ class Batch:
         self.rows.payloads.append(decision.payload_rows[-1])
         self.position, self.last_hash = row["position"], row["event_hash"][2:]
         self.written += 1
+        if decision.held is not None:
+            self.holdings.take(decision.append.contract_id, decision.held)
         self._event_ids.add((decision.append.contract_id, row["event_id"]))
         self.event_ids.add(row["event_id"])
 
@@ -363,6 +381,8 @@ class Decision:
     delivery_ids: dict[str, int] = field(default_factory=dict)
     added_to: list[Anomaly] = field(default_factory=list)
     """Anomalies that stood before, and that the request adds to: sought for where it is strict."""
+    held: set[ReferenceId] | None = None
+    """What the contract holds of references in unique schemes, where the request may have changed it."""
     recorded_at: datetime = _UNSET
     history: list[RecordedEvent] | None = None
     row: ContractRow = None  # type: ignore[assignment]
@@ -377,7 +397,7 @@ class Decision:
         for index, new in enumerate(self.append.events):
             try:
                 self.place(new, batch.position + index + 1)
-            except (NotAllowedNow, Refused) as refusal:
+            except (NotAllowedNow, ReferenceTaken, Refused) as refusal:
                 if len(self.append.events) > 1:
                     refusal.errors = _of_event(index, refusal)
                 raise
@@ -450,11 +470,13 @@ class Decision:
             self._find_what_it_adds_to(new.fact)
         if self.history is None:
             decide(new.fact, contract, contract, event.revision, batch.day, effective_on=event.effective_on, sealed=len(new.sealed))
+            self._hold(event)
             evolve(contract, event)
         else:
             admit(event, self.history, batch.day)
             if new.fact.event_type == REVEALED:
                 self._check_reveal(new.fact, self.history)
+            self._hold(event)
             self.history.append(event)
         self.delivery_ids |= dict.fromkeys(new.fact.delivery_ids(), event.revision)
         if new.fact.acts:
@@ -462,6 +484,16 @@ class Decision:
             self.delivery_ids |= {delivery_id: by for delivery_id, by in introduced.items() if by == event.revision}
         self._write(event, new)
         self.recorded.append(event)
+
+    def _hold(self, event: RecordedEvent) -> None:
+        """Find what the contract holds with an event. ReferenceTaken where another contract holds some of it."""
+        holdings = self.batch.holdings
+        if not holdings.schemes:
+            return
+        # The last of the fold replaces what was stated before it.
+        references = event.data.reference_ids() if self.history is None else held_references([*self.history, event])
+        if references or self.history is not None:
+            self.held = holdings.check(self.append.contract_id, references)
 
     def _find_what_it_adds_to(self, fact: EventData) -> None:
         whole = self.contract if self.history is None else whole_of(self.history)

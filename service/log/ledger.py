@@ -1,5 +1,6 @@
 """A ledger as requests know it, and its clock."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -14,6 +15,7 @@ class Ledger:
     name: str
     time_zone: str
     if_match_required: bool = False
+    unique_reference_schemes: Sequence[str] = ()
 
 
 @lru_cache(256)

@@ -21,9 +21,10 @@ WITH made AS (
 )
 SELECT count(*) FROM made
 """
-_ALL = "SELECT ledger_id::text, name, time_zone, if_match_required FROM ledgers ORDER BY name"
+_COLUMNS = "ledger_id::text, name, time_zone, if_match_required, unique_reference_schemes"
+_ALL = f"SELECT {_COLUMNS} FROM ledgers ORDER BY name"  # noqa: S608
 _VISIBLE = "name > %(after)s AND (%(ledger_ids)s::uuid[] IS NULL OR ledger_id = ANY(%(ledger_ids)s::uuid[]))"
-_PAGE = f"SELECT ledger_id::text, name, time_zone, if_match_required FROM ledgers WHERE {_VISIBLE} ORDER BY name LIMIT %(limit)s"  # noqa: S608
+_PAGE = f"SELECT {_COLUMNS} FROM ledgers WHERE {_VISIBLE} ORDER BY name LIMIT %(limit)s"  # noqa: S608
 _COUNT = f"SELECT count(*) FROM (SELECT FROM ledgers WHERE {_VISIBLE} LIMIT %(limit)s) found"  # noqa: S608
 
 

@@ -17,7 +17,7 @@ from psycopg import AsyncConnection
 
 from service.database import import_lines, insert_rows, rows_json
 from service.errors import EventExists, HeldBack, LedgerError, LineChanged
-from service.log.append import WRITE, look_up, write_parameters
+from service.log.append import WRITE, look_up, send_references, write_parameters
 from service.log.decide import Append, Batch, Decision, NewEvent, Rows
 from service.log.heads import Heads
 from service.log.imports import ALREADY, HELD_BACK, KNOWN_LINES, RECORDED, REFUSED, Import, kind_of
@@ -129,6 +129,7 @@ class _Part:
                 break
         await self._send_contracts(pipeline)
         count = {kind: str(self._changes[kind]) for kind in (RECORDED, REFUSED, HELD_BACK)}
+        send_references(pipeline, self.batch)
         pipeline.send(_COUNT, self._import.parameters | count | {"last": str(self.fates[-1].line)})
         pipeline.send("COMMIT")
         *_, end = await pipeline.results()

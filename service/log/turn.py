@@ -179,7 +179,7 @@ async def turn_back(database: Database, ledger: Ledger, today: date) -> int:
 
 async def _refresh(database: Database, ledger: Ledger, which: str, parameters: dict[str, Any]) -> int:
     """Fold the rows that a query finds anew, under the ledger's lock; how many were written."""
-    async with database.connection() as connection, connection.transaction():
+    async with database.transaction() as connection:
         await connection.execute(_LOCK, {"ledger_id": ledger.ledger_id})
         row = await (await connection.execute(_LEDGER, {"ledger_id": ledger.ledger_id})).fetchone()
         if row is None or row[1] != LAYOUT:

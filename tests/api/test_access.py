@@ -31,7 +31,7 @@ def right_for(operation: Operation) -> str | None:
     """The right that an operation needs; None where it answers with what the caller may see."""
     if operation.operation_id == "list_ledgers":
         return None
-    if operation.operation_id == "create_ledger":
+    if operation.operation_id in ("create_ledger", "set_ledger_policy"):
         return "ledger:admin"
     if "{import_id}" in operation.path:  # what was refused of an import quotes what its sender wrote
         return "contracts:write"
@@ -190,7 +190,7 @@ def test_a_key_of_one_ledger_makes_no_ledgers(service: RunningService, key_of_ot
 def test_a_key_sees_the_ledgers_that_it_may_read(service: RunningService, other_ledger: str, key_of_other: str) -> None:
     with service.client(key_of_other) as client:
         items = client.get("/v1/ledgers").json()["items"]
-    assert items == [{"ledger_id": other_ledger, "name": "other", "time_zone": "Asia/Seoul"}]
+    assert items == [{"ledger_id": other_ledger, "name": "other", "time_zone": "Asia/Seoul", "unique_reference_schemes": []}]
     with service.client(service.admin) as client:
         assert {"main", "other"} <= {item["name"] for item in client.get("/v1/ledgers").json()["items"]}
 

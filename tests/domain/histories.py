@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from service.api.envelope import read_event
 from service.domain.dates import last_day
 from service.domain.events import EVENT_TYPES, RecordedEvent, decode_body, first_day_of
+from service.domain.references import ReferenceId
 from service.domain.timeline import View, tell
 from service.errors import NotAllowedNow, Refused
 from service.log.decide import Append, Batch, Receipt
@@ -151,6 +152,7 @@ class Log:
     """A ledger in memory."""
 
     time_zone: str = "Asia/Seoul"
+    unique_schemes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.ledger = Ledger("00000000-0000-7000-8000-00000000001e", "main", self.time_zone)
@@ -162,6 +164,7 @@ class Log:
         self.delivery_ids: set[tuple[str, str]] = set()
         self.event_ids: set[tuple[str, str]] = set()
         self.sealed: dict[str, list[Sent]] = {}
+        self.held: dict[str, set[ReferenceId]] = {}
         self.requests = 0
 
     def at(self, day: date) -> "Log":
@@ -197,7 +200,7 @@ class Log:
     def commit(self, *appends: Append) -> Batch:
         """What `log.append.transact` does, table by table."""
         batch = Batch(self.ledger, appends)
-        batch.begin((self.now, self.position, self.recorded_at, 1, LAYOUT, None), self.now.timestamp())
+        batch.begin((self.now, self.position, self.recorded_at, 1, LAYOUT, None, self.unique_schemes), self.now.timestamp())
         batch.load(
             [[getattr(row, name) for name in ContractRow.__struct_fields__] for row in self.rows.values()],
             (),
@@ -206,6 +209,8 @@ class Log:
         )
         for contract_id in batch.histories_needed():
             batch.load_histories((contract_id, *stored) for stored in self.stored[contract_id])
+        wanted = batch.references_needed()
+        batch.holdings.load([(*known, contract_id) for contract_id, held in self.held.items() for known in held & wanted])
         batch.decide(batch.appends)
         self._keep(batch)
         return batch
@@ -217,6 +222,7 @@ class Log:
             self.event_ids.add((row["contract_id"], row["event_id"]))
             self.sealed[row["event_id"]] = orjson.loads(payload.get("sealed", "[]"))
         self.delivery_ids |= {(row["contract_id"], row["delivery_id"]) for row in batch.rows.deliveries}
+        self.held |= batch.holdings.changed
         self.rows |= {row.contract_id: row for row in batch.rows.contracts.values()}
         if batch.written:
             self.position, self.recorded_at = batch.position, batch.recorded_at

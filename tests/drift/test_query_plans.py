@@ -11,7 +11,7 @@ import pytest
 
 from service.access import FIND_KEY
 from service.database import Database as ServiceDatabase
-from service.log import append, imports, read, turn
+from service.log import append, imports, read, references, turn
 from service.log.lists import Wanted
 from tests.conftest import Database
 
@@ -20,7 +20,7 @@ EVENTS_EACH: Final = 3
 # The tables that grow; the others hold a row a ledger or a key, and reading them whole is right.
 # What a query may meet on its way, of 9,000 events and 3,000 contracts that each ledger has.
 MOST_ROWS: Final = 800
-GROWING: Final = {"events", "payloads", "contracts", "batches", "idempotency", "deliveries", "api_keys", "grants"}
+GROWING: Final = {"events", "payloads", "contracts", "batches", "idempotency", "deliveries", "unique_references", "api_keys", "grants"}
 LEDGER, CONTRACT = "00000000-0000-7000-8000-000000000001", "00000000-0000-7000-9000-000000000007"
 
 FILL = """
@@ -45,6 +45,7 @@ INSERT INTO contracts
            ARRAY['status=in_force', 'role=buyer', 'party=party-' || c % 500, 'reference=DART:' || c], repeat('s', 800), repeat('b', 400)
     FROM made;
 INSERT INTO deliveries SELECT ledger_id, 1, contract_id, 'delivery-' || c, 2 FROM made;
+INSERT INTO unique_references SELECT ledger_id, 'DART', c::text, contract_id FROM made;
 INSERT INTO principals (principal_id, name) SELECT contract_id, 'someone' FROM made WHERE ledger_id = '{ledger}';
 INSERT INTO grants SELECT principal_id, '{ledger}', ARRAY['contracts:read'] FROM principals;
 INSERT INTO api_keys (key_id, principal_id, key_hash) SELECT principal_id, principal_id, sha256(uuid_send(principal_id)) FROM principals;
@@ -78,6 +79,8 @@ VALUES: Final[dict[str, Any]] = {
     "from_line": 2_000,
     "keys": ["\\x00000000000000000000000000000000"],
     "key_hash": b"x" * 32,
+    "types": ["contract.reported"],
+    "wanted": json.dumps([{"scheme": "DART", "id": "7"}]),
     "delivery_ids": json.dumps([{"c": CONTRACT, "d": "delivery-7"}]),
 }
 """A value for each parameter by its name; a query with another parameter wants one here."""
@@ -90,9 +93,13 @@ def queries_of(module: ModuleType) -> dict[str, str]:
     return {f"{module.__name__.rpartition('.')[2]}.{name}": value for name, value in constants.items() if reads.match(value)}
 
 
-QUERIES: Final = queries_of(append) | queries_of(read) | queries_of(turn) | queries_of(imports) | {"access.FIND_KEY": FIND_KEY}
+QUERIES: Final = (
+    queries_of(append) | queries_of(read) | queries_of(turn) | queries_of(imports) | queries_of(references) | {"access.FIND_KEY": FIND_KEY}
+)
 OTHERWISE: Final[dict[str, dict[str, Any]]] = {
     "turn._SETTLED": {"after": CONTRACT},
+    "references._CONTRACTS": {"after": CONTRACT},
+    "references._MOVED": {"position": 8_900},
 }
 """Values that differ for one query."""
 MORE: Final[list[tuple[str, dict[str, Any]]]] = [

@@ -205,6 +205,7 @@ def test_the_services_rights_are_those_and_no_more(filled: Database) -> None:
         "ledger_locks": {*add, "UPDATE"},
         **dict.fromkeys(("contracts", "deliveries"), keep),
         **dict.fromkeys(("outlook_heads", "outlooks", "deadlines", "commitments", "parties"), keep),
+        "unique_references": {*add, "DELETE"},
         **{table: {*add, "UPDATE"} for table in ("grants", "api_keys", "imports", "import_lines")},
         "alembic_version": {"SELECT"},
     }
@@ -212,7 +213,11 @@ def test_the_services_rights_are_those_and_no_more(filled: Database) -> None:
         SELECT table_name, column_name FROM information_schema.role_column_grants g
         WHERE grantee = 'ledger_service' AND privilege_type = 'UPDATE' AND table_name = 'ledgers' ORDER BY 2
     """
-    assert rows(filled.superuser_url, columns) == [("ledgers", "generation"), ("ledgers", "layout")]
+    assert rows(filled.superuser_url, columns) == [
+        ("ledgers", "generation"),
+        ("ledgers", "layout"),
+        ("ledgers", "unique_reference_schemes"),
+    ]
 
 
 def test_a_header_that_is_not_the_one_hashed_is_refused_by_the_database(unchanged: Database) -> None:

@@ -311,8 +311,12 @@ COLUMNS: dict[str, dict[str, str]] = {
     },
     "contracts": dict.fromkeys((*ContractRow.__struct_fields__, "ledger_id", "generation"), FOLD),
     "deliveries": dict.fromkeys(("ledger_id", "generation", "contract_id", "delivery_id", "revision"), FOLD),
+    "unique_references": dict.fromkeys(("ledger_id", "scheme", "id", "contract_id"), FOLD),
     "ledgers": dict.fromkeys(
-        ("ledger_id", "name", "time_zone", "epoch", "generation", "layout", "if_match_required", "clock_accepted_at", "created_at"),
+        (
+            *("ledger_id", "name", "time_zone", "epoch", "generation", "layout", "if_match_required"),
+            *("unique_reference_schemes", "clock_accepted_at", "created_at"),
+        ),
         OUTSIDE_THE_LOG,
     ),
     "ledger_locks": {"ledger_id": OUTSIDE_THE_LOG},
