@@ -41,6 +41,8 @@ class Verdict:
     seconds: float
     peak_bytes: int
     difference: Difference | None
+    erased: int = 0
+    """How many of the events are erased; each by another of its contract."""
 
 
 class Told(NamedTuple):
@@ -50,6 +52,7 @@ class Told(NamedTuple):
     contracts: int
     peak_bytes: int
     difference: Difference | None
+    erased: int = 0
 
 
 def verify(database_url: str, ledger: str, progress: Progress, processes: int = 0) -> Verdict:
@@ -60,16 +63,16 @@ def verify(database_url: str, ledger: str, progress: Progress, processes: int = 
     began = time.monotonic()
     with open_connection(database_url) as connection:
         book = open_book(connection, ledger)
-    events, found, difference = 0, 0, None
+    events, found, erased, difference = 0, 0, 0, None
     peaks: dict[int, int] = {os.getpid(): _peak_bytes()}
     for worker, told in _walk(database_url, book, processes):
-        events, found = events + told.events, found + told.contracts
+        events, found, erased = events + told.events, found + told.contracts, erased + told.erased
         peaks[worker] = max(peaks.get(worker, 0), told.peak_bytes)
         difference = difference or told.difference
         progress(events, max(events, book.head), "events")
     if difference is None and book.layout != LAYOUT:
         difference = Difference(f"ledger {ledger}", f"its rows have layout {book.layout}, not {LAYOUT}: run `contract-ledger rebuild`")
-    return Verdict(ledger, events, found, time.monotonic() - began, sum(peaks.values()), difference)
+    return Verdict(ledger, events, found, time.monotonic() - began, sum(peaks.values()), difference, erased)
 
 
 def _walk(url: str, book: Book, processes: int) -> Iterator[tuple[int, Told]]:
@@ -125,13 +128,14 @@ def _verify_chunk(chunk: Chunk) -> tuple[int, Told]:
     assert _worker is not None
     connection, book = _worker
     events, bodies, rows, ids = read_chunk(connection, book, chunk)
-    count, found, difference = 0, 0, None
+    count, found, erased, difference = 0, 0, 0, None
     for contract_id, group in groupby(events, key=itemgetter(0)):
         found += 1
         stored = list(group)
         count += len(stored)
         try:
             history = check_chain(book.ledger, contract_id, stored, bodies)
+            erased += sum(1 for event in history if event.data.is_erased)
             if book.layout == LAYOUT:
                 check_row(contract_id, rows.pop(contract_id, None), history, stored[-1])
                 check_deliveries(contract_id, ids.pop(contract_id, {}), history)
@@ -141,7 +145,7 @@ def _verify_chunk(chunk: Chunk) -> tuple[int, Told]:
             ids.pop(contract_id, None)
     for contract_id in (*rows, *ids) if book.layout == LAYOUT else ():
         difference = difference or Difference(f"contract {contract_id}", "it has a row, and no event")
-    return os.getpid(), Told(count, found, _peak_bytes(), difference)
+    return os.getpid(), Told(count, found, _peak_bytes(), difference, erased)
 
 
 def check_row(contract_id: str, row: ContractRow | None, history: Sequence[RecordedEvent], last: tuple[Any, ...]) -> None:

@@ -92,6 +92,7 @@ def _facts(told: Told) -> Iterator[tuple[str, Iterable[str]]]:
     yield "Disputes", [f"{_reference(entry)} {entry['status']}" for entry in state.get("disputes", [])]
     yield "Force majeure", [f"{_reference(entry)} {entry['status']}" for entry in state.get("force_majeure", [])]
     yield "Agreements", [f"{_agreement(entry)}, on the word of {told.word(entry['rests_on'])}" for entry in state.get("agreements", [])]
+    yield "Erased", map(_gap, state.get("erased", []))
     yield "Labels", [listed(entry["label"] for entry in state["labels"])] if state.get("labels") else []
     yield "Notes", _notes(told)
     yield "Anomalies", told.anomalies()
@@ -122,6 +123,12 @@ def _agreement(entry: Json) -> str:
     reference = entry.get("reference")
     named = entry.get("title") or (f"{reference['scheme']} {reference['id']}" if reference else "")
     return f"{entry['relation']}{f': {named}' if named else ''}"
+
+
+def _gap(entry: Json) -> str:
+    day = f" of {entry['effective_on']}" if "effective_on" in entry else ""
+    by = f", erased by revision {entry['rests_on'][0]}" if "rests_on" in entry else ", erased later"
+    return f"what revision {entry['revision']}, {entry['event_type']}{day}, said{by}"
 
 
 def _notes(told: Told) -> Iterator[str]:
@@ -157,7 +164,7 @@ def history(as_of: Json, events: Sequence[Json]) -> Iterator[Text]:
 
 def feed_line(event: Json) -> str:
     """An event of the ledger as a line of `tail`."""
-    source = source_words(event["source"]) if "source" in event else ""
+    source = source_words(event["source"]) if "source" in event else "erased"
     contract = f"{event['contract_id']} r{event['revision']:<4}"
     return f"{event['position']:>6}  {event['recorded_at']}  {event['event_type']:<18}  {contract}  {source}"
 

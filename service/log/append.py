@@ -96,6 +96,9 @@ WITH e AS ({insert_rows(events, bytes_as_text=("header",))}),
      b AS ({insert_rows(batches)})
 {insert_rows(contracts, upsert=True)}
 """
+# After what it erases by is written: the database lets nothing go without its erasure in the same transaction.
+ERASE = "SELECT public.erase(%(ledger_id)s::uuid, %(positions)s::bigint[])"
+_LEFT_DELIVERIES = insert_rows(deliveries)
 
 
 @dataclass(slots=True, eq=False)
@@ -158,7 +161,17 @@ def _decide_and_write(pipeline: Pipeline, batch: Batch) -> bool:
         rows = batch.decide(share)
         if rows.events or (is_last and batch.written):
             pipeline.send(WRITE, write_parameters(batch, rows, ends=is_last))
+            if rows.erased:
+                _erase(pipeline, batch, rows)
     return batch.written > 0
+
+
+def _erase(pipeline: Pipeline, batch: Batch, rows: Rows) -> None:
+    """Take away, for good, what the erasures that were just written name."""
+    ledger_id = batch.ledger.ledger_id
+    pipeline.send(ERASE, {"ledger_id": ledger_id, "positions": uuid_array(map(str, rows.erased))})
+    if rows.left_deliveries:
+        pipeline.send(_LEFT_DELIVERIES, {"ledger_id": ledger_id, "deliveries": rows_json(rows.left_deliveries)})
 
 
 def _shares(appends: Sequence[Append]) -> Iterator[tuple[Sequence[Append], bool]]:

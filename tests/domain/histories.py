@@ -158,7 +158,7 @@ class Log:
         self.recorded_at = self.now
         self.position = FIRST_POSITION
         self.rows: dict[str, ContractRow] = {}
-        self.stored: dict[str, list[tuple[bytes, bytes]]] = {}
+        self.stored: dict[str, list[tuple[bytes, bytes | None]]] = {}
         self.delivery_ids: set[tuple[str, str]] = set()
         self.event_ids: set[tuple[str, str]] = set()
         self.sealed: dict[str, list[Sent]] = {}
@@ -190,9 +190,9 @@ class Log:
         )
 
     @staticmethod
-    def _known(header: bytes, body: bytes) -> Known:
+    def _known(header: bytes, body: bytes | None) -> Known:
         recorded = decode_header(header)
-        return recorded.event_id, recorded.event_type, orjson.loads(body)["data"]
+        return recorded.event_id, recorded.event_type, orjson.loads(body)["data"] if body is not None else {}
 
     def commit(self, *appends: Append) -> Batch:
         """What `log.append.transact` does, table by table."""
@@ -217,6 +217,10 @@ class Log:
             self.event_ids.add((row["contract_id"], row["event_id"]))
             self.sealed[row["event_id"]] = orjson.loads(payload.get("sealed", "[]"))
         self.delivery_ids |= {(row["contract_id"], row["delivery_id"]) for row in batch.rows.deliveries}
+        for contract_id, stored in self.stored.items():
+            self.stored[contract_id] = [
+                (header, None if decode_header(header).position in batch.rows.erased else body) for header, body in stored
+            ]
         self.rows |= {row.contract_id: row for row in batch.rows.contracts.values()}
         if batch.written:
             self.position, self.recorded_at = batch.position, batch.recorded_at
