@@ -145,13 +145,13 @@ idempotency = Table(
     metadata,
     Column("ledger_id", Uuid, nullable=False),
     Column("key", LargeBinary, nullable=False),
-    Column("salt", LargeBinary),
-    Column("digest", LargeBinary),
+    Column("salt", LargeBinary, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
     Column("receipt", Text, nullable=False),
     PrimaryKeyConstraint("ledger_id", "key"),
 )
 """Receipts by key (16 bytes of SHA-256 of principal, method, path and Idempotency-Key), with the request's salted digest, which
-goes when something of the request is erased: then the key alone answers."""
+is empty once something of the request is erased: then the key alone answers."""
 
 imports = Table(
     "imports",

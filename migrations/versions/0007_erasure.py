@@ -5,11 +5,6 @@ from alembic import context, op
 revision = "0007"
 down_revision = "0005"
 
-DIGESTS = """
-ALTER TABLE idempotency ALTER COLUMN salt DROP NOT NULL;
-ALTER TABLE idempotency ALTER COLUMN digest DROP NOT NULL;
-"""
-
 # The trigger fires for the owner too, in every session_replication_role. `xmin` is the transaction that wrote a row: what was recorded
 # before erases nothing any more.
 TRIGGER = """
@@ -51,7 +46,7 @@ BEGIN
     END IF;
     SELECT array_agg('%' || e.event_id || '%'), array_agg(DISTINCT e.contract_id) INTO targets, concerned
         FROM public.events e WHERE e.ledger_id = of_ledger AND e.position = ANY(positions);
-    UPDATE public.idempotency i SET salt = NULL, digest = NULL WHERE i.ledger_id = of_ledger AND i.receipt LIKE ANY(targets);
+    UPDATE public.idempotency i SET salt = '', digest = '' WHERE i.ledger_id = of_ledger AND i.receipt LIKE ANY(targets);
     UPDATE public.import_lines l SET digest = NULL WHERE l.ledger_id = of_ledger AND l.position = ANY(positions);
     UPDATE public.import_lines l SET pointer = NULL, detail = NULL
         WHERE l.ledger_id = of_ledger AND l.position IS NULL AND l.contract_id = ANY(concerned);
@@ -68,6 +63,5 @@ GRANT EXECUTE ON FUNCTION erase(uuid, bigint[]) TO {role};
 
 
 def upgrade() -> None:
-    op.execute(DIGESTS)
     op.execute(TRIGGER)
     op.execute(ERASE.replace("{role}", context.config.attributes["service_role"]))

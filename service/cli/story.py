@@ -133,8 +133,8 @@ def _gap(entry: Json) -> str:
 
 def _notes(told: Told) -> Iterator[str]:
     for event in told.events.values():
-        if event["event_type"] == "note.added" and not left_out(event, told.as_of):
-            subject = event.get("data", {}).get("about")
+        if event["event_type"] == "note.added" and "data" in event and not left_out(event, told.as_of):
+            subject = event["data"].get("about")
             about = f" (about {subject['kind']} {subject['id']})" if subject else ""
             yield f"{event_words(event)}{about}, {source_words(event.get('source', {'kind': 'unknown'}))}"
 

@@ -116,10 +116,10 @@ class _Standing:
 
 @dataclass(slots=True)
 class _Kept:
-    """A key that was used; what was erased since has left no digest of the request."""
+    """A key that was used; salt and digest are empty once something of the request is erased."""
 
-    salt: bytes | None
-    digest: bytes | None
+    salt: bytes
+    digest: bytes
     receipt: bytes
 
 
@@ -214,7 +214,7 @@ class Batch:
     def load(
         self,
         states: Iterable[Sequence[Any]],
-        keys: Iterable[Sequence[Any]] = (),
+        keys: Iterable[Sequence[str]] = (),
         delivery_ids: Iterable[Sequence[str]] = (),
         event_ids: Iterable[Sequence[str]] = (),
     ) -> None:
@@ -223,7 +223,7 @@ class Batch:
         for row in states:
             self._standings[row[0]] = _Standing(ContractRow(*row))
         for key, salt, digest, receipt in keys:
-            self._kept[bytes.fromhex(key)] = _Kept(salt and bytes.fromhex(salt), digest and bytes.fromhex(digest), receipt.encode())
+            self._kept[bytes.fromhex(key)] = _Kept(bytes.fromhex(salt), bytes.fromhex(digest), receipt.encode())
         self._delivery_ids = {(row[0], row[1]) for row in delivery_ids}
         self._event_ids = {(row[0], row[1]) for row in event_ids}
         self.event_ids = {event_id for _, event_id in self._event_ids}
@@ -590,7 +590,7 @@ def _until(sealed: Sequence[SealedPart]) -> dict[str, str]:
 
 
 def _replay(kept: _Kept, append: Append) -> Receipt:
-    if kept.salt is not None and request_digest(kept.salt, append.canonical) != kept.digest:
+    if kept.digest and request_digest(kept.salt, append.canonical) != kept.digest:
         raise KeyReused(
             "This Idempotency-Key came with another body before. A key stands for one request: use a new one for a new request."
         )

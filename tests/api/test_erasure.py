@@ -242,8 +242,8 @@ def test_no_column_of_the_database_holds_what_is_erased(api: httpx.Client, servi
     assert places_of(url, *needles) == set()
     digests = "SELECT count(digest), count(*) FROM import_lines WHERE position = ANY(%s)"
     assert rows(url, digests, positions) == [(0, 1)]
-    kept = "SELECT count(salt), count(digest), count(*) FROM idempotency WHERE receipt LIKE ANY(%s)"
-    assert rows(url, kept, [f"%{target}%" for target in targets]) == [(0, 0, len(targets) - 1)]
+    kept = "SELECT encode(salt, 'hex'), encode(digest, 'hex') FROM idempotency WHERE receipt LIKE ANY(%s)"
+    assert rows(url, kept, [f"%{target}%" for target in targets]) == [("", "")] * (len(targets) - 1)
     assert assert_whole(service) >= len(targets)
 
 
