@@ -175,7 +175,7 @@ class Log:
 
     def request(self, *events: Sent, contract_id: str = CONTRACT, **options: Any) -> Append:
         self.requests += 1
-        known = [self._known(*stored) for stored in self.stored.get(contract_id, ())]
+        known = [self._known(header, body) for header, body in self.stored.get(contract_id, ()) if body is not None]
         events = tuple(realise(event, known) for event in events)
         bodies = [({name: member for name, member in event.items() if name != "event_type"}, event["event_type"]) for event in events]
         return Append(
@@ -190,9 +190,9 @@ class Log:
         )
 
     @staticmethod
-    def _known(header: bytes, body: bytes | None) -> Known:
+    def _known(header: bytes, body: bytes) -> Known:
         recorded = decode_header(header)
-        return recorded.event_id, recorded.event_type, orjson.loads(body)["data"] if body is not None else {}
+        return recorded.event_id, recorded.event_type, orjson.loads(body)["data"]
 
     def commit(self, *appends: Append) -> Batch:
         """What `log.append.transact` does, table by table."""
@@ -541,7 +541,7 @@ _WEIGHTS = {
     "contract.superseded": 1,
     "event.corrected": 8,
 }
-NEEDS_AN_EVENT = {"sealed.revealed"}
+NEEDS_AN_EVENT = {"event.erased", "sealed.revealed"}
 """Types that name an event by an id that the ledger gave; they have tests of their own."""
 _TYPES = [event_type for event_type in sorted(set(EVENT_TYPES) - NEEDS_AN_EVENT, reverse=True) for _ in range(_WEIGHTS.get(event_type, 3))]
 
