@@ -1,5 +1,6 @@
 """Erasure in the database: only the owner's function takes a body away, and only for an erasure of the same transaction."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ import psycopg
 import pytest
 from psycopg.errors import InsufficientPrivilege
 
+from service.audit import rebuild as rebuilding
 from service.audit.replay import Verdict, verify
 from service.settings import Settings
 from tests.conftest import Database
-from tests.guarantees.load import note, opening
+from tests.guarantees.load import delivery, note, opening
 from tests.servers import in_process, make_key, make_ledger, rows, verified
 
 _DIGEST = """
@@ -270,4 +272,59 @@ async def test_what_lost_its_body_without_an_erasure_is_neither_told_nor_added_t
     finally:
         rows(url, "INSERT INTO payloads VALUES (%s, %s, %s)", *place, kept[0][0])
         rows(url, "ALTER TABLE payloads ENABLE ALWAYS TRIGGER refuse_change")
+    assert verdict_of(filled).difference is None
+
+
+# All or nothing
+
+
+FAIL = """
+CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'the disk is full' USING ERRCODE = '53100'; END $$;
+CREATE TRIGGER fail AFTER UPDATE ON idempotency FOR EACH ROW EXECUTE FUNCTION fail();
+"""
+
+
+async def test_what_fails_within_an_erasure_leaves_nothing_erased_and_nothing_recorded(filled: Filled, tmp_path: Path) -> None:
+    url = filled.database.superuser_url
+    async with in_process(Settings(database_url=filled.database.service_url, data_dir=tmp_path)) as make:
+        api = make(filled.ledger, make_key(filled.database.service_url))
+        target = await _noted(api, url, "to fail")
+        path = f"/contracts/{target.contract_id}"
+        before = rows(url, _DIGEST), (await api.get(path)).json()["state"]
+        request = {"json": erased(target.event_id), "headers": {"Idempotency-Key": "again"}}
+        rows(url, FAIL)
+        try:
+            failed = await api.post(f"{path}/event-erased", **request)
+        finally:
+            rows(url, "DROP TRIGGER fail ON idempotency; DROP FUNCTION fail()")
+        assert failed.status_code in {500, 503}, failed.text
+        assert (rows(url, _DIGEST), (await api.get(path)).json()["state"]) == before
+        again = await api.post(f"{path}/event-erased", **request)
+        assert again.status_code == 201, again.text
+        assert "data" not in (await api.get(f"/events/{target.event_id}")).json()
+    assert verdict_of(filled).difference is None
+
+
+async def test_what_is_erased_while_a_rebuild_goes_on_does_not_come_back_with_it(
+    filled: Filled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rebuild has written the row and the delivery of the contract when they are erased; verify began before that too."""
+    url = filled.database.service_url
+    async with in_process(Settings(database_url=url, data_dir=tmp_path)) as make:
+        api = make(filled.ledger, make_key(url))
+        opened = await _recorded(api, url, "/contracts/reported", opening(), "rebuilt")
+        path = f"/contracts/{opened.contract_id}"
+        target = await _recorded(api, url, f"{path}/delivery-recorded", delivery("nadel"), "nadel")
+        loop, swap = asyncio.get_running_loop(), rebuilding._swap
+
+        def erase_and_swap(*arguments: Any) -> None:
+            asyncio.run_coroutine_threadsafe(_recorded(api, url, f"{path}/event-erased", erased(target.event_id), "x"), loop).result(30)
+            assert verdict_of(filled).difference is None
+            swap(*arguments)
+
+        monkeypatch.setattr(rebuilding, "_swap", erase_and_swap)
+        await asyncio.to_thread(rebuilding.rebuild, url, filled.ledger, lambda *_: None)
+        assert verdict_of(filled).difference is None
+        assert rows(url, "SELECT count(*) FROM deliveries WHERE delivery_id = 'nadel'") == [(0,)]
+        assert (await api.post(f"{path}/delivery-recorded", json=delivery("nadel"), headers={"Idempotency-Key": "y"})).status_code == 201
     assert verdict_of(filled).difference is None
