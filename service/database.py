@@ -240,7 +240,8 @@ idempotency = Table(
     Column("receipt", Text, nullable=False),
     PrimaryKeyConstraint("ledger_id", "key"),
 )
-"""Receipts by key (16 bytes of SHA-256 of principal, method, path and Idempotency-Key), with the request's salted digest."""
+"""Receipts by key (16 bytes of SHA-256 of principal, method, path and Idempotency-Key), with the request's salted digest, which
+is empty once something of the request is erased: then the key alone answers."""
 
 imports = Table(
     "imports",

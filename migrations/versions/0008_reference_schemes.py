@@ -3,7 +3,7 @@
 from alembic import context, op
 
 revision = "0008"
-down_revision = "0006"
+down_revision = "0007"
 
 TABLES = """
 ALTER TABLE ledgers ADD COLUMN unique_reference_schemes text[] NOT NULL DEFAULT '{}';

@@ -129,7 +129,7 @@ class ContractPage(msgspec.Struct, omit_defaults=True, kw_only=True):
 class RevisionChange(msgspec.Struct, omit_defaults=True, kw_only=True):
     """What a revision changed in the state. `patch` makes the state after it from the state before, by operations of RFC 6902.
 
-    `target_revision` is the event that a correction or a void names.
+    `target_revision` is the event that a correction, a void or an erasure names; `erased_by` is the erasure of what this one said.
     """
 
     revision: int
@@ -144,6 +144,7 @@ class RevisionChange(msgspec.Struct, omit_defaults=True, kw_only=True):
     effective_on: str | None = None
     source: JsonObject | None = None
     target_revision: int | None = None
+    erased_by: str | None = None
 
 
 class HistoryAsOf(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -210,7 +211,8 @@ class SealedMember(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 class Event(msgspec.Struct, omit_defaults=True, kw_only=True):
     """An event as recorded. `data` is by the schema of its type and `schema_version`: the newest, to which what was sent by an earlier one
-    is brought, or with `raw=true` the one it was sent and stored by."""
+    is brought, or with `raw=true` the one it was sent and stored by. An event that is erased has neither `data` nor `source`, and names
+    the event that erased it in `erased_by`."""
 
     event_id: str
     event_type: str
@@ -234,6 +236,7 @@ class Event(msgspec.Struct, omit_defaults=True, kw_only=True):
     raw: RawEvent | None = None
     sealed_digest: str | None = None
     sealed: list[SealedMember] | None = None
+    erased_by: str | None = None
 
 
 class EventPage(msgspec.Struct, omit_defaults=True, kw_only=True):

@@ -65,6 +65,8 @@ async def _get_event(call: Call) -> Response:
     stored = await call.services.reader.event(call.ledger, event_id)
     (answer,) = await _answers(call, [stored], query)
     shown = "raw" if query.raw == "true" else answer.schema_version
+    if stored.erased_by is not None:
+        shown = f"{shown}.erased"
     return etag_response(call, f'"{stored.event_hash[:16]}.{shown}{".sealed" if query.sealed == "true" else ""}"', answer)
 
 
@@ -157,6 +159,7 @@ def event_answer(stored: StoredEvent, epoch: int, parts: Sequence[SealedPart] = 
         raw=_raw(stored) if raw else None,
         sealed_digest=header.sealed_digest,
         sealed=_sealed_members(body, parts) if "sealed" in body else None,
+        erased_by=stored.erased_by,
     )
 
 

@@ -165,6 +165,10 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         },
     ),
     "event.voided": _dayless(_ANALYST, {"target": "01920000-0000-7000-8000-000000000003", "reason": "the same report was recorded twice"}),
+    "event.erased": _dayless(
+        _ANALYST,
+        {"target": "01920000-0000-7000-8000-000000000004", "legal_basis": "Regulation (EU) 2016/679, article 17(1)(a)"},
+    ),
     "sealed.revealed": _dayless(
         _SUPPLIER,
         {

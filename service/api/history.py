@@ -17,6 +17,7 @@ from service.api.operations import Call, Day, Documented, QueryModel, json_respo
 from service.api.pages import PageQuery, counted, cursor_in, page_headers, place_in
 from service.api.times import TimesQuery, times_of
 from service.domain.contract import encode_state
+from service.domain.erasure import ERASED
 from service.domain.events import RecordedEvent
 from service.domain.timeline import tell
 from service.errors import ContractNotFound, HistoryForked, Malformed, Refused
@@ -103,7 +104,8 @@ def _changes(shown: Sequence[StoredEvent], events: Sequence[RecordedEvent], told
     changes = []
     originals = {event.event_id: event for event in events}
     for stored, event in zip(shown, events[first - 1 :], strict=False):
-        target = originals.get(event.data.event_ids()[0]) if event.data.acts else None
+        names_another = event.data.acts or event.data.event_type == ERASED
+        target = originals.get(event.data.event_ids()[0]) if names_another else None
         encoded = told_for.state(events[: event.revision])
         after = orjson.loads(encoded)
         digest = state_hash(told_for.effective_on.isoformat(), encoded)
@@ -132,12 +134,13 @@ def _change(
         event_type=header.event_type,
         recorded_at=header.recorded_at,
         recorded_by=header.recorded_by,
-        sentence=f"{header.event_type}{about}, on the word of {_word(event.source)}: {words}.",
+        sentence=f"{header.event_type}{about}, {_word(event)}: {words}.",
         patch=patch,
         state_hash=digest,
         effective_on=header.effective_on,
-        source=event.source,
+        source=event.source or None,
         target_revision=target.revision if target else None,
+        erased_by=stored.erased_by,
     )
 
 
@@ -167,15 +170,18 @@ def _why_nothing(event: RecordedEvent, told_for: _ToldFor) -> str:
         return f"changes nothing, since it was published after {told_for.published_by}"
     if event.day > told_for.effective_on:
         return f"changes nothing on {told_for.effective_on}, since it takes effect later"
-    if event.data.acts:
+    if event.data.acts or event.data.is_erased:
         return f"changes nothing in the state of {told_for.effective_on}"
     return "changes nothing in the state but what it rests on"
 
 
-def _word(source: JsonObject) -> str:
-    """On whose word: the name of the source, or what kind it is."""
+def _word(event: RecordedEvent) -> str:
+    """On whose word: the name of the source, or what kind it is; nobody's where that is erased."""
+    source = event.source
+    if event.data.is_erased:
+        return "whose content is erased"
     name = source.get("name") or source["kind"]
-    return f"{name} via {source['via']}" if "via" in source else str(name)
+    return f"on the word of {name} via {source['via']}" if "via" in source else f"on the word of {name}"
 
 
 async def _compare(call: Call) -> Response:

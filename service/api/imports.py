@@ -16,6 +16,7 @@ from service.api.examples import example
 from service.api.import_lines import read_line
 from service.api.operations import WHOLE, Call, Documented, Flag, QueryModel, json_response, route
 from service.api.pages import MAX_COUNT, PageQuery, counted, cursor_in, page_headers, place_in
+from service.domain.erasure import ERASED
 from service.errors import (
     Forbidden,
     HistoryForked,
@@ -211,6 +212,9 @@ class _Sending:
 
     def _require_right(self, line: Line) -> None:
         """Refuse a line whose event takes a right that the caller does not have."""
+        if line.new and line.new.fact.event_type == ERASED:
+            line.refusal = Refused("An erasure is asked for by itself: what it names is erased where it was recorded, not in a copy.")
+            return
         right = line.new.fact.extra_right if line.new else None
         if right is None:
             return

@@ -1,6 +1,7 @@
 """The chain: every check of a stored event that needs no other contract, and of the order in which all of them stand."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import date, datetime
 from functools import lru_cache
 from hashlib import sha256
@@ -9,6 +10,7 @@ from typing import Any
 import msgspec
 
 from service.audit.book import Book, Connection, Difference, Found, Row
+from service.domain.erasure import ERASED, erased_data, read_target
 from service.domain.events import EventData, RecordedEvent, SealedMembers, decode_body, first_day_of
 from service.domain.sealing import read_sealed_members
 from service.domain.state import JsonObject
@@ -63,6 +65,7 @@ def check_chain(ledger: Ledger, contract_id: str, stored: Sequence[Row], bodies:
     Given as rows, with the bodies by position. This runs for every event of a ledger.
     """
     prev, history = NO_PREVIOUS, []
+    erasures = _erasures(stored, bodies)
     ledger_id, local = ledger.ledger_id, None if ledger.time_zone == "UTC" else zone(ledger.time_zone)
     for revision, row in enumerate(stored, 1):
         _, position, column_revision, event_id, event_type, recorded_at, header, stored_hash = row
@@ -84,9 +87,9 @@ def check_chain(ledger: Ledger, contract_id: str, stored: Sequence[Row], bodies:
         ):
             raise _miscopied(known, (ledger_id, contract_id, position, event_id, event_type, SCHEMA, column_revision, recorded_at))
         payload = bodies.get(position, _NO_PAYLOAD)
-        data, source = _read_body(known, payload[1])
+        data, source = _read_body(known, payload[1], erasures.get(event_id))
         sealed = None
-        if known.sealed_digest is not None or payload[2] is not None:
+        if payload[1] is not None and (known.sealed_digest is not None or payload[2] is not None):
             sealed = _read_sealed(known, data, payload)
         history.append(
             RecordedEvent(
@@ -132,9 +135,27 @@ def _miscopied(known: Header, columns: Sequence[Any]) -> Found:
     return Found(f"position {columns[2]}", f"{_COPIES[index]} is {columns[index]} in its column and {said[index]} in the header")
 
 
-def _read_body(known: Header, body: bytes | None) -> tuple[EventData, JsonObject]:
+def _erasures(stored: Sequence[Row], bodies: Mapping[int, Row]) -> dict[str, int]:
+    """By the id of each event that an erasure among them names, the erasure's revision. What is no erasure is found with its digest."""
+    found: dict[str, int] = {}
+    for row in stored:
+        if row[4] == ERASED:
+            with suppress(msgspec.DecodeError, TypeError):
+                found[read_target(bodies.get(row[1], _NO_PAYLOAD)[1])] = row[2]
+    return found
+
+
+def _read_body(known: Header, body: bytes | None, erased_by: int | None) -> tuple[EventData, JsonObject]:
+    where = f"position {known.position}"
     if body is None:
-        raise Found(f"position {known.position}", "the body is missing, and no erasure explains it")
+        if erased_by is None:
+            raise Found(where, "the body is missing, and no erasure explains it")
+        try:
+            return erased_data(known.event_type, known.schema_version), {}
+        except KeyError:
+            raise Found(where, f"this release does not know the type {known.event_type}") from None
+    if erased_by is not None:
+        raise Found(where, f"the body is still there, and revision {erased_by} erased it")
     if sha256(body).hexdigest() != known.body_digest:
         raise Found(f"position {known.position}", "the body is not the one whose digest the header holds")
     try:

@@ -41,6 +41,10 @@ _STALE = """
 DELETE FROM {table} WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM {table} WHERE ledger_id = %(ledger_id)s::uuid AND generation <> %(generation)s LIMIT %(rows)s))
 """
+_FORGET_DELIVERIES = """
+DELETE FROM deliveries
+WHERE ledger_id = %(ledger_id)s::uuid AND generation = %(generation)s AND contract_id = %(contract_id)s::uuid
+"""
 _UPSERT_ROWS = insert_rows(contracts, upsert=True)
 _INSERT_DELIVERIES = insert_rows(deliveries) + " ON CONFLICT DO NOTHING"
 
@@ -161,12 +165,15 @@ def _refold(connection: Connection, book: Book, contract_id: str) -> None:
     """Fold one contract under the ledger's lock, which is taken here where it is not held yet."""
     with connection.transaction():
         connection.execute(_LOCK, {"ledger_id": book.ledger.ledger_id})
+        next_generation = {"generation": book.generation + 1}
         stored, bodies = read_contract(connection, book, contract_id)
         history, row = _checked_fold(book, contract_id, stored, bodies)
         delivered = [
-            {"generation": book.generation + 1, "contract_id": contract_id, "delivery_id": name, "revision": revision}
+            {**next_generation, "contract_id": contract_id, "delivery_id": name, "revision": revision}
             for name, revision in delivery_ids(history).items()
         ]
+        # What was erased since the chunk was read has left its ids there.
+        connection.execute(_FORGET_DELIVERIES, {"ledger_id": book.ledger.ledger_id, "contract_id": contract_id} | next_generation)
         _write_rows(connection, book, [row], delivered)
 
 

@@ -43,6 +43,8 @@ class Verdict:
     seconds: float
     peak_bytes: int
     difference: Difference | None
+    erased: int = 0
+    """How many of the events are erased; each by another of its contract."""
 
 
 class Told(NamedTuple):
@@ -52,6 +54,7 @@ class Told(NamedTuple):
     contracts: int
     peak_bytes: int
     difference: Difference | None
+    erased: int = 0
 
 
 def verify(database_url: str, ledger: str, progress: Progress, processes: int = 0) -> Verdict:
@@ -62,10 +65,10 @@ def verify(database_url: str, ledger: str, progress: Progress, processes: int = 
     began = time.monotonic()
     with open_connection(database_url) as connection:
         book = open_book(connection, ledger)
-    events, found, difference = 0, 0, None
+    events, found, erased, difference = 0, 0, 0, None
     peaks: dict[int, int] = {os.getpid(): _peak_bytes()}
     for worker, told in _walk(database_url, book, processes):
-        events, found = events + told.events, found + told.contracts
+        events, found, erased = events + told.events, found + told.contracts, erased + told.erased
         peaks[worker] = max(peaks.get(worker, 0), told.peak_bytes)
         difference = difference or told.difference
         progress(events, max(events, book.head), "events")
@@ -74,7 +77,7 @@ def verify(database_url: str, ledger: str, progress: Progress, processes: int = 
     if difference is None:
         with open_connection(database_url) as connection:
             difference = check_outlook(connection, open_book(connection, ledger))
-    return Verdict(ledger, events, found, time.monotonic() - began, sum(peaks.values()), difference)
+    return Verdict(ledger, events, found, time.monotonic() - began, sum(peaks.values()), difference, erased)
 
 
 def _walk(url: str, book: Book, processes: int) -> Iterator[tuple[int, Told]]:
@@ -130,7 +133,7 @@ def _verify_chunk(chunk: Chunk) -> tuple[int, Told]:
     assert _worker is not None
     connection, book = _worker
     events, bodies, rows, ids, schemes, held = read_chunk(connection, book, chunk)
-    count, found, difference = 0, 0, None
+    count, found, erased, difference = 0, 0, 0, None
     for contract_id, group in groupby(events, key=itemgetter(0)):
         found += 1
         stored = list(group)
@@ -138,6 +141,7 @@ def _verify_chunk(chunk: Chunk) -> tuple[int, Told]:
         try:
             history = check_chain(book.ledger, contract_id, stored, bodies)
             check_references(contract_id, held.pop(contract_id, set()), schemes, history)
+            erased += sum(1 for event in history if event.data.is_erased)
             if book.layout == LAYOUT:
                 check_row(contract_id, rows.pop(contract_id, None), history, stored[-1])
                 check_deliveries(contract_id, ids.pop(contract_id, {}), history)
@@ -148,7 +152,7 @@ def _verify_chunk(chunk: Chunk) -> tuple[int, Told]:
             held.pop(contract_id, None)
     for contract_id in (*rows, *ids, *held) if book.layout == LAYOUT else held:
         difference = difference or Difference(f"contract {contract_id}", "it has a row, and no event")
-    return os.getpid(), Told(count, found, _peak_bytes(), difference)
+    return os.getpid(), Told(count, found, _peak_bytes(), difference, erased)
 
 
 def check_row(contract_id: str, row: ContractRow | None, history: Sequence[RecordedEvent], last: tuple[Any, ...]) -> None:

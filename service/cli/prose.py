@@ -377,6 +377,7 @@ _WORDS: dict[str, Callable[[Json], str]] = {
     "agreement.linked": lambda data: ": ".join(data[name] for name in ("relation", "title") if name in data),
     "note.added": lambda data: str(data.get("text", "a note")),
     "event.corrected": _corrected,
+    "event.erased": lambda data: f"event {data['target']}: {data['legal_basis']}",
     "event.voided": lambda data: f"event {data['target']}: {data['reason']}",
     "sealed.revealed": lambda data: f"{listed(part['path'] for part in data['parts'])} of event {data['event_id']}",
 }

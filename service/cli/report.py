@@ -52,7 +52,8 @@ def verified(verdict: "Verdict") -> str:
     rate = f", {verdict.events / verdict.seconds:,.0f} a second" if verdict.events and verdict.seconds else ""
     cost = f"{walked}{rate}, {verdict.peak_bytes / 2**20:,.0f} MiB at most"
     if verdict.difference is None:
-        return f"Ledger {verdict.ledger}: the log is whole and every state is the fold of its events ({cost})."
+        erased = f", {_count(verdict.erased, 'event')} erased" if verdict.erased else ""
+        return f"Ledger {verdict.ledger}: the log is whole and every state is the fold of its events ({cost}{erased})."
     return f"Ledger {verdict.ledger} differs. {verdict.difference} ({cost})"
 
 

@@ -92,6 +92,7 @@ def _facts(told: Told) -> Iterator[tuple[str, Iterable[str]]]:
     yield "Disputes", [f"{_reference(entry)} {entry['status']}" for entry in state.get("disputes", [])]
     yield "Force majeure", [f"{_reference(entry)} {entry['status']}" for entry in state.get("force_majeure", [])]
     yield "Agreements", [f"{_agreement(entry)}, on the word of {told.word(entry['rests_on'])}" for entry in state.get("agreements", [])]
+    yield "Erased", map(_gap, state.get("erased", []))
     yield "Labels", [listed(entry["label"] for entry in state["labels"])] if state.get("labels") else []
     yield "Notes", _notes(told)
     yield "Anomalies", told.anomalies()
@@ -124,10 +125,16 @@ def _agreement(entry: Json) -> str:
     return f"{entry['relation']}{f': {named}' if named else ''}"
 
 
+def _gap(entry: Json) -> str:
+    day = f" of {entry['effective_on']}" if "effective_on" in entry else ""
+    by = f", erased by revision {entry['rests_on'][0]}" if "rests_on" in entry else ", erased later"
+    return f"what revision {entry['revision']}, {entry['event_type']}{day}, said{by}"
+
+
 def _notes(told: Told) -> Iterator[str]:
     for event in told.events.values():
-        if event["event_type"] == "note.added" and not left_out(event, told.as_of):
-            subject = event.get("data", {}).get("about")
+        if event["event_type"] == "note.added" and "data" in event and not left_out(event, told.as_of):
+            subject = event["data"].get("about")
             about = f" (about {subject['kind']} {subject['id']})" if subject else ""
             yield f"{event_words(event)}{about}, {source_words(event.get('source', {'kind': 'unknown'}))}"
 
@@ -157,7 +164,7 @@ def history(as_of: Json, events: Sequence[Json]) -> Iterator[Text]:
 
 def feed_line(event: Json) -> str:
     """An event of the ledger as a line of `tail`."""
-    source = source_words(event["source"]) if "source" in event else ""
+    source = source_words(event["source"]) if "source" in event else "erased"
     contract = f"{event['contract_id']} r{event['revision']:<4}"
     return f"{event['position']:>6}  {event['recorded_at']}  {event['event_type']:<18}  {contract}  {source}"
 

@@ -21,6 +21,7 @@ from service.domain import (
     disclosure,
     disputes,
     ending,
+    erasure,
     figures,
     labels,
     milestones,
@@ -47,10 +48,10 @@ RULES = {
     "events-limit": "A contract holds so many events and no more.",
     "parts-limit": "A list of the state, such as its options or disputes, holds so many entries and no more.",
     "known-anomaly": "A note about an anomaly names one that stands.",
-    "known-event": "An event that a note is about, or that is corrected or voided, is one of the same contract.",
+    "known-event": "An event that a note is about, or that is corrected, voided or erased, is one of the same contract.",
     "after-end": (
         "After a contract was completed, terminated, cancelled or superseded only late deliveries, figures, revisions "
-        "to actuals, disclosures, disputes, corrections, voids, labels and notes are recorded."
+        "to actuals, disclosures, disputes, corrections, voids, erasures, labels and notes are recorded."
     ),
 }
 FLAGS = {
@@ -78,6 +79,7 @@ SUBJECTS = (
     labels,
     notes,
     corrections,
+    erasure,
 )
 """The modules whose event types are registered by importing them."""
 MAX_EVENTS = 10_000
@@ -149,7 +151,7 @@ def check_place(data: EventData, effective_on: str, at: Contract) -> None:
         raise NotAllowedNow(
             "after-end",
             f"The contract was {ending.kind} {on(ending.effective_on)} (revision {ending.rests_on[0]}); after that only late deliveries, "
-            "figures, revisions to actuals, disclosures, disputes, corrections, voids, labels and notes are recorded, "
+            "figures, revisions to actuals, disclosures, disputes, corrections, voids, erasures, labels and notes are recorded, "
             f"not {data.event_type}.",
         )
     data.check_place(at)
@@ -161,7 +163,7 @@ def evolve(contract: Contract, event: RecordedEvent) -> None:
     """Fold one event in. Total: what takes effect before the opening, or no longer fits, is flagged; what has no target is kept apart, and
     so is what no longer fits and would undo what was recorded later (`folds_unfit`)."""
     facts, data = contract.facts, event.data
-    early = facts.opening is None and event.revision != 1 and not data.dayless
+    early = facts.opening is None and event.revision != 1 and not data.dayless and not _lost_its_opening(facts)
     if early:
         sentence = f"{data.event_type} takes effect {on(event.effective_on)}, before the contract was opened"
         contract.flag("before-opening", [event.revision], sentence)
@@ -182,6 +184,10 @@ def evolve(contract: Contract, event: RecordedEvent) -> None:
     data.apply(contract, event)
     if event.hypothetical:
         facts.hypothetical = True
+
+
+def _lost_its_opening(facts: Facts) -> bool:
+    return any(gap.revision == 1 for gap in facts.erased)
 
 
 def fold(events: Iterable[RecordedEvent]) -> Contract:

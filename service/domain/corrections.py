@@ -187,7 +187,8 @@ def check_act(act: RecordedEvent, history: Sequence[RecordedEvent]) -> RecordedE
     by_id = {event.event_id: event for event in history}
     target = by_id.get(_target(act))
     if target is None:
-        # Ids were looked up before, in the log itself: what has one, and is not in the history, has no body.
+        raise NotAllowedNow("known-event", f"The contract has no event {_target(act)}.", _TARGET)
+    if target.data.is_erased:
         raise NotAllowedNow("cannot-be-undone", "The event is erased: what it said is not known any more.", _TARGET)
     if target.data.event_type in FINAL:
         raise NotAllowedNow("cannot-be-undone", f"{_named(target)} cannot be corrected or voided.", _TARGET)

@@ -114,6 +114,8 @@ class EventData:
     """Whether the event changes what another one says, so that the contract is folded afresh."""
     extra_right: ClassVar[str | None] = None
     """The right that recording it takes beside that of writing."""
+    is_erased: ClassVar[bool] = False
+    """Whether this is what stands where the data of an erased event stood (`domain.erasure`)."""
 
     def check_whole(self, whole: Contract) -> None:
         """By default nothing of the whole contract forbids the event."""
@@ -200,7 +202,12 @@ class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def published_by(self) -> date:
-        """The day from which it counts as published: the last day of `published_on`, else the day it was recorded."""
+        """The day from which it counts as published: the last day of `published_on`, else the day it was recorded.
+
+        Of what is erased nobody can say any more, so that counts always.
+        """
+        if self.data.is_erased:
+            return date.min
         published_on = self.source.get("published_on")
         return last_day(published_on) if published_on else self.recorded_on
 

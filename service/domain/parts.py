@@ -156,6 +156,15 @@ class Revealed(Part):
     rests_on: list[int]
 
 
+class Gap(Part):
+    """An event whose content is erased: what is known of it, and the erasure, where that was recorded by the time asked for."""
+
+    revision: int
+    event_type: str
+    effective_on: str | None = None
+    rests_on: list[int] = []
+
+
 class Filing(Part):
     """A filing: the members it contains, and those it keeps back."""
 

@@ -240,7 +240,7 @@ def with_revealed(events: Iterable[RecordedEvent], *, keep: bool = False) -> lis
         if not event.data.dayless:
             break
         reveal: Any = event.data
-        if reveal.event_type == REVEALED and (at := places.get(reveal.event_id)) is not None:
+        if reveal.event_type == REVEALED and not reveal.is_erased and (at := places.get(reveal.event_id)) is not None:
             known[at] = _laid_open(known[at], reveal, event.revision)
             done.add(index)
     return known if keep else [event for index, event in enumerate(known) if index not in done]

@@ -21,6 +21,7 @@ from service.domain.parts import (
     Filing,
     ForceMajeure,
     FormerParty,
+    Gap,
     Item,
     JsonObject,
     Label,
@@ -97,6 +98,7 @@ class Facts(_Shown):
     labels: list[Label] = []
     notes: Notes | None = None
     explanations: list[Explanation] = []
+    erased: list[Gap] = []
     hypothetical: bool = False
     unplaced: list[int] = []
     unplaced_figures: list[str] = []

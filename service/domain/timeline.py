@@ -3,13 +3,14 @@
 Here too a new event is judged that is not the last of the fold: one of an earlier day, and one that corrects or voids another.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import date
 
 import msgspec
 
 from service.domain.contract import carry_on, check_limit, decide, fold, judge, revisions_of, settle, turning_day
 from service.domain.corrections import acts_of, check_act, delivery_ids, resolve, spans_of
+from service.domain.erasure import ERASED, check_erasure, with_erasures
 from service.domain.events import EVENT_TYPES, RecordedEvent, place_in_fold
 from service.domain.parts import JsonObject
 from service.domain.sealing import with_revealed
@@ -64,7 +65,7 @@ def basis(event: RecordedEvent) -> Basis:
 
 def in_order(events: Sequence[RecordedEvent]) -> list[RecordedEvent]:
     """Events as they stand by the corrections and voids among them, with what is revealed laid in place, in the order of the fold."""
-    return with_revealed(_as_they_stand(events))
+    return with_erasures(with_revealed(_as_they_stand(events)))
 
 
 def _as_they_stand(events: Sequence[RecordedEvent]) -> list[RecordedEvent]:
@@ -75,7 +76,7 @@ def tell(events: Iterable[RecordedEvent], effective_on: date, published_by: date
     """The contract effective on a day, from events in any order, of those published by a day if one is given."""
     known = [event for event in events if published_by is None or event.published_by <= published_by]
     standing = _as_they_stand(known)
-    told = with_revealed(standing)
+    told = with_erasures(with_revealed(standing))
     in_effect = [event for event in told if event.day <= effective_on]
     later = told[len(in_effect) :]
     contract = fold(in_effect)
@@ -148,10 +149,17 @@ def _misfits(contract: Contract) -> dict[int, str]:
     return unplaced | {flagged.events[0]: flagged.sentence for flagged in contract.anomalies if flagged.rule == "no-longer-fits"}
 
 
-def admit(event: RecordedEvent, history: Sequence[RecordedEvent], day: date) -> None:
-    """Raise NotAllowedNow, or Refused, when a hard rule refuses an event as the next of a contract whose events are `history`."""
+def admit(event: RecordedEvent, history: Sequence[RecordedEvent], day: date, erased_together: Collection[str] = ()) -> None:
+    """Raise NotAllowedNow, or Refused, when a hard rule refuses an event as the next of a contract whose events are `history`.
+
+    `erased_together` are the ids of the events that the request of this one erases.
+    """
     if event.data.acts:
         _admit_act(event, history, day)
+        return
+    if event.data.event_type == ERASED:
+        check_limit(event.revision)
+        check_erasure(event, history, erased_together)
         return
     at = fold(known for known in in_order(history) if place_in_fold(known) < place_in_fold(event))
     sealed = len(event.sealed.digests) if event.sealed else 0

@@ -31,6 +31,7 @@ from service.log.chunks import Chunk, Chunks
 from service.log.decide import Append, Batch, Receipt, Rows, uuid_array
 from service.log.heads import Heads
 from service.log.ledger import Ledger, instant
+from service.log.outlook import replace_outlooks
 from service.log.pipeline import Pipeline
 from service.log.references import HOLD, HOLDERS, RELEASE, holdings_json, wanted_json
 from service.metrics import commits
@@ -47,7 +48,8 @@ DRAIN_SECONDS = 25
 TOLD_WITHIN_SECONDS = 0.01
 """How long a certain outcome waits at most for the next batch to be on its way, such as when another process holds the lock."""
 _SHUTTING_DOWN = "The service is shutting down; retry with the same Idempotency-Key."
-_FAILURES = (psycopg.OperationalError, psycopg.InterfaceError, DatabaseUnreachable, TimeoutError)
+# A statement that a connection has forgotten, since something on it ended in DEALLOCATE ALL, is there again on the next.
+_FAILURES = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.InvalidSqlStatementName, DatabaseUnreachable, TimeoutError)
 
 _log = structlog.get_logger()
 
@@ -98,6 +100,9 @@ WITH e AS ({insert_rows(events, bytes_as_text=("header",))}),
      b AS ({insert_rows(batches)})
 {insert_rows(contracts, upsert=True)}
 """
+# After what it erases by is written: the database lets nothing go without its erasure in the same transaction.
+ERASE = "SELECT public.erase(%(ledger_id)s::uuid, %(positions)s::bigint[])"
+_LEFT_DELIVERIES = insert_rows(deliveries)
 
 
 @dataclass(slots=True, eq=False)
@@ -129,6 +134,9 @@ async def transact(
     async with Pipeline(connection) as pipeline:
         await look_up(pipeline, batch, heads)
         is_written = _decide_and_write(pipeline, batch)
+        if batch.erased_from:
+            async with pipeline.paused():
+                await replace_outlooks(connection, batch.ledger.ledger_id, batch.generation, batch.erased_from)
         pipeline.send("COMMIT" if is_written else "ROLLBACK")
         meanwhile()
         *_, end = await pipeline.results()
@@ -164,8 +172,19 @@ def _decide_and_write(pipeline: Pipeline, batch: Batch) -> bool:
         rows = batch.decide(share)
         if rows.events or (is_last and batch.written):
             pipeline.send(WRITE, write_parameters(batch, rows, ends=is_last))
+            if rows.erased:
+                _erase(pipeline, batch, rows)
     send_references(pipeline, batch)
     return batch.written > 0
+
+
+def _erase(pipeline: Pipeline, batch: Batch, rows: Rows) -> None:
+    """Take away, for good, what the erasures that were just written name."""
+    ledger_id = batch.ledger.ledger_id
+    pipeline.send(ERASE, {"ledger_id": ledger_id, "positions": uuid_array(map(str, rows.erased))})
+    if rows.left_deliveries:
+        pipeline.send(_LEFT_DELIVERIES, {"ledger_id": ledger_id, "deliveries": rows_json(rows.left_deliveries)})
+    batch.erased_from += [(row.contract_id, row.state) for row in rows.contracts.values()]
 
 
 def send_references(pipeline: Pipeline, batch: Batch) -> None:

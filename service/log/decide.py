@@ -12,6 +12,7 @@ from uuid_utils import uuid7
 from service.domain.contract import decide, evolve, judge
 from service.domain.corrections import delivery_ids, resolve
 from service.domain.dates import first_day
+from service.domain.erasure import ERASED, check_gaps, erase
 from service.domain.events import EventData, RecordedEvent, place_in_fold
 from service.domain.references import ReferenceId, held_references
 from service.domain.sealing import REVEALED, check_reveal, sealed_members
@@ -118,6 +119,8 @@ class _Standing:
 
 @dataclass(slots=True)
 class _Kept:
+    """A key that was used; salt and digest are empty once something of the request is erased."""
+
     salt: bytes
     digest: bytes
     receipt: bytes
@@ -137,6 +140,10 @@ class Rows:
     keys: list[dict[str, Any]] = field(default_factory=list)
     deliveries: list[dict[str, Any]] = field(default_factory=list)
     contracts: dict[str, ContractRow] = field(default_factory=dict)
+    erased: list[int] = field(default_factory=list)
+    """The positions of what is erased, by erasures among the events."""
+    left_deliveries: list[dict[str, Any]] = field(default_factory=list)
+    """Delivery ids that an erased event introduced, and that another one states too."""
 
 
 class Batch:
@@ -163,6 +170,8 @@ class Batch:
         self.event_ids: set[str] = set()
         """Those of the ids looked up that events of the ledger have, whatever their contract; and of events that were imported since."""
         self.holdings = Holdings()
+        self.erased_from: list[tuple[str, str]] = []
+        """Contracts (id and state) of shares that erase something: what was made of what they said before has to go too."""
 
     def lookups(self) -> dict[str, Any]:
         """The parameters of the first flush: what the requests of the batch need to be decided."""
@@ -257,6 +266,9 @@ class Batch:
             else:
                 if standing.history is not None:
                     standing.history.append(event)
+        for standing in self._standings.values():
+            if standing.history:
+                standing.is_damaged = standing.is_damaged or _has_lost_a_body(standing.history)
 
     def references_needed(self) -> set[ReferenceId]:
         """The references, of schemes that are unique in the ledger, whose holders must be known: those that requests state, and those
@@ -310,7 +322,8 @@ class Batch:
                 raise NotAllowedNow("known-delivery", f"The contract has no delivery {delivery_id}; record it first.")
         for event_id in fact.event_ids():
             if (contract_id, event_id) not in self._event_ids:
-                raise NotAllowedNow("known-event", f"The contract has no event {event_id}.", "/data/target" if fact.acts else None)
+                pointer = "/data/target" if fact.acts or fact.event_type == ERASED else None
+                raise NotAllowedNow("known-event", f"The contract has no event {event_id}.", pointer)
 
     def next_instant(self) -> datetime:
         return max(self.recorded_at + _TICK, self._now)
@@ -329,17 +342,33 @@ class Batch:
         self.keep_contract(append, decision)
         if decision.held is not None:
             self.holdings.take(append.contract_id, decision.held)
+        if decision.erased:
+            self._keep_erasures(append.contract_id, decision)
         self._event_ids.update((append.contract_id, row["event_id"]) for row in decision.event_rows)
         salt = self.salts.pop()
-        kept = self._kept[append.key] = _Kept(salt, request_digest(salt, append.canonical), receipt.body)
+        digest = request_digest(salt, append.canonical)
+        self._kept[append.key] = _Kept(salt, digest, receipt.body)
         self.rows.keys.append(
             {
                 "key": "\\x" + append.key.hex(),
                 "salt": "\\x" + salt.hex(),
-                "digest": "\\x" + kept.digest.hex(),
+                "digest": "\\x" + digest.hex(),
                 "receipt": receipt.body.decode(),
             }
         )
+
+    def _keep_erasures(self, contract_id: str, decision: "Decision") -> None:
+        """Take what a decision erases; delivery ids that no other event states are free again."""
+        self.rows.erased += decision.erased
+        left = delivery_ids(decision.history or ())
+        for delivery_id, revision in decision.stood_deliveries.items():
+            if delivery_id not in left:
+                self._delivery_ids.discard((contract_id, delivery_id))
+            elif left[delivery_id] != revision:
+                self.rows.left_deliveries.append(self._delivery_row(contract_id, delivery_id, left[delivery_id]))
+
+    def _delivery_row(self, contract_id: str, delivery_id: str, revision: int) -> dict[str, Any]:
+        return {"generation": self.generation, "contract_id": contract_id, "delivery_id": delivery_id, "revision": revision}
 
     def keep_event(self, decision: "Decision") -> None:
         """Take the event that a decision has placed last, while others of the batch are placed before the decision is finished."""
@@ -359,14 +388,7 @@ class Batch:
         self.rows.contracts[append.contract_id] = decision.row
         for delivery_id, revision in decision.delivery_ids.items():
             self._delivery_ids.add((append.contract_id, delivery_id))
-            self.rows.deliveries.append(
-                {
-                    "generation": self.generation,
-                    "contract_id": append.contract_id,
-                    "delivery_id": delivery_id,
-                    "revision": revision,
-                }
-            )
+            self.rows.deliveries.append(self._delivery_row(append.contract_id, delivery_id, revision))
 
 
 @dataclass(slots=True)
@@ -379,6 +401,10 @@ class Decision:
     event_rows: list[dict[str, Any]] = field(default_factory=list)
     payload_rows: list[dict[str, Any]] = field(default_factory=list)
     delivery_ids: dict[str, int] = field(default_factory=dict)
+    erased: list[int] = field(default_factory=list)
+    """The positions of the events that are erased."""
+    stood_deliveries: dict[str, int] = field(default_factory=dict)
+    """The delivery ids that stood before anything was erased, with the revisions that introduced them."""
     added_to: list[Anomaly] = field(default_factory=list)
     """Anomalies that stood before, and that the request adds to: sought for where it is strict."""
     held: set[ReferenceId] | None = None
@@ -470,14 +496,13 @@ class Decision:
             self._find_what_it_adds_to(new.fact)
         if self.history is None:
             decide(new.fact, contract, contract, event.revision, batch.day, effective_on=event.effective_on, sealed=len(new.sealed))
-            self._hold(event)
+            self._hold(event.data.reference_ids())
             evolve(contract, event)
         else:
-            admit(event, self.history, batch.day)
+            admit(event, self.history, batch.day, self._erased_together(new.fact))
             if new.fact.event_type == REVEALED:
                 self._check_reveal(new.fact, self.history)
-            self._hold(event)
-            self.history.append(event)
+            self.history = self._rewritten([*self.history, event], new.fact)
         self.delivery_ids |= dict.fromkeys(new.fact.delivery_ids(), event.revision)
         if new.fact.acts:
             introduced = delivery_ids(self.history or ())
@@ -485,20 +510,31 @@ class Decision:
         self._write(event, new)
         self.recorded.append(event)
 
-    def _hold(self, event: RecordedEvent) -> None:
-        """Find what the contract holds with an event. ReferenceTaken where another contract holds some of it."""
-        holdings = self.batch.holdings
-        if not holdings.schemes:
-            return
-        # The last of the fold replaces what was stated before it.
-        references = event.data.reference_ids() if self.history is None else held_references([*self.history, event])
-        if references or self.history is not None:
-            self.held = holdings.check(self.append.contract_id, references)
+    def _rewritten(self, history: list[RecordedEvent], fact: Any) -> list[RecordedEvent]:
+        """All events with a new one, its place in the fold known: what it erases says nothing any more."""
+        left = erase(history, fact.target) if fact.event_type == ERASED else history
+        if self.batch.holdings.schemes:
+            self.held = self.batch.holdings.check(self.append.contract_id, held_references(left))
+        if fact.event_type == ERASED:
+            self.stood_deliveries = self.stood_deliveries or delivery_ids(history)
+            self.erased += [event.position for event in history if event.event_id == fact.target]
+        return left
+
+    def _hold(self, stated: Iterable[ReferenceId]) -> None:
+        """Hold what the last event of the fold states: it replaces what stood. ReferenceTaken where another holds some of it."""
+        if self.batch.holdings.schemes and (references := set(stated)):
+            self.held = self.batch.holdings.check(self.append.contract_id, references)
 
     def _find_what_it_adds_to(self, fact: EventData) -> None:
         whole = self.contract if self.history is None else whole_of(self.history)
         if found := fact.adds_to(whole):
             self.added_to.append(found)
+
+    def _erased_together(self, fact: EventData) -> frozenset[str]:
+        """What the request erases, for one of its erasures."""
+        if fact.event_type != ERASED:
+            return frozenset()
+        return frozenset(event_id for new in self.append.events if new.fact.event_type == ERASED for event_id in new.fact.event_ids())
 
     def _check_reveal(self, reveal: Any, history: Sequence[RecordedEvent]) -> None:
         given = [SealedPart(path=part.path, value=part.value, salt=part.salt) for part in reveal.parts]
@@ -569,12 +605,21 @@ class Decision:
         return Receipt(orjson.dumps(body), self.append.contract_id, self.row.revision)
 
 
+def _has_lost_a_body(history: Sequence[RecordedEvent]) -> bool:
+    """Whether a body is missing without an erasure."""
+    try:
+        check_gaps(history)
+    except ValueError:
+        return True
+    return False
+
+
 def _until(sealed: Sequence[SealedPart]) -> dict[str, str]:
     return {part.path: part.until for part in sealed if part.until}
 
 
 def _replay(kept: _Kept, append: Append) -> Receipt:
-    if request_digest(kept.salt, append.canonical) != kept.digest:
+    if kept.digest and request_digest(kept.salt, append.canonical) != kept.digest:
         raise KeyReused(
             "This Idempotency-Key came with another body before. A key stands for one request: use a new one for a new request."
         )

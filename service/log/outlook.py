@@ -128,7 +128,7 @@ class Outlooks:
 
     async def _step(self, ledger: Ledger) -> None:
         """Take in a chunk, under the lock of the outlook's head."""
-        async with self._database.connection() as connection, connection.transaction():
+        async with self._database.transaction() as connection:
             row = await (await connection.execute(_STANDS, {"ledger_id": ledger.ledger_id})).fetchone()
             if row is None:
                 return

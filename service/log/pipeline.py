@@ -5,7 +5,8 @@ written with named parameters, `%(name)s`, as everywhere; parameters are text, a
 """
 
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import AsyncIterator, Generator, Mapping
+from contextlib import asynccontextmanager
 from functools import cache
 from types import TracebackType
 from typing import Any, Final, Self
@@ -73,6 +74,14 @@ class Pipeline:
             if result.status in _FAILED:
                 raise error_from_result(result)
         return [result for result, is_asked in zip(found, asked, strict=True) if is_asked]
+
+    @asynccontextmanager
+    async def paused(self) -> AsyncIterator[None]:
+        """For the time of the block the connection takes statements one by one, when all that were sent are done."""
+        await self.results()
+        self._pgconn.exit_pipeline_mode()
+        yield
+        self._pgconn.enter_pipeline_mode()
 
     def rows(self, result: PGresult) -> list[TupleRow]:
         """The rows of a result, as Python's values."""

@@ -4,8 +4,8 @@ import asyncio
 import base64
 import binascii
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -15,10 +15,12 @@ from psycopg import AsyncConnection
 
 from service.database import Database
 from service.domain.contract import encode_state
-from service.domain.events import RecordedEvent, decode_body, first_day_of
+from service.domain.erasure import ERASED, erased_data, read_target
+from service.domain.events import EventData, RecordedEvent, decode_body, first_day_of
+from service.domain.parts import JsonObject
 from service.domain.sealing import read_sealed_members
 from service.domain.timeline import View, tell
-from service.errors import ContractNotFound, EventNotFound, HistoryForked, LedgerNotFound, Malformed, MemberFault, Refused
+from service.errors import ContractNotFound, EventNotFound, HistoryForked, Internal, LedgerNotFound, Malformed, MemberFault, Refused
 from service.log.header import NO_PREVIOUS, Header, SealedPart, decode_header, read_sealed
 from service.log.ledger import Ledger, instant, zone
 from service.log.lists import Wanted, count_query, list_query
@@ -45,6 +47,12 @@ SELECT p.position, p.body FROM payloads p
 WHERE p.ledger_id = %(ledger_id)s::uuid AND p.position = ANY(ARRAY(
     SELECT e.position FROM events e
     WHERE e.ledger_id = %(ledger_id)s::uuid AND e.contract_id = %(contract_id)s::uuid AND e.position <= %(position)s))
+"""
+_ERASURES = """
+SELECT e.event_id::text,
+       (SELECT p.body FROM payloads p WHERE p.ledger_id = e.ledger_id AND p.position = e.position) AS body
+FROM events e
+WHERE e.ledger_id = %(ledger_id)s::uuid AND e.contract_id = ANY(%(contract_ids)s::uuid[]) AND e.event_type = %(event_type)s
 """
 _POSITION_OF_REVISION = """
 SELECT position FROM events WHERE ledger_id = %(ledger_id)s::uuid AND contract_id = %(contract_id)s::uuid AND revision = %(revision)s
@@ -141,16 +149,24 @@ class StoredEvent:
     event_hash: str
     body: bytes | None
     header_bytes: bytes
+    erased_by: str | None = None
+    """The event that erased it."""
 
 
 UNREADABLE = (msgspec.DecodeError, KeyError, TypeError, ValueError)
 """What reading a stored event or state raises when it is not what was stored."""
 
 
-def recorded_event(header: bytes, body: bytes, time_zone: ZoneInfo) -> RecordedEvent:
-    """A stored event for the fold. Days of recording are days in the ledger's zone. UNREADABLE when it was damaged."""
+def recorded_event(header: bytes, body: bytes | None, time_zone: ZoneInfo) -> RecordedEvent:
+    """A stored event for the fold; without a body it is one that was erased. Days of recording are days in the ledger's zone. UNREADABLE
+    when it was damaged."""
     known = decode_header(header)
-    data, source = decode_body(known.event_type, known.schema_version, body)
+    data: EventData
+    source: JsonObject
+    if body is None:
+        data, source = erased_data(known.event_type, known.schema_version), {}
+    else:
+        data, source = decode_body(known.event_type, known.schema_version, body)
     return RecordedEvent(
         event_id=known.event_id,
         position=known.position,
@@ -162,7 +178,7 @@ def recorded_event(header: bytes, body: bytes, time_zone: ZoneInfo) -> RecordedE
         source=source,
         hypothetical=bool(known.hypothetical),
         schema_version=known.schema_version,
-        sealed=read_sealed_members(data, known.schema_version, body) if known.sealed_digest else None,
+        sealed=read_sealed_members(data, known.schema_version, body) if known.sealed_digest and body is not None else None,
     )
 
 
@@ -258,7 +274,27 @@ class Reader:
             return await headers.fetchall(), dict(await bodies.fetchall())
 
         headers, bodies = await self.database.read(headers_and_bodies)
-        return [recorded_event(header, bodies[position], zone(ledger.time_zone)) for position, header in headers]
+        events = [recorded_event(header, bodies.get(position), zone(ledger.time_zone)) for position, header in headers]
+        await self._check_gaps(ledger, {event.event_id: contract_id for event in events if event.data.is_erased})
+        return events
+
+    async def erasures(self, ledger: Ledger, contract_ids: Sequence[str]) -> dict[str, str]:
+        """By the ids of the events of some contracts that are erased, those of their erasures."""
+        parameters = {"ledger_id": ledger.ledger_id, "contract_ids": list(contract_ids), "event_type": ERASED}
+        rows = await self.database.rows(_ERASURES, parameters)
+        return {read_target(body): event_id for event_id, body in rows}
+
+    async def _check_gaps(self, ledger: Ledger, gaps: Mapping[str, str]) -> dict[str, str]:
+        """The erasures of events (with their contracts) that have no body. Internal where there is none for one."""
+        if not gaps:
+            return {}
+        erasures = await self.erasures(ledger, sorted(set(gaps.values())))
+        if lost := gaps.keys() - erasures.keys():
+            raise Internal(
+                f"The body of event {min(lost)} is missing, and no erasure explains it. "
+                f"`contract-ledger verify --ledger {ledger.name}` says where the ledger is damaged."
+            )
+        return erasures
 
     async def at(self, ledger: Ledger, contract_id: str, times: Times) -> CurrentState:
         """A contract as known, published and effective at given times, folded from the log."""
@@ -306,12 +342,21 @@ class Reader:
         rows = await self.database.rows(_EVENT_BY_ID, {"ledger_id": ledger.ledger_id, "event_id": event_id})
         if not rows:
             raise EventNotFound(f"Ledger {ledger.name} has no event {event_id}.")
-        return _stored(rows[0])
+        return (await self._told(ledger, rows))[0]
 
     async def events(self, ledger: Ledger, after: int, limit: int, event_type: str | None = None) -> list[StoredEvent]:
         """The events after a position, in the order of the log."""
         parameters = {"ledger_id": ledger.ledger_id, "after": after, "limit": limit, "event_type": event_type}
-        return [_stored(row) for row in await self.database.rows(_EVENTS_AFTER, parameters)]
+        return await self._told(ledger, await self.database.rows(_EVENTS_AFTER, parameters))
+
+    async def _told(self, ledger: Ledger, rows: Sequence[Sequence[Any]]) -> list[StoredEvent]:
+        """Rows as events, where those that are erased name their erasures."""
+        events = [_stored(row) for row in rows]
+        gaps = {event.header.event_id: event.header.contract_id for event in events if event.body is None}
+        if not gaps:
+            return events
+        erasures = await self._check_gaps(ledger, gaps)
+        return [replace(event, erased_by=erasures[event.header.event_id]) if event.body is None else event for event in events]
 
     async def sealed_parts(self, ledger: Ledger, events: Sequence[StoredEvent]) -> dict[int, list[SealedPart]]:
         """The values and salts of what is sealed in some events, by position: for a reader with the right to them alone."""
@@ -329,7 +374,7 @@ class Reader:
     async def contract_events(self, ledger: Ledger, contract_id: str, after: int, limit: int) -> list[StoredEvent]:
         """The events of a contract after a revision, in the order of recording."""
         parameters = {"ledger_id": ledger.ledger_id, "contract_id": contract_id, "after": after, "limit": limit}
-        return [_stored(row) for row in await self.database.rows(_CONTRACT_EVENTS, parameters)]
+        return await self._told(ledger, await self.database.rows(_CONTRACT_EVENTS, parameters))
 
     async def head(self, ledger: Ledger) -> tuple[int, datetime, date]:
         """The ledger's last position, its instant, and today in the ledger's zone."""

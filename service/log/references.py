@@ -22,7 +22,7 @@ from service.log.read import UNREADABLE, recorded_event
 MAX_UNIQUE_SCHEMES = 20
 MAX_SHARED = 20
 PAGE_CONTRACTS = 200
-STATING = ("contract.reported", "contract.signed", "event.corrected", "event.voided")
+STATING = ("contract.reported", "contract.signed", "event.corrected", "event.voided", "event.erased")
 """The types of events that say what references a contract holds, or take back what one said."""
 
 HOLDERS = """

@@ -18,6 +18,7 @@ import structlog
 from psycopg import AsyncConnection
 
 from service.database import Database, contracts, insert_rows
+from service.domain.erasure import check_gaps
 from service.errors import ClockUntrusted, LedgerError
 from service.log.decide import CLOCK_TOLERANCE
 from service.log.ledger import Ledger, zone
@@ -214,5 +215,6 @@ async def _folded(connection: AsyncConnection[Any], ledger: Ledger, due: Sequenc
 def _fold(ledger: Ledger, row: Sequence[Any], stored: Sequence[tuple[Any, Any]], today: date) -> ContractRow:
     contract_id, revision, position, last_hash, last_on = row
     history = [recorded_event(header, body, zone(ledger.time_zone)) for header, body in stored]
+    check_gaps(history)
     told = project(history, today)
     return contract_row(contract_id, told, revision=revision, position=position, last_hash=last_hash, last_on=last_on, day=today)

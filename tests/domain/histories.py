@@ -160,7 +160,7 @@ class Log:
         self.recorded_at = self.now
         self.position = FIRST_POSITION
         self.rows: dict[str, ContractRow] = {}
-        self.stored: dict[str, list[tuple[bytes, bytes]]] = {}
+        self.stored: dict[str, list[tuple[bytes, bytes | None]]] = {}
         self.delivery_ids: set[tuple[str, str]] = set()
         self.event_ids: set[tuple[str, str]] = set()
         self.sealed: dict[str, list[Sent]] = {}
@@ -178,7 +178,7 @@ class Log:
 
     def request(self, *events: Sent, contract_id: str = CONTRACT, **options: Any) -> Append:
         self.requests += 1
-        known = [self._known(*stored) for stored in self.stored.get(contract_id, ())]
+        known = [self._known(header, body) for header, body in self.stored.get(contract_id, ()) if body is not None]
         events = tuple(realise(event, known) for event in events)
         bodies = [({name: member for name, member in event.items() if name != "event_type"}, event["event_type"]) for event in events]
         return Append(
@@ -223,6 +223,10 @@ class Log:
             self.sealed[row["event_id"]] = orjson.loads(payload.get("sealed", "[]"))
         self.delivery_ids |= {(row["contract_id"], row["delivery_id"]) for row in batch.rows.deliveries}
         self.held |= batch.holdings.changed
+        for contract_id, stored in self.stored.items():
+            self.stored[contract_id] = [
+                (header, None if decode_header(header).position in batch.rows.erased else body) for header, body in stored
+            ]
         self.rows |= {row.contract_id: row for row in batch.rows.contracts.values()}
         if batch.written:
             self.position, self.recorded_at = batch.position, batch.recorded_at
@@ -543,7 +547,7 @@ _WEIGHTS = {
     "contract.superseded": 1,
     "event.corrected": 8,
 }
-NEEDS_AN_EVENT = {"sealed.revealed"}
+NEEDS_AN_EVENT = {"event.erased", "sealed.revealed"}
 """Types that name an event by an id that the ledger gave; they have tests of their own."""
 _TYPES = [event_type for event_type in sorted(set(EVENT_TYPES) - NEEDS_AN_EVENT, reverse=True) for _ in range(_WEIGHTS.get(event_type, 3))]
 

@@ -173,8 +173,9 @@ def test_the_event_types_are_those_of_the_catalogue_so_far() -> None:
         "agreement.linked", "condition.failed", "condition.satisfied", "contract.cancelled", "contract.completed", "contract.labelled",
         "contract.reported", "contract.signed", "contract.superseded", "contract.terminated", "delivery.accepted", "delivery.completed",
         "delivery.recorded", "delivery.rejected", "delivery.resumed", "delivery.started", "delivery.suspended", "disclosure.filed",
-        "disclosure.released", "disclosure.withheld", "dispute.raised", "dispute.resolved", "event.corrected", "event.voided",
-        "figure.stated", "figure.withdrawn", "force_majeure.declared", "force_majeure.lifted", "milestone.met", "milestone.missed",
+        "disclosure.released", "disclosure.withheld", "dispute.raised", "dispute.resolved", "event.corrected", "event.erased",
+        "event.voided", "figure.stated", "figure.withdrawn", "force_majeure.declared", "force_majeure.lifted", "milestone.met",
+        "milestone.missed",
         "milestone.scheduled", "note.added", "option.exercised", "option.granted", "option.lapsed", "order.extended", "party.added",
         "party.identified", "party.replaced", "sealed.revealed", "terms.amended", "value.revised",
     }  # fmt: skip

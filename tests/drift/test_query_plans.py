@@ -96,6 +96,7 @@ def queries_of(module: ModuleType) -> dict[str, str]:
 QUERIES: Final = (
     queries_of(append) | queries_of(read) | queries_of(turn) | queries_of(imports) | queries_of(references) | {"access.FIND_KEY": FIND_KEY}
 )
+del QUERIES["append.ERASE"]  # it reads nothing: a call that is refused without an erasure, and goes through all receipts (docs/erasure.md)
 OTHERWISE: Final[dict[str, dict[str, Any]]] = {
     "turn._SETTLED": {"after": CONTRACT},
     "references._CONTRACTS": {"after": CONTRACT},
