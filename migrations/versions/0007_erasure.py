@@ -36,6 +36,7 @@ CREATE FUNCTION erase(of_ledger uuid, positions bigint[]) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     gone bigint;
+    live integer;
     targets text[];
     concerned uuid[];
 BEGIN
@@ -53,8 +54,14 @@ BEGIN
     DELETE FROM public.deliveries d USING public.events e
         WHERE e.ledger_id = of_ledger AND e.position = ANY(positions)
           AND d.ledger_id = of_ledger AND d.contract_id = e.contract_id AND d.revision = e.revision;
-    DELETE FROM public.contracts c WHERE c.ledger_id = of_ledger AND c.contract_id = ANY(concerned)
-        AND c.generation <> (SELECT l.generation FROM public.ledgers l WHERE l.ledger_id = of_ledger);
+    SELECT l.generation INTO live FROM public.ledgers l WHERE l.ledger_id = of_ledger;
+    DELETE FROM public.contracts c WHERE c.ledger_id = of_ledger AND c.contract_id = ANY(concerned) AND c.generation <> live;
+    -- Of the live generation the outlook is told anew by who erases; of others it is not told any more.
+    DELETE FROM public.outlook_heads o WHERE o.ledger_id = of_ledger AND o.generation <> live;
+    DELETE FROM public.outlooks o WHERE o.ledger_id = of_ledger AND o.generation <> live;
+    DELETE FROM public.deadlines o WHERE o.ledger_id = of_ledger AND o.generation <> live;
+    DELETE FROM public.commitments o WHERE o.ledger_id = of_ledger AND o.generation <> live;
+    DELETE FROM public.parties o WHERE o.ledger_id = of_ledger AND o.generation <> live;
 END
 $$;
 REVOKE ALL ON FUNCTION erase(uuid, bigint[]) FROM PUBLIC;

@@ -227,13 +227,14 @@ def test_no_column_of_the_database_holds_what_is_erased(api: httpx.Client, servi
         recorded(api, contract_id, "figure.stated", event({"figure": figure("nadel-im-heu", "987654321987")}, sealed=sealed)),
         recorded(api, contract_id, "contract.labelled", event({"set": ["nadel-im-heu"]}, None)),
         recorded(api, contract_id, "delivery.recorded", delivery("nadel-im-heu")),
+        recorded(api, contract_id, "milestone.scheduled", event({"milestone_id": "nadel-im-heu", "title": "nadel", "due_on": "2031"})),
     ]
+    api.get("/parties")  # so that the outlook has taken it in
     headers = {"Content-Type": "application/x-ndjson", "Idempotency-Key": str(uuid4())}
     body = "\n".join(json.dumps(line) for line in [lines[0], lines[1] | {"data": {"figure_id": "nadel-im-heu-2", "reason": "x"}}])
     assert api.post("/imports", content=body, headers=headers).json()["recorded"] == 1
-    assert {"payloads.body", "payloads.sealed", "contracts.state", "contracts.filters", "deliveries.delivery_id"} <= places_of(
-        url, *needles
-    )
+    copies = {"payloads.body", "payloads.sealed", "contracts.state", "contracts.filters", "deliveries.delivery_id"}
+    assert copies | {"parties.form", "outlooks.outlook", "deadlines.deadline"} <= places_of(url, *needles)
     targets.append(api.get(f"/contracts/{contract_id}/events", params={"limit": 500}).json()["items"][-1]["event_id"])
     assert "import_lines.detail" in places_of(url, *needles)
     positions = [api.get(f"/events/{target}").json()["position"] for target in targets]
