@@ -100,6 +100,7 @@ def events_of(*requests: Sent, recorded_on: date = TODAY) -> list[RecordedEvent]
             recorded_on=recorded_on,
             effective_on=request.get("effective_on", ""),
             day=first_day_of(request["event_type"], request.get("effective_on")),
+            schema_version=EVENT_TYPES[request["event_type"]].schema_version,
             data=decode_body(
                 request["event_type"], EVENT_TYPES[request["event_type"]].schema_version, orjson.dumps({**request, "salt": "00"})
             )[0],
