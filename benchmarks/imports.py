@@ -20,7 +20,7 @@ from benchmarks.rates import Rates
 from benchmarks.report import progress, say
 from benchmarks.stand import LEDGER, Stand, serving, settled_position, stand
 from benchmarks.wrk import CONNECTIONS, Measured
-from service.database import contracts, deliveries, events, insert_rows, payloads, rows_json
+from service.tables import contracts, deliveries, events, insert_rows, payloads, rows_json
 
 LEAST_RATE = 10_000
 MOST_P99 = 2.0

@@ -21,10 +21,10 @@ from benchmarks.report import progress, say
 from benchmarks.stand import LEDGER, Stand, stand
 from service.api.envelope import read_event
 from service.app import create_app
-from service.database import contracts, insert_rows
 from service.domain.events import RecordedEvent
 from service.projections.contracts import contract_row, contract_rows_json, project
 from service.settings import Settings
+from service.tables import contracts, insert_rows
 
 CONTRACTS = 100_000
 MOST_SECONDS = 0.03

@@ -18,8 +18,9 @@ import psycopg
 from benchmarks.mixture import Request, append
 from benchmarks.report import Advance
 from service.log.append import HISTORIES, WRITE, write_parameters
-from service.log.decide import Batch, Receipt
+from service.log.decide import Batch
 from service.log.ledger import Ledger
+from service.log.requests import Receipt
 from service.projections.contracts import LAYOUT, ContractRow
 
 CHUNK_CONTRACTS = 500

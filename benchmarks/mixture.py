@@ -22,8 +22,8 @@ from typing import Any
 from uuid_utils import uuid7
 
 from service.api.envelope import read_event
-from service.log.decide import Append, NewEvent
 from service.log.ledger import Ledger
+from service.log.requests import Append, NewEvent
 
 _FILING = {"kind": "filing", "name": "LG Energy Solution", "published_on": "2024-01-26"}
 _NEWS = {"kind": "news", "name": "Korea Economic Daily", "published_on": "2022-07-06"}

@@ -3,7 +3,7 @@
 from alembic import context
 from sqlalchemy import Connection, text
 
-from service.database import metadata
+from service.tables import metadata
 
 # "contract-ledger" as a number, for pg_advisory_xact_lock: two migrations of one database wait for each other.
 MIGRATION_LOCK = 0x636C6564676572

@@ -5,15 +5,16 @@ The house, dependencies pointing down:
     cli, app            the command, and the composition root of the HTTP service
     api                 HTTP: one module a resource
     audit               replay: verify and rebuild
-    log                 header (canonical bytes), append (the one write path), read, kept heads, the turn of the day
-    projections         current state of contracts, written in the appending transaction
+    log                 header (canonical bytes), append (the one write path), read, imports, kept heads, the turn of the day
+    projections         current state of contracts, written in the appending transaction; what is told over all of them
+    exchange            contracts in the formats of others, told and read
     domain              pure: events with their rules and folds, values, days, times
     errors              every failure, once
 
-`settings`, `database`, `migration`, `embedded`, `access`, `remembered`, `telemetry` and `reference_rates` stand beside them and are used by
-those that need them.
+`settings`, `database`, `tables`, `migration`, `embedded`, `access`, `remembered`, `telemetry` and `reference_rates` stand beside them and
+are used by those that need them.
 
-An event is written in `log.append`; an event type is a class in a subject module of `domain`.
+An event is judged in `log.decision` and written in `log.append`; an event type is a class in a subject module of `domain`.
 """
 
 __version__ = "0.1.0"

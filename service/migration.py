@@ -105,7 +105,7 @@ def current_metadata_diff(connection: Connection) -> list[object]:
     """What differs between the tables in a database and the tables in the code."""
     from alembic.autogenerate import compare_metadata
 
-    from service.database import metadata
+    from service.tables import metadata
 
     context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
     return list(compare_metadata(context, metadata))

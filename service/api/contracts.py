@@ -45,9 +45,9 @@ from service.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
-from service.log.decide import Append, NewEvent, Receipt
 from service.log.header import canonical, state_hash
 from service.log.read import CurrentState, Times
+from service.log.requests import Append, NewEvent, Receipt
 
 CONTRACTS = "/v1/ledgers/{ledger}/contracts"
 CONTRACT = CONTRACTS + "/{contract_id}"

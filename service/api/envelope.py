@@ -16,8 +16,8 @@ from service.domain.events import EVENT_TYPES, STRICT, EventData, Evidence, Path
 from service.domain.faults import MAX_FAULTS, fault_of, refusal
 from service.domain.sealing import MAX_SEALED, MAX_SEALED_BYTES, NEVER_SEALED, CannotBeSealed, check_paths, lay, public_fact
 from service.errors import BodyTooLarge, Malformed, MemberFault, Refused, UnsupportedMediaType
-from service.log.decide import NewEvent
 from service.log.header import SealedPart, canonical, new_salts
+from service.log.requests import NewEvent
 
 MAX_EVENTS = 100
 

@@ -12,10 +12,10 @@ from service.api.envelope import read_event
 from service.api.json_body import JsonFault, read_object
 from service.domain.events import EVENT_TYPES, newest
 from service.errors import BodyTooLarge, LedgerError, Malformed, MemberFault, Refused
-from service.log.decide import NewEvent
 from service.log.header import canonical
 from service.log.imports import Import
 from service.log.lines import Line, line_digest, with_id
+from service.log.requests import NewEvent
 
 MAX_CONTRACT_KEY = 200
 MOST_KEYS = 10_000

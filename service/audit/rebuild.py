@@ -23,12 +23,12 @@ from service.audit.book import (
 )
 from service.audit.chain import check_chain
 from service.audit.replay import Progress, Told, check_deliveries, check_references, check_row, fold_stored, held_of
-from service.database import contracts, deliveries, insert_rows, rows_json
 from service.domain.corrections import delivery_ids
 from service.domain.events import RecordedEvent
 from service.errors import OperatorError
 from service.log.references import HOLD, RELEASE, holdings_json
 from service.projections.contracts import LAYOUT, ContractRow, contract_rows_json
+from service.tables import contracts, deliveries, insert_rows, rows_json
 
 CATCH_UP_CONTRACTS = 200
 DELETE_ROWS = 5_000

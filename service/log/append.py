@@ -16,7 +16,7 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 
-from service.database import Database, batches, contracts, deliveries, events, idempotency, insert_rows, payloads, rows_json
+from service.database import Database
 from service.errors import (
     DatabaseUnreachable,
     DeadlinePassed,
@@ -28,15 +28,17 @@ from service.errors import (
     Unavailable,
 )
 from service.log.chunks import Chunk, Chunks
-from service.log.decide import Append, Batch, Receipt, Rows, uuid_array
+from service.log.decide import Batch, Rows, uuid_array
 from service.log.heads import Heads
 from service.log.ledger import Ledger, instant
 from service.log.outlook import replace_outlooks
 from service.log.pipeline import Pipeline
 from service.log.references import HOLD, HOLDERS, RELEASE, holdings_json, wanted_json
+from service.log.requests import Append, Receipt
 from service.metrics import commits
 from service.projections.contracts import contract_rows_json
 from service.settings import Settings
+from service.tables import batches, contracts, deliveries, events, idempotency, insert_rows, payloads, rows_json
 
 MAX_BATCH_REQUESTS = 256
 FIRST_SHARE_REQUESTS = 8

@@ -7,114 +7,38 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import orjson
-from uuid_utils import uuid7
 
-from service.domain.contract import decide, evolve, judge
-from service.domain.corrections import delivery_ids, resolve
+from service.domain.corrections import delivery_ids
 from service.domain.dates import first_day
-from service.domain.erasure import ERASED, check_gaps, erase
-from service.domain.events import EventData, RecordedEvent, place_in_fold
-from service.domain.references import ReferenceId, held_references
-from service.domain.sealing import REVEALED, check_reveal, sealed_members
-from service.domain.state import Anomaly, Contract
-from service.domain.timeline import View, admit, whole_of
+from service.domain.erasure import ERASED, check_gaps
+from service.domain.events import EventData, RecordedEvent
+from service.domain.references import ReferenceId
 from service.errors import (
-    AnomaliesRefused,
     ClockUntrusted,
     ContractNotFound,
-    Internal,
     KeyReused,
     LedgerError,
     LedgerNotFound,
-    MemberFault,
     NotAllowedNow,
     ProjectionUnknown,
-    ReferenceTaken,
-    Refused,
     StaleRevision,
 )
+from service.log.decision import Decision, Standing, damaged
 from service.log.header import (
-    NO_PREVIOUS,
-    SCHEMA,
-    SealedPart,
-    body_bytes,
-    body_digest,
-    event_hash,
-    header_bytes,
     new_salts,
-    sealed_bytes,
-    sealed_digest,
-    sealed_map,
 )
 from service.log.ledger import Ledger, instant, zone
 from service.log.read import UNREADABLE, recorded_event
 from service.log.references import Holdings
+from service.log.requests import Append, Receipt
 from service.projections.contracts import (
     LAYOUT,
-    Beside,
     ContractRow,
-    contract_row,
-    decode_contract,
-    extend,
-    project,
 )
 
 CLOCK_TOLERANCE = timedelta(seconds=5)
 _TICK = timedelta(microseconds=1)
 _UNSET = datetime.fromtimestamp(0, UTC)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewEvent:
-    """A validated event that has no place in the log yet; `data` is what was sent, `fact` the same as its class."""
-
-    fact: EventData
-    effective_on: str | None
-    data: dict[str, Any]
-    source: dict[str, Any]
-    evidence: list[Any] | None = None
-    sealed: Sequence[SealedPart] = ()
-    """What is left out of `data` and `fact`, which are what everyone sees."""
-    correlation_id: str | None = None
-    causation_id: str | None = None
-    hypothetical: bool | None = None
-    event_id: str | None = None
-    """The id that an imported event had before; else it gets one when it is placed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Append:
-    """A request to append events to one contract, all or none. `key` and `canonical` tell a retry from another request."""
-
-    ledger: Ledger
-    contract_id: str
-    opening: bool
-    events: Sequence[NewEvent]
-    recorded_by: str
-    key: bytes
-    canonical: bytes
-    expected_revision: int | None = None
-    strict: bool = False
-    validate_only: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """The answer to an append, as the bytes of its JSON; the same for every retry."""
-
-    body: bytes
-    contract_id: str
-    revision: int
-    replayed: bool = False
-
-
-@dataclass(slots=True)
-class _Standing:
-    """A contract while its requests are decided: its row, and all of its events where the fold needs them."""
-
-    row: ContractRow | None
-    history: list[RecordedEvent] | None = None
-    is_damaged: bool = False
 
 
 @dataclass(slots=True)
@@ -163,7 +87,7 @@ class Batch:
         self.recorded_at = _UNSET
         self._now = self.recorded_at
         self._day = date.min
-        self._standings: dict[str, _Standing] = {}
+        self._standings: dict[str, Standing] = {}
         self._kept: dict[bytes, _Kept] = {}
         self._delivery_ids: set[tuple[str, str]] = set()
         self._event_ids: set[tuple[str, str]] = set()
@@ -228,7 +152,7 @@ class Batch:
         """Take the rows of the contracts concerned, the receipts of keys that were used before (key, salt, digest in hex), the delivery
         ids that are used, and the contracts of events that are referred to."""
         for row in states:
-            self._standings[row[0]] = _Standing(ContractRow(*row))
+            self._standings[row[0]] = Standing(ContractRow(*row))
         for key, salt, digest, receipt in keys:
             self._kept[bytes.fromhex(key)] = _Kept(bytes.fromhex(salt), bytes.fromhex(digest), receipt.encode())
         self._delivery_ids = {(row[0], row[1]) for row in delivery_ids}
@@ -241,7 +165,7 @@ class Batch:
         needed: dict[str, None] = {}
         last_days: dict[str, date] = {}
         for append in self.appends:
-            standing = self._standings.setdefault(append.contract_id, _Standing(None))
+            standing = self._standings.setdefault(append.contract_id, Standing(None))
             row = standing.row
             last_on = last_days.get(append.contract_id, row.last_on if row else date.min)
             for new in append.events:
@@ -305,7 +229,7 @@ class Batch:
         """A decision on a contract as it stands. Internal where what is stored of it cannot be read."""
         standing = self._standings[append.contract_id]
         if standing.is_damaged:
-            raise _damaged(append)
+            raise damaged(append)
         return Decision(self, append, standing)
 
     def check_ids(self, contract_id: str, fact: EventData, new_delivery_ids: set[str]) -> None:
@@ -384,225 +308,11 @@ class Batch:
 
     def keep_contract(self, append: Append, decision: "Decision") -> None:
         """Take what a decision leaves of its contract into what the batch will write."""
-        self._standings[append.contract_id] = _Standing(decision.row, decision.history)
+        self._standings[append.contract_id] = Standing(decision.row, decision.history)
         self.rows.contracts[append.contract_id] = decision.row
         for delivery_id, revision in decision.delivery_ids.items():
             self._delivery_ids.add((append.contract_id, delivery_id))
             self.rows.deliveries.append(self._delivery_row(append.contract_id, delivery_id, revision))
-
-
-@dataclass(slots=True)
-class Decision:
-    """One request being decided: its events get their places, one after the other."""
-
-    batch: Batch
-    append: Append
-    standing: _Standing
-    event_rows: list[dict[str, Any]] = field(default_factory=list)
-    payload_rows: list[dict[str, Any]] = field(default_factory=list)
-    delivery_ids: dict[str, int] = field(default_factory=dict)
-    erased: list[int] = field(default_factory=list)
-    """The positions of the events that are erased."""
-    stood_deliveries: dict[str, int] = field(default_factory=dict)
-    """The delivery ids that stood before anything was erased, with the revisions that introduced them."""
-    added_to: list[Anomaly] = field(default_factory=list)
-    """Anomalies that stood before, and that the request adds to: sought for where it is strict."""
-    held: set[ReferenceId] | None = None
-    """What the contract holds of references in unique schemes, where the request may have changed it."""
-    recorded_at: datetime = _UNSET
-    history: list[RecordedEvent] | None = None
-    row: ContractRow = None  # type: ignore[assignment]
-    contract: Contract = None  # type: ignore[assignment]
-    beside: Beside = None  # type: ignore[assignment]
-    recorded: list[RecordedEvent] = field(default_factory=list)
-
-    def run(self) -> Receipt:
-        batch = self.batch
-        self.begin()
-        before = self._flagged_before(self.contract, self.beside)
-        for index, new in enumerate(self.append.events):
-            try:
-                self.place(new, batch.position + index + 1)
-            except (NotAllowedNow, ReferenceTaken, Refused) as refusal:
-                if len(self.append.events) > 1:
-                    refusal.errors = _of_event(index, refusal)
-                raise
-        told = self.finish()
-        raised = [found for found in told.anomalies if found.anomaly_id not in before]
-        if self.append.strict and (raised or self.added_to):
-            raise _strict_refusal([*raised, *self.added_to])
-        receipt = self._receipt(raised)
-        if not self.append.validate_only:
-            batch.keep(self.append, self, receipt)
-        return receipt
-
-    def begin(self) -> None:
-        """Take up the contract as it stands. Internal where its row cannot be read."""
-        self.recorded_at = self.batch.next_instant()
-        self.history = None if self.standing.history is None else list(self.standing.history)
-        try:
-            self.contract, self.beside = decode_contract(self.standing.row)
-        except UNREADABLE:
-            raise _damaged(self.append) from None
-
-    def finish(self) -> View:
-        """The view of the contract with the events that were placed, of which `row` is made."""
-        stood, batch, recorded = self.standing.row, self.batch, self.recorded
-        if self.history is None:
-            told = extend(self.beside.rests_on, self.contract, recorded, batch.day)
-            last_on = max(event.day for event in recorded)
-            last_on = max(last_on, stood.last_on) if stood else last_on
-        else:
-            told = project(self.history, batch.day)
-            last_on = max(event.day for event in resolve(self.history))
-        self.row = contract_row(
-            self.append.contract_id,
-            told,
-            revision=recorded[-1].revision,
-            position=recorded[-1].position,
-            last_hash=self._last_hash(),
-            last_on=last_on,
-            day=batch.day,
-        )
-        return told
-
-    def _flagged_before(self, contract: Contract, beside: Beside) -> set[str]:
-        """The anomalies that stood today without the request: those of the row, unless the calendar has turned since."""
-        stood, day = self.standing.row, self.batch.day
-        if stood is None:
-            return set()
-        if stood.holds_on(day):
-            return {known.anomaly_id for known in beside.anomalies}
-        return {known.anomaly_id for known in judge(contract if self.history is None else whole_of(self.history), day)}
-
-    def place(self, new: NewEvent, position: int) -> None:
-        """Give an event its place. A LedgerError refuses it, and then nothing of it is left here."""
-        stood, batch, contract = self.standing.row, self.batch, self.contract
-        event = RecordedEvent(
-            event_id=new.event_id or str(uuid7()),
-            position=position,
-            revision=(stood.revision if stood else 0) + len(self.recorded) + 1,
-            recorded_on=self.recorded_at.astimezone(zone(batch.ledger.time_zone)).date(),
-            effective_on=new.effective_on or "",
-            day=first_day(new.effective_on) if new.effective_on else date.min,
-            data=new.fact,
-            source=new.source,
-            hypothetical=bool(new.hypothetical),
-            schema_version=new.fact.schema_version,
-            sealed=sealed_members(new.fact, new.data, sealed_map(new.sealed), _until(new.sealed)) if new.sealed else None,
-        )
-        batch.check_ids(self.append.contract_id, new.fact, set(self.delivery_ids))
-        if self.append.strict:
-            self._find_what_it_adds_to(new.fact)
-        if self.history is None:
-            decide(new.fact, contract, contract, event.revision, batch.day, effective_on=event.effective_on, sealed=len(new.sealed))
-            self._hold(event.data.reference_ids())
-            evolve(contract, event)
-        else:
-            admit(event, self.history, batch.day, self._erased_together(new.fact))
-            if new.fact.event_type == REVEALED:
-                self._check_reveal(new.fact, self.history)
-            self.history = self._rewritten([*self.history, event], new.fact)
-        self.delivery_ids |= dict.fromkeys(new.fact.delivery_ids(), event.revision)
-        if new.fact.acts:
-            introduced = delivery_ids(self.history or ())
-            self.delivery_ids |= {delivery_id: by for delivery_id, by in introduced.items() if by == event.revision}
-        self._write(event, new)
-        self.recorded.append(event)
-
-    def _rewritten(self, history: list[RecordedEvent], fact: Any) -> list[RecordedEvent]:
-        """All events with a new one, its place in the fold known: what it erases says nothing any more."""
-        left = erase(history, fact.target) if fact.event_type == ERASED else history
-        if self.batch.holdings.schemes:
-            self.held = self.batch.holdings.check(self.append.contract_id, held_references(left))
-        if fact.event_type == ERASED:
-            self.stood_deliveries = self.stood_deliveries or delivery_ids(history)
-            self.erased += [event.position for event in history if event.event_id == fact.target]
-        return left
-
-    def _hold(self, stated: Iterable[ReferenceId]) -> None:
-        """Hold what the last event of the fold states: it replaces what stood. ReferenceTaken where another holds some of it."""
-        if self.batch.holdings.schemes and (references := set(stated)):
-            self.held = self.batch.holdings.check(self.append.contract_id, references)
-
-    def _find_what_it_adds_to(self, fact: EventData) -> None:
-        whole = self.contract if self.history is None else whole_of(self.history)
-        if found := fact.adds_to(whole):
-            self.added_to.append(found)
-
-    def _erased_together(self, fact: EventData) -> frozenset[str]:
-        """What the request erases, for one of its erasures."""
-        if fact.event_type != ERASED:
-            return frozenset()
-        return frozenset(event_id for new in self.append.events if new.fact.event_type == ERASED for event_id in new.fact.event_ids())
-
-    def _check_reveal(self, reveal: Any, history: Sequence[RecordedEvent]) -> None:
-        given = [SealedPart(path=part.path, value=part.value, salt=part.salt) for part in reveal.parts]
-        check_reveal(reveal, sorted(resolve(history), key=place_in_fold), sealed_map(given))
-
-    def _write(self, event: RecordedEvent, new: NewEvent) -> None:
-        body = body_bytes(new.data, new.source, new.evidence, self.batch.salts.pop().hex(), new.sealed)
-        recorded_at = instant(self.recorded_at)
-        header = header_bytes(
-            {
-                "body_digest": body_digest(body),
-                "causation_id": new.causation_id,
-                "contract_id": self.append.contract_id,
-                "correlation_id": new.correlation_id,
-                "effective_on": new.effective_on,
-                "event_id": event.event_id,
-                "event_type": event.data.event_type,
-                "hypothetical": new.hypothetical,
-                "ledger_id": self.batch.ledger.ledger_id,
-                "position": event.position,
-                "prev": self._last_hash(),
-                "recorded_at": recorded_at,
-                "recorded_by": self.append.recorded_by,
-                "revision": event.revision,
-                "schema": SCHEMA,
-                "schema_version": event.data.schema_version,
-                "sealed_digest": sealed_digest(sealed_map(new.sealed)) if new.sealed else None,
-            }
-        )
-        self.event_rows.append(
-            {
-                "position": event.position,
-                "contract_id": self.append.contract_id,
-                "revision": event.revision,
-                "event_id": event.event_id,
-                "event_type": event.data.event_type,
-                "recorded_at": recorded_at,
-                "header": header.decode(),
-                "event_hash": "\\x" + event_hash(header).hex(),
-            }
-        )
-        self.payload_rows.append({"position": event.position, "body": body.decode()})
-        if new.sealed:
-            self.payload_rows[-1]["sealed"] = sealed_bytes(new.sealed).decode()
-
-    def _last_hash(self) -> str:
-        if self.event_rows:
-            last: str = self.event_rows[-1]["event_hash"]
-            return last[2:]
-        return self.standing.row.last_hash if self.standing.row else NO_PREVIOUS
-
-    def _receipt(self, raised: Sequence[Anomaly]) -> Receipt:
-        events = [
-            {
-                "event_id": row["event_id"],
-                "position": row["position"],
-                "recorded_at": row["recorded_at"],
-                "event_hash": row["event_hash"][2:],
-            }
-            for row in self.event_rows
-        ]
-        body = {
-            "contract_id": self.append.contract_id,
-            "revision": self.row.revision,
-            "events": [] if self.append.validate_only else events,
-            "anomalies": [{"anomaly_id": found.anomaly_id, "rule": found.rule} for found in raised],
-        }
-        return Receipt(orjson.dumps(body), self.append.contract_id, self.row.revision)
 
 
 def _has_lost_a_body(history: Sequence[RecordedEvent]) -> bool:
@@ -614,10 +324,6 @@ def _has_lost_a_body(history: Sequence[RecordedEvent]) -> bool:
     return False
 
 
-def _until(sealed: Sequence[SealedPart]) -> dict[str, str]:
-    return {part.path: part.until for part in sealed if part.until}
-
-
 def _replay(kept: _Kept, append: Append) -> Receipt:
     if kept.digest and request_digest(kept.salt, append.canonical) != kept.digest:
         raise KeyReused(
@@ -625,27 +331,6 @@ def _replay(kept: _Kept, append: Append) -> Receipt:
         )
     receipt = orjson.loads(kept.receipt)
     return Receipt(kept.receipt, receipt["contract_id"], receipt["revision"], replayed=True)
-
-
-def _damaged(append: Append) -> Internal:
-    return Internal(
-        f"What is stored of contract {append.contract_id} cannot be read, so nothing is recorded of it. "
-        f"`contract-ledger verify --ledger {append.ledger.name}` says where; if only its row is at fault, `rebuild` writes it anew."
-    )
-
-
-def _of_event(index: int, refusal: LedgerError) -> tuple[MemberFault, ...]:
-    """The faults of one event of several, by pointers into the request."""
-    faults = refusal.errors or (MemberFault("", refusal.detail),)
-    return tuple(MemberFault(f"/events/{index}{fault.pointer}", fault.detail) for fault in faults)
-
-
-def _strict_refusal(raised: Sequence[Anomaly]) -> AnomaliesRefused:
-    sentences = "; ".join(found.sentence for found in raised)
-    return AnomaliesRefused(
-        f"{sentences}. Without strict=true the event is accepted and flagged.",
-        tuple(MemberFault("", f"{found.rule}: {found.sentence}") for found in raised),
-    )
 
 
 def uuid_array(values: Iterable[str]) -> str:

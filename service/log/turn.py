@@ -17,7 +17,7 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 
-from service.database import Database, contracts, insert_rows
+from service.database import Database
 from service.domain.erasure import check_gaps
 from service.errors import ClockUntrusted, LedgerError
 from service.log.decide import CLOCK_TOLERANCE
@@ -26,6 +26,7 @@ from service.log.ledgers import all_ledgers
 from service.log.outlook import replace_outlooks
 from service.log.read import Reader, recorded_event
 from service.projections.contracts import LAYOUT, ContractRow, contract_row, contract_rows_json, project
+from service.tables import contracts, insert_rows
 
 CHUNK = 100
 LOOK_SECONDS = 30

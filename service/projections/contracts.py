@@ -10,13 +10,13 @@ from datetime import date
 import msgspec
 from msgspec.structs import asdict
 
-from service.database import rows_json
 from service.domain.contract import decode_facts, encode_state
 from service.domain.dates import first_day
 from service.domain.events import RecordedEvent
 from service.domain.state import Anomaly, Contract
 from service.domain.timeline import Basis, Pending, View, basis, tell, view
 from service.projections.filters import filters_of
+from service.tables import rows_json
 
 LAYOUT = 4
 """The shape of the rows. A release that changes it writes its own generation, and one that does not know it refuses to write."""

@@ -15,9 +15,9 @@ import pytest
 from service.domain.events import EVENT_TYPES, decode_body
 from service.domain.notes import NoteAdded
 from service.log.append import transact
-from service.log.decide import Append, NewEvent
 from service.log.heads import Heads
 from service.log.ledger import Ledger
+from service.log.requests import Append, NewEvent
 from tests.api.bodies import FILING, event, figure, open_contract, record
 from tests.api.running import RunningService
 from tests.servers import rows, verified

@@ -20,10 +20,11 @@ from service.domain.events import EVENT_TYPES, RecordedEvent, decode_body, first
 from service.domain.references import ReferenceId
 from service.domain.timeline import View, tell
 from service.errors import NotAllowedNow, Refused
-from service.log.decide import Append, Batch, Receipt
+from service.log.decide import Batch
 from service.log.header import decode_header
 from service.log.ledger import Ledger, zone
 from service.log.read import recorded_event
+from service.log.requests import Append, Receipt
 from service.projections.contracts import LAYOUT, ContractRow, decode_beside
 
 Sent = dict[str, Any]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from service.domain.references import held_references
 from service.domain.timeline import tell
 from service.errors import NotAllowedNow, ReferenceTaken, Refused
-from service.log.decide import Receipt
+from service.log.requests import Receipt
 from tests.domain.histories import CONTRACT, Log, Sent, corrected, events_of, noted, reported, signed, voided
 
 FIRST = date(2025, 3, 1)

@@ -16,10 +16,10 @@ from psycopg import sql
 from sqlalchemy import Engine, create_engine
 
 from service.audit.book import open_connection
-from service.database import metadata
 from service.errors import OperatorError
 from service.log.append import BATCH_SECONDS
 from service.migration import check_migrated, current_metadata_diff, migrate, migration_sql, newest_revision, timeouts
+from service.tables import metadata
 from tests.conftest import Database, Server
 from tests.servers import rows
 

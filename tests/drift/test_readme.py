@@ -31,9 +31,9 @@ from service.cli.admin import may_change_log
 from service.cli.case import DAY_BETWEEN, FIRST_DAY, LAST_DAY
 from service.cli.client import Client
 from service.cli.demo import LEDGER, TIME_ZONE, play
-from service.database import metadata
 from service.domain.events import EVENT_TYPES
 from service.migration import check_migrated
+from service.tables import metadata
 from tests.conftest import Server
 from tests.servers import ROOT, wait_for
 

@@ -24,10 +24,10 @@ from service.database import Database as Connections
 from service.errors import Internal, LedgerError, OutcomeUnknown, Refused, Unavailable
 from service.log import append as appending
 from service.log.append import Writers
-from service.log.decide import Append, Receipt
 from service.log.header import canonical
 from service.log.heads import Heads
 from service.log.ledger import Ledger
+from service.log.requests import Append, Receipt
 from service.settings import Settings
 from tests.conftest import Database
 from tests.guarantees.load import delivery, envelope, note, opening

@@ -19,7 +19,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Table
 
-from service import database
 from service.domain.events import RecordedEvent
 from service.log import header as log_header
 from service.log.header import (
@@ -41,6 +40,7 @@ from service.log.header import (
 )
 from service.log.ledger import instant
 from service.projections.contracts import ContractRow
+from service.tables import metadata
 from tests.domain.histories import CELLS, CONTRACT, Log, delivered, log_of, noted, reported, signed
 
 ROOT = Path(__file__).parents[2]
@@ -321,7 +321,7 @@ COLUMNS: dict[str, dict[str, str]] = {
     ),
     "ledger_locks": {"ledger_id": OUTSIDE_THE_LOG},
     **{
-        name: dict.fromkeys((column.name for column in database.metadata.tables[name].columns), "the rows of contracts, in verification")
+        name: dict.fromkeys((column.name for column in metadata.tables[name].columns), "the rows of contracts, in verification")
         for name in ("outlook_heads", "outlooks", "deadlines", "commitments", "parties")
     },
     "idempotency": {
@@ -353,7 +353,7 @@ def test_every_stored_member_has_the_digest_that_covers_it() -> None:
     assert set(Header.__struct_fields__) == set(HEADER_MEMBERS)
     sealed = [SealedPart(path="/a", value=1, salt="", until="2026")]
     assert set(orjson.loads(body_bytes({}, {}, [], "", sealed))) == set(BODY_MEMBERS)
-    tables: dict[str, Table] = dict(database.metadata.tables)
+    tables: dict[str, Table] = dict(metadata.tables)
     assert {name: {column.name for column in table.columns} for name, table in tables.items()} == {
         name: set(columns) for name, columns in COLUMNS.items()
     }

@@ -1,0 +1,331 @@
+"""The tables, as SQLAlchemy Core knows them, and the statements that insert their rows.
+
+Every key begins with `ledger_id`: the ledger is the tenant, the unit of order and the shard. The migrations write the same tables in
+SQL, and a test holds the two equal. What only the migrations hold: the triggers that refuse changes, and the privileges.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Date,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, dialect
+
+metadata = MetaData(
+    naming_convention={"pk": "%(table_name)s_pkey", "uq": "%(table_name)s_%(column_0_N_name)s_key", "ck": "%(constraint_name)s"}
+)
+_instant = DateTime(timezone=True)
+
+ledgers = Table(
+    "ledgers",
+    metadata,
+    Column("ledger_id", Uuid, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("time_zone", Text, nullable=False),
+    Column("epoch", Integer, nullable=False, server_default=text("1")),
+    Column("generation", Integer, nullable=False, server_default=text("1")),
+    Column("layout", Integer, nullable=False),
+    Column("if_match_required", Boolean, nullable=False, server_default=text("false")),
+    Column("unique_reference_schemes", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    Column("clock_accepted_at", _instant),
+    Column("created_at", _instant, nullable=False, server_default=text("clock_timestamp()")),
+)
+"""Books of contracts. `generation` names the rows of the projections that are live, `layout` the shape they have."""
+
+ledger_locks = Table("ledger_locks", metadata, Column("ledger_id", Uuid, primary_key=True))
+"""One static row a ledger; its lock is the order of the log. Nothing references it and nothing ever changes it."""
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("last_position", BigInteger, nullable=False),
+    Column("recorded_at", _instant, nullable=False),
+    PrimaryKeyConstraint("ledger_id", "last_position"),
+    Index("batches_recorded_at", "ledger_id", "recorded_at"),
+)
+"""The heads of the log, one row a commit; the newest is the head. A ledger begins with the row of position 0."""
+
+events = Table(
+    "events",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("contract_id", Uuid, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("event_id", Uuid, nullable=False),
+    Column("event_type", Text, nullable=False),
+    Column("recorded_at", _instant, nullable=False),
+    Column("header", LargeBinary, nullable=False),
+    Column("event_hash", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("ledger_id", "position"),
+    UniqueConstraint("ledger_id", "contract_id", "revision"),
+    UniqueConstraint("ledger_id", "event_id"),
+    CheckConstraint("event_hash = sha256('\\x00'::bytea || header)", name="events_hash_check"),
+    CheckConstraint("octet_length(header) <= 4096", name="events_header_check"),
+)
+"""The log: the header's bytes as hashed, and columns copied from them for queries."""
+
+payloads = Table(
+    "payloads",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("sealed", LargeBinary),
+    PrimaryKeyConstraint("ledger_id", "position"),
+)
+"""The bodies of events, apart from the log, so that one can be erased while every proof stays. `sealed` holds the values and salts of
+what is sealed; no other column does, and nothing reads it but for a reader with the right, and to verify."""
+
+contracts = Table(
+    "contracts",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("contract_id", Uuid, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("last_hash", LargeBinary, nullable=False),
+    Column("last_on", Date, nullable=False),
+    Column("has_pending", Boolean, nullable=False),
+    Column("settled_on", Date, nullable=False),
+    Column("holds_until", Date),
+    Column("filters", ARRAY(Text), nullable=False),
+    Column("state", Text, nullable=False),
+    Column("beside", Text, nullable=False),
+    PrimaryKeyConstraint("ledger_id", "generation", "contract_id"),
+    Index("contracts_filters", "filters", postgresql_using="gin"),
+    Index("contracts_signed_on", "ledger_id", "generation", text("(filters[1])"), "contract_id"),
+    Index("contracts_ends_on", "ledger_id", "generation", text("(filters[2])"), "contract_id"),
+    Index("contracts_holds_until", "ledger_id", "generation", "holds_until", postgresql_where=text("holds_until IS NOT NULL")),
+)
+"""The current state of contracts: exactly the fold of the log. `state` and `beside` are canonical JSON, kept as text. The first two of
+`filters` are the days that lists are sorted by."""
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("contract_id", Uuid, nullable=False),
+    Column("delivery_id", Text, nullable=False),
+    Column("revision", Integer, nullable=False),
+    PrimaryKeyConstraint("ledger_id", "generation", "contract_id", "delivery_id"),
+)
+"""Ids of recorded deliveries, which are too many to stand in a contract's state and must be unique in it."""
+
+outlook_heads = Table(
+    "outlook_heads",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("filled_to", Uuid),
+    PrimaryKeyConstraint("ledger_id", "generation"),
+)
+"""How far the outlook of a ledger follows its log; while it is first filled, `filled_to` names the last contract that is in it."""
+
+outlooks = Table(
+    "outlooks",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("contract_id", Uuid, nullable=False),
+    Column("outlook", Text, nullable=False),
+    PrimaryKeyConstraint("ledger_id", "generation", "contract_id"),
+)
+"""What a contract has contributed to deadlines, commitments and parties, as JSON: so that it can be taken out again."""
+
+deadlines = Table(
+    "deadlines",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("contract_id", Uuid, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("counts_on", Date, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("deadline", Text, nullable=False),
+    PrimaryKeyConstraint("ledger_id", "generation", "contract_id", "number"),
+    Index("deadlines_counts_on", "ledger_id", "generation", "counts_on", "contract_id", "number"),
+)
+
+commitments = Table(
+    "commitments",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("by_party", Boolean, nullable=False),
+    Column("by_product", Boolean, nullable=False),
+    Column("party", Text(collation="C"), nullable=False),
+    Column("product", Text(collation="C"), nullable=False),
+    Column("currency", Text(collation="C"), nullable=False),
+    Column("unit", Text(collation="C"), nullable=False),
+    Column("year", Text(collation="C"), nullable=False),
+    Column("basis", Text(collation="C"), nullable=False),
+    Column("status", Text(collation="C"), nullable=False),
+    Column("committed_low", Numeric, nullable=False),
+    Column("committed_high", Numeric, nullable=False),
+    Column("delivered", Numeric, nullable=False),
+    Column("remaining_low", Numeric, nullable=False),
+    Column("remaining_high", Numeric, nullable=False),
+    Column("lines", BigInteger, nullable=False),
+    PrimaryKeyConstraint(
+        "ledger_id", "generation", "by_party", "by_product", "party", "product", "currency", "unit", "year", "basis", "status"
+    ),
+)
+"""Sums of the lines of all contracts: over all parties or by party, over all products or by product. One without lines is not kept."""
+
+parties = Table(
+    "parties",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("party_id", Text(collation="C"), nullable=False),
+    Column("digest", Text(collation="C"), nullable=False),
+    Column("form", Text, nullable=False),
+    Column("words", ARRAY(Text), nullable=False),
+    Column("contracts", BigInteger, nullable=False),
+    PrimaryKeyConstraint("ledger_id", "generation", "party_id", "digest"),
+    Index("parties_words", "words", postgresql_using="gin"),
+)
+"""Parties as contracts state them: each form (name, roles, identifiers, relation, as JSON) with how many contracts state it."""
+unique_references = Table(
+    "unique_references",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("scheme", Text, nullable=False),
+    Column("id", Text, nullable=False),
+    Column("contract_id", Uuid, nullable=False),
+    PrimaryKeyConstraint("ledger_id", "scheme", "id"),
+    Index("unique_references_contract_id", "ledger_id", "contract_id"),
+)
+"""The contract that holds a reference, for the schemes that its ledger declares unique and for no others."""
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("key", LargeBinary, nullable=False),
+    Column("salt", LargeBinary, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("receipt", Text, nullable=False),
+    PrimaryKeyConstraint("ledger_id", "key"),
+)
+"""Receipts by key (16 bytes of SHA-256 of principal, method, path and Idempotency-Key), with the request's salted digest, which
+is empty once something of the request is erased: then the key alone answers."""
+
+imports = Table(
+    "imports",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("import_id", Uuid, nullable=False),
+    Column("recorded_by", Uuid, nullable=False),
+    Column("salt", LargeBinary, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("recorded", BigInteger, nullable=False, server_default=text("0")),
+    Column("refused", BigInteger, nullable=False, server_default=text("0")),
+    Column("held_back", BigInteger, nullable=False, server_default=text("0")),
+    Column("last_line", BigInteger, nullable=False, server_default=text("0")),
+    Column("created_at", _instant, nullable=False, server_default=text("clock_timestamp()")),
+    PrimaryKeyConstraint("ledger_id", "import_id"),
+)
+"""Imports, each with what has become of its lines so far; the counts are written with the lines."""
+
+import_lines = Table(
+    "import_lines",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("import_id", Uuid, nullable=False),
+    Column("line", BigInteger, nullable=False),
+    Column("position", BigInteger),
+    Column("digest", LargeBinary),
+    Column("contract_id", Uuid),
+    Column("code", Text),
+    Column("rule", Text),
+    Column("pointer", Text),
+    Column("detail", Text),
+    PrimaryKeyConstraint("ledger_id", "import_id", "line"),
+    Index("import_lines_refused", "ledger_id", "import_id", "line", postgresql_where=text("position IS NULL")),
+)
+"""The fate of each line: the position it was recorded at, with the line's digest under the import's salt, or why it was not. Never what
+it held; an erasure clears the digest, and the number alone answers from then on."""
+
+principals = Table(
+    "principals",
+    metadata,
+    Column("principal_id", Uuid, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("created_at", _instant, nullable=False, server_default=text("clock_timestamp()")),
+)
+"""Who records and reads; the log knows them by id only."""
+
+grants = Table(
+    "grants",
+    metadata,
+    Column("principal_id", Uuid, ForeignKey("principals.principal_id", name="grants_principal_id_fkey"), nullable=False),
+    Column("ledger_id", Uuid),
+    Column("rights", ARRAY(Text), nullable=False),
+    UniqueConstraint("principal_id", "ledger_id", postgresql_nulls_not_distinct=True),
+)
+"""Rights of a principal in a ledger; without a ledger, in all of them."""
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("key_id", Uuid, primary_key=True),
+    Column("principal_id", Uuid, ForeignKey("principals.principal_id", name="api_keys_principal_id_fkey"), nullable=False),
+    Column("key_hash", LargeBinary, nullable=False, unique=True),
+    Column("created_at", _instant, nullable=False, server_default=text("clock_timestamp()")),
+    Column("expires_at", _instant),
+    Column("revoked_at", _instant),
+)
+"""Keys, as SHA-256 of their text."""
+
+_DIALECT = dialect()  # type: ignore[no-untyped-call]
+
+
+def insert_rows(table: Table, *, bytes_as_text: tuple[str, ...] = (), upsert: bool = False) -> str:
+    """SQL that inserts the rows of one JSON document (a parameter named like the table), all of one ledger (`ledger_id`).
+
+    One document through jsonb_to_recordset costs the client a fifth of arrays of parameters. Columns of bytes are given as `\\x` and
+    hex digits, or, where named in `bytes_as_text`, as their UTF-8 text. Columns with a default that nothing gives are left out.
+    """
+    columns = [column for column in table.columns if column.name != "ledger_id"]
+    types = {column.name: str(column.type.compile(dialect=_DIALECT)) for column in columns}
+    chosen = [f"convert_to(r.{name}, 'UTF8')" if name in bytes_as_text else f"r.{name}" for name in types]
+    record = ", ".join(f"{name} {'text' if name in bytes_as_text else types[name]}" for name in types)
+    statement = (  # every part is a name of our own tables
+        f"INSERT INTO {table.name} (ledger_id, {', '.join(types)}) "  # noqa: S608
+        f"SELECT %(ledger_id)s::uuid, {', '.join(chosen)} FROM jsonb_to_recordset(%({table.name})s::jsonb) AS r({record})"
+    )
+    if upsert:
+        key = [column.name for column in table.primary_key.columns]
+        changes = ", ".join(f"{name} = excluded.{name}" for name in types if name not in key)
+        statement += f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
+    return statement
+
+
+def rows_json(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as the document that `insert_rows` takes."""
+    return orjson.dumps(rows).decode()
