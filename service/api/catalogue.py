@@ -6,7 +6,8 @@ from typing import Any
 
 from service.api.openapi import event_schemas
 from service.domain import contract
-from service.domain.events import EVENT_TYPES, EventData
+from service.domain.contract import EVENT_TYPES
+from service.domain.events import EventData
 
 Schemas = dict[str, dict[str, Any]]
 _HEAD = """# Events

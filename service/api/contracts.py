@@ -25,7 +25,7 @@ from service.api.operations import (
     route,
 )
 from service.api.times import TimesQuery, times_of
-from service.domain.events import EVENT_TYPES
+from service.domain.contract import EVENT_TYPES
 from service.domain.money import CurrencyCode
 from service.errors import (
     AnomaliesRefused,

@@ -11,8 +11,9 @@ from pydantic_core import PydanticCustomError
 from starlette.requests import ClientDisconnect
 
 from service.api.json_body import JsonFault, read_object
+from service.domain.contract import EVENT_TYPES
 from service.domain.dates import BusinessDate
-from service.domain.events import EVENT_TYPES, STRICT, EventData, Evidence, Path, Source, Uuid
+from service.domain.events import STRICT, EventData, Evidence, Path, Source, Uuid
 from service.domain.faults import MAX_FAULTS, fault_of, refusal
 from service.domain.sealing import MAX_SEALED, MAX_SEALED_BYTES, NEVER_SEALED, CannotBeSealed, check_paths, lay, public_fact
 from service.errors import BodyTooLarge, Malformed, MemberFault, Refused, UnsupportedMediaType

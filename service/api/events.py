@@ -22,7 +22,8 @@ from service.api.operations import (
     route,
 )
 from service.api.pages import PageQuery, counted, cursor_in, page_headers, place_in
-from service.domain.events import EVENT_TYPES, newest
+from service.domain.contract import EVENT_TYPES
+from service.domain.events import newest
 from service.domain.parts import JsonObject
 from service.errors import ContractNotFound, EventNotFound, HistoryForked, Malformed, MemberFault, Refused
 from service.log.header import NO_PREVIOUS, Header, SealedPart

@@ -10,7 +10,8 @@ import msgspec
 
 from service.api.envelope import read_event
 from service.api.json_body import JsonFault, read_object
-from service.domain.events import EVENT_TYPES, newest
+from service.domain.contract import EVENT_TYPES
+from service.domain.events import newest
 from service.errors import BodyTooLarge, LedgerError, Malformed, MemberFault, Refused
 from service.log.header import canonical
 from service.log.imports import Import

@@ -19,7 +19,7 @@ from service.api.envelope import RecordEventsRequest, request_class
 from service.api.ledgers import CreateLedgerRequest, SetPolicyRequest
 from service.api.operations import OPERATIONS, Documented
 from service.api.problems import Problem
-from service.domain.events import EVENT_TYPES
+from service.domain.contract import EVENT_TYPES
 from service.errors import Forbidden, LedgerError, LedgerNotFound, TooManyRequests, Unauthorized, Unavailable
 
 _REF = "#/components/schemas/"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from service.api.openapi import event_schemas
-from service.domain.events import EVENT_TYPES
+from service.domain.contract import EVENT_TYPES
 from service.errors import OperatorError
 
 Schemas = Mapping[str, dict[str, Any]]

@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 from pydantic import TypeAdapter, ValidationError
 
-from service.domain.events import EVENT_TYPES, EventData, RecordedEvent, decode_data, first_day_of
+from service.domain.contract import EVENT_TYPES
+from service.domain.events import EventData, RecordedEvent, decode_data, first_day_of
 from service.domain.faults import refusal
 from service.domain.state import Facts
 from service.domain.timeline import admit, whole_of
