@@ -22,9 +22,9 @@ from benchmarks.stand import LEDGER, Stand, stand
 from service.api.envelope import read_event
 from service.app import create_app
 from service.domain.events import RecordedEvent
-from service.projections.contracts import contract_row, contract_rows_json, project
+from service.projections.contracts import contract_row, project, projected
 from service.settings import Settings
-from service.tables import contracts, insert_rows
+from service.tables import contracts, insert_rows, rows_of
 
 CONTRACTS = 100_000
 MOST_SECONDS = 0.03
@@ -124,13 +124,13 @@ def _build(at: Stand, contracts_wanted: int) -> None:
         progress("building the ledger", contracts_wanted) as advance,
     ):
         for done, rows in enumerate(pool.imap_unordered(_rows, chunks)):
-            connection.execute(insert_rows(contracts), {"ledger_id": at.ledger.ledger_id, "contracts": rows})
+            connection.execute(insert_rows(contracts), {"ledger_id": at.ledger.ledger_id, **rows})
             advance((done + 1) * _CHUNK)
 
 
-def _rows(numbers: range) -> str:
+def _rows(numbers: range) -> dict[str, Any]:
     today = datetime.now(UTC).date()
-    return contract_rows_json([_row(number, today) for number in numbers], 1)
+    return rows_of(contracts, projected([_row(number, today) for number in numbers], 1))
 
 
 def _row(number: int, today: date) -> Any:

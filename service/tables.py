@@ -5,6 +5,7 @@ SQL, and a test holds the two equal. What only the migrations hold: the triggers
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import orjson
@@ -34,6 +35,8 @@ metadata = MetaData(
     naming_convention={"pk": "%(table_name)s_pkey", "uq": "%(table_name)s_%(column_0_N_name)s_key", "ck": "%(constraint_name)s"}
 )
 _instant = DateTime(timezone=True)
+_LONG = {"is_long": True}
+"""Of a column of texts or bytes that are inserted apart from the other values of a row (docs/decisions/0020)."""
 
 ledgers = Table(
     "ledgers",
@@ -75,7 +78,7 @@ events = Table(
     Column("event_id", Uuid, nullable=False),
     Column("event_type", Text, nullable=False),
     Column("recorded_at", _instant, nullable=False),
-    Column("header", LargeBinary, nullable=False),
+    Column("header", LargeBinary, nullable=False, info=_LONG),
     Column("event_hash", LargeBinary, nullable=False),
     PrimaryKeyConstraint("ledger_id", "position"),
     UniqueConstraint("ledger_id", "contract_id", "revision"),
@@ -90,7 +93,7 @@ payloads = Table(
     metadata,
     Column("ledger_id", Uuid, nullable=False),
     Column("position", BigInteger, nullable=False),
-    Column("body", LargeBinary, nullable=False),
+    Column("body", LargeBinary, nullable=False, info=_LONG),
     Column("sealed", LargeBinary),
     PrimaryKeyConstraint("ledger_id", "position"),
 )
@@ -111,8 +114,8 @@ contracts = Table(
     Column("settled_on", Date, nullable=False),
     Column("holds_until", Date),
     Column("filters", ARRAY(Text), nullable=False),
-    Column("state", Text, nullable=False),
-    Column("beside", Text, nullable=False),
+    Column("state", Text, nullable=False, info=_LONG),
+    Column("beside", Text, nullable=False, info=_LONG),
     PrimaryKeyConstraint("ledger_id", "generation", "contract_id"),
     Index("contracts_filters", "filters", postgresql_using="gin"),
     Index("contracts_signed_on", "ledger_id", "generation", text("(filters[1])"), "contract_id"),
@@ -229,7 +232,7 @@ idempotency = Table(
     Column("key", LargeBinary, nullable=False),
     Column("salt", LargeBinary, nullable=False),
     Column("digest", LargeBinary, nullable=False),
-    Column("receipt", Text, nullable=False),
+    Column("receipt", Text, nullable=False, info=_LONG),
     PrimaryKeyConstraint("ledger_id", "key"),
 )
 """Receipts by key (16 bytes of SHA-256 of principal, method, path and Idempotency-Key), with the request's salted digest, which
@@ -305,19 +308,27 @@ api_keys = Table(
 _DIALECT = dialect()  # type: ignore[no-untyped-call]
 
 
-def insert_rows(table: Table, *, bytes_as_text: tuple[str, ...] = (), upsert: bool = False) -> str:
-    """SQL that inserts the rows of one JSON document (a parameter named like the table), all of one ledger (`ledger_id`).
+def insert_rows(table: Table, *, upsert: bool = False) -> str:
+    """SQL that inserts rows, all of one ledger (`ledger_id`), as `rows_of` gives them.
 
-    One document through jsonb_to_recordset costs the client a fifth of arrays of parameters. Columns of bytes are given as `\\x` and
-    hex digits, or, where named in `bytes_as_text`, as their UTF-8 text. Columns with a default that nothing gives are left out.
+    They come as one JSON document, through jsonb_to_recordset, which costs the client a fifth of arrays of parameters; long columns beside
+    it as an array each, since within the document they would be escaped, and read twice. Other columns of bytes are given as `\\x` and
+    hex digits. Columns with a default that nothing gives are left out.
     """
+    long = _long_columns(table)
     columns = [column for column in table.columns if column.name != "ledger_id"]
     types = {column.name: str(column.type.compile(dialect=_DIALECT)) for column in columns}
-    chosen = [f"convert_to(r.{name}, 'UTF8')" if name in bytes_as_text else f"r.{name}" for name in types]
-    record = ", ".join(f"{name} {'text' if name in bytes_as_text else types[name]}" for name in types)
+    names = [*(name for name in types if name not in long), *long]
+    record = ", ".join(f"{name} {types[name]}" for name in names if name not in long)
+    source = f"jsonb_to_recordset(%({table.name})s::jsonb) AS "
+    if long:
+        arrays = ", ".join(f"unnest(%({table.name}_{name})s::{types[name]}[])" for name in long)
+        source = f"ROWS FROM ({source} ({record}), {arrays}) AS r({', '.join(names)})"
+    else:
+        source += f"r({record})"
     statement = (  # every part is a name of our own tables
-        f"INSERT INTO {table.name} (ledger_id, {', '.join(types)}) "  # noqa: S608
-        f"SELECT %(ledger_id)s::uuid, {', '.join(chosen)} FROM jsonb_to_recordset(%({table.name})s::jsonb) AS r({record})"
+        f"INSERT INTO {table.name} (ledger_id, {', '.join(names)}) "  # noqa: S608
+        f"SELECT %(ledger_id)s::uuid, {', '.join(f'r.{name}' for name in names)} FROM {source}"
     )
     if upsert:
         key = [column.name for column in table.primary_key.columns]
@@ -326,6 +337,22 @@ def insert_rows(table: Table, *, bytes_as_text: tuple[str, ...] = (), upsert: bo
     return statement
 
 
+def rows_of(table: Table, rows: Sequence[Mapping[str, Any]]) -> dict[str, str | list[Any]]:
+    """Rows as the parameters that `insert_rows` of the table takes, but for the ledger: by the table's name, and by table and column."""
+    long = _long_columns(table)
+    if not long:
+        return {table.name: rows_json(rows)}
+    short = [dict(row) for row in rows]
+    parameters: dict[str, str | list[Any]] = {f"{table.name}_{name}": [row.pop(name) for row in short] for name in long}
+    parameters[table.name] = rows_json(short)
+    return parameters
+
+
+@cache
+def _long_columns(table: Table) -> tuple[str, ...]:
+    return tuple(column.name for column in table.columns if column.info.get("is_long"))
+
+
 def rows_json(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as the document that `insert_rows` takes."""
+    """Rows as one JSON document."""
     return orjson.dumps(rows).decode()

@@ -5,9 +5,11 @@ says nothing, or does not take what it is told, does not hold its connection for
 """
 
 import asyncio
+import re
+from functools import partial
 from typing import Any, Final
 
-from fastapi import Request
+from fastapi import Request, Response
 from uuid_utils import uuid4
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -17,6 +19,10 @@ from service.errors import Malformed
 MAX_HEAD_BYTES: Final = 65_536
 """The parser itself would take a line and headers without end."""
 STALLED_SECONDS: Final = 30.0
+WHOLE: Final = "contract-ledger.whole"
+"""Under this name a request's scope holds what writes an answer at once, where the server can."""
+_BODILESS: Final = (204, 304)
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _NOT_HTTP: Final = "What was sent is no request of HTTP/1.1 as RFC 9112 has it; the connection is closed."
 _TOO_LONG: Final = f"The line and headers of a request have at most {MAX_HEAD_BYTES} bytes; the connection is closed."
 
@@ -59,6 +65,29 @@ class Connection(HttpToolsProtocol):
             raise ValueError(_TOO_LONG)
         self._head_bytes = 0
         super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        cycle.scope[WHOLE] = partial(self._answer_whole, cycle)
+        super()._start_asgi_task(cycle, app)
+
+    def _answer_whole(self, cycle: Any, response: Response) -> bool:
+        """Write head and body of an answer at once, where nothing stands in the way; whether it was written.
+
+        The server's own way, through two messages and a look at each header, costs more than to read an append and check it.
+        """
+        if cycle.response_started or cycle.disconnected or not cycle.keep_alive or cycle.more_body or self.flow.write_paused:
+            return False
+        if cycle.scope["method"] == "HEAD" or response.status_code in _BODILESS:
+            return False
+        head = [b"%s: %s" % header for header in (*self.server_state.default_headers, *response.raw_headers)]
+        if _CONTROL.search(b"".join(head)):
+            return False  # the server's own way refuses it
+        self.transport.write(STATUS_LINE[response.status_code] + b"\r\n".join(head) + b"\r\n\r\n" + bytes(response.body))
+        cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
+        cycle.message_event.set()
+        cycle.on_response()
+        return True
 
     def _head_size(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers)

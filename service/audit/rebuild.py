@@ -27,8 +27,8 @@ from service.domain.corrections import delivery_ids
 from service.domain.events import RecordedEvent
 from service.errors import OperatorError
 from service.log.references import HOLD, RELEASE, holdings_json
-from service.projections.contracts import LAYOUT, ContractRow, contract_rows_json
-from service.tables import contracts, deliveries, insert_rows, rows_json
+from service.projections.contracts import LAYOUT, ContractRow, projected
+from service.tables import contracts, deliveries, insert_rows, rows_of
 
 CATCH_UP_CONTRACTS = 200
 DELETE_ROWS = 5_000
@@ -136,9 +136,9 @@ def _checked_fold(
 
 def _write_rows(connection: Connection, book: Book, rows: Sequence[ContractRow], delivered: Sequence[dict[str, Any]]) -> None:
     ledger_id = {"ledger_id": book.ledger.ledger_id}
-    connection.execute(_UPSERT_ROWS, ledger_id | {"contracts": contract_rows_json(rows, book.generation + 1)})
+    connection.execute(_UPSERT_ROWS, ledger_id | rows_of(contracts, projected(rows, book.generation + 1)))
     if delivered:
-        connection.execute(_INSERT_DELIVERIES, ledger_id | {"deliveries": rows_json(delivered)})
+        connection.execute(_INSERT_DELIVERIES, ledger_id | rows_of(deliveries, delivered))
 
 
 def _swap(connection: Connection, book: Book, misheld: Iterable[str]) -> None:

@@ -36,9 +36,9 @@ from service.log.pipeline import Pipeline
 from service.log.references import HOLD, HOLDERS, RELEASE, holdings_json, wanted_json
 from service.log.requests import Append, Receipt
 from service.metrics import commits
-from service.projections.contracts import contract_rows_json
+from service.projections.contracts import projected
 from service.settings import Settings
-from service.tables import batches, contracts, deliveries, events, idempotency, insert_rows, payloads, rows_json
+from service.tables import batches, contracts, deliveries, events, idempotency, insert_rows, payloads, rows_of
 
 MAX_BATCH_REQUESTS = 256
 FIRST_SHARE_REQUESTS = 8
@@ -57,7 +57,8 @@ _log = structlog.get_logger()
 
 # What is looked up stands apart from the lock: a statement takes a new snapshot, where one with the lock in it would read the old state.
 LOCK = "SELECT FROM ledger_locks WHERE ledger_id = %(ledger_id)s::uuid FOR NO KEY UPDATE"
-# The head, once, or beside each of the contracts concerned that there are; what few requests find stands in the first row alone.
+# The head, once, or beside each of the contracts concerned that there are, without its filters, which are made anew; what few requests
+# find stands in the first row alone.
 LOOKUPS = """
 SELECT clock_timestamp(), b.last_position, b.recorded_at, l.generation, l.layout, l.clock_accepted_at,
        l.unique_reference_schemes,
@@ -78,7 +79,7 @@ SELECT clock_timestamp(), b.last_position, b.recorded_at, l.generation, l.layout
            FROM events e WHERE e.ledger_id = %(ledger_id)s::uuid AND e.event_id = ANY(%(event_ids)s::uuid[])
        ) END,
        c.contract_id::text, c.revision, c.position, encode(c.last_hash, 'hex'), c.last_on, c.has_pending, c.settled_on,
-       c.holds_until, c.filters, c.state, c.beside
+       c.holds_until, '{}'::text[], c.state, c.beside
 FROM ledgers l
 CROSS JOIN LATERAL (
     SELECT last_position, recorded_at FROM batches WHERE ledger_id = l.ledger_id ORDER BY last_position DESC LIMIT 1
@@ -95,8 +96,8 @@ ORDER BY e.contract_id, e.revision
 """
 # One statement, since each costs the client as much as deciding a request.
 WRITE = f"""
-WITH e AS ({insert_rows(events, bytes_as_text=("header",))}),
-     p AS ({insert_rows(payloads, bytes_as_text=("body", "sealed"))}),
+WITH e AS ({insert_rows(events)}),
+     p AS ({insert_rows(payloads)}),
      k AS ({insert_rows(idempotency)}),
      d AS ({insert_rows(deliveries)}),
      b AS ({insert_rows(batches)})
@@ -185,7 +186,7 @@ def _erase(pipeline: Pipeline, batch: Batch, rows: Rows) -> None:
     ledger_id = batch.ledger.ledger_id
     pipeline.send(ERASE, {"ledger_id": ledger_id, "positions": uuid_array(map(str, rows.erased))})
     if rows.left_deliveries:
-        pipeline.send(_LEFT_DELIVERIES, {"ledger_id": ledger_id, "deliveries": rows_json(rows.left_deliveries)})
+        pipeline.send(_LEFT_DELIVERIES, {"ledger_id": ledger_id, **rows_of(deliveries, rows.left_deliveries)})
     batch.erased_from += [(row.contract_id, row.state) for row in rows.contracts.values()]
 
 
@@ -211,12 +212,12 @@ def write_parameters(batch: Batch, rows: Rows, *, ends: bool) -> dict[str, Any]:
     head = {"last_position": batch.position, "recorded_at": instant(batch.recorded_at)}
     return {
         "ledger_id": batch.ledger.ledger_id,
-        "events": rows_json(rows.events),
-        "payloads": rows_json(rows.payloads),
-        "idempotency": rows_json(rows.keys),
-        "deliveries": rows_json(rows.deliveries),
-        "batches": rows_json([head] if ends else []),
-        "contracts": contract_rows_json(rows.contracts.values(), batch.generation),
+        **rows_of(events, rows.events),
+        **rows_of(payloads, rows.payloads),
+        **rows_of(idempotency, rows.keys),
+        **rows_of(deliveries, rows.deliveries),
+        **rows_of(batches, [head] if ends else []),
+        **rows_of(contracts, projected(rows.contracts.values(), batch.generation)),
     }
 
 

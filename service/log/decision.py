@@ -246,13 +246,13 @@ class Decision:
                 "event_id": event.event_id,
                 "event_type": event.data.event_type,
                 "recorded_at": recorded_at,
-                "header": header.decode(),
+                "header": header,
                 "event_hash": "\\x" + event_hash(header).hex(),
             }
         )
-        self.payload_rows.append({"position": event.position, "body": body.decode()})
+        self.payload_rows.append({"position": event.position, "body": body})
         if new.sealed:
-            self.payload_rows[-1]["sealed"] = sealed_bytes(new.sealed).decode()
+            self.payload_rows[-1]["sealed"] = "\\x" + sealed_bytes(new.sealed).hex()
 
     def _last_hash(self) -> str:
         if self.event_rows:

@@ -1,13 +1,15 @@
 """Statements that are sent one after the other without waiting, and their results: libpq's pipeline mode, without a cursor for each.
 
 psycopg's own pipeline costs the client as much for three statements as to decide a request (docs/decisions/0014). Statements are
-written with named parameters, `%(name)s`, as everywhere; parameters are text, and a statement is prepared when a connection meets it first.
+written with named parameters, `%(name)s`, as everywhere; a statement is prepared when a connection meets it first. Parameters are text, or
+lists of texts or of bytes, which go as binary arrays.
 """
 
 import re
-from collections.abc import AsyncIterator, Generator, Mapping
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
+from struct import pack
 from types import TracebackType
 from typing import Any, Final, Self
 from weakref import WeakKeyDictionary
@@ -15,13 +17,15 @@ from weakref import WeakKeyDictionary
 from psycopg import AsyncConnection, OperationalError
 from psycopg.adapt import Transformer
 from psycopg.errors import error_from_result
-from psycopg.pq import ExecStatus
+from psycopg.postgres import types
+from psycopg.pq import ExecStatus, Format
 from psycopg.pq.abc import PGresult
 from psycopg.rows import TupleRow
 from psycopg.waiting import Ready, Wait
 
 _PARAMETER = re.compile(r"%\((\w+)\)s")
 _FAILED: Final = (ExecStatus.FATAL_ERROR, ExecStatus.PIPELINE_ABORTED)
+_TEXT, _BYTEA = types["text"].oid, types["bytea"].oid
 _prepared: WeakKeyDictionary[AsyncConnection[Any], dict[str, bytes]] = WeakKeyDictionary()
 """The statements that each connection knows, by their text, with the names they have there."""
 
@@ -31,6 +35,19 @@ def _numbered(statement: str) -> tuple[bytes, tuple[str, ...]]:
     """A statement with numbered parameters, and their names in that order."""
     names = tuple(dict.fromkeys(_PARAMETER.findall(statement)))
     return _PARAMETER.sub(lambda found: f"${names.index(found[1]) + 1}", statement).encode(), names
+
+
+def _array(values: Sequence[str] | Sequence[bytes]) -> bytes:
+    """An array of texts, or of bytes, as PostgreSQL's array_recv reads it: the dimensions, no nulls, the type of the elements, their number
+    and first index; then each with its length. An empty one as its text."""
+    if not values:
+        return b"{}"
+    element = _BYTEA if isinstance(values[0], bytes) else _TEXT
+    found = [pack(">iiiii", 1, 0, element, len(values), 1)]
+    for value in values:
+        data = value.encode() if isinstance(value, str) else value
+        found += (len(data).to_bytes(4, "big"), data)
+    return b"".join(found)
 
 
 class Pipeline:
@@ -53,7 +70,7 @@ class Pipeline:
         else:
             await self._connection.close()
 
-    def send(self, statement: str, parameters: Mapping[str, str] | None = None) -> None:
+    def send(self, statement: str, parameters: Mapping[str, str | list[Any]] | None = None) -> None:
         """Send a statement, as far as the socket takes it at once; its result comes with the next `results`."""
         text, names = _numbered(statement)
         name = self._known.get(statement)
@@ -61,7 +78,10 @@ class Pipeline:
             name = self._known[statement] = b"append_%d" % len(self._known)
             self._pgconn.send_prepare(name, text)
             self._sent.append(False)
-        self._pgconn.send_query_prepared(name, [parameters[name].encode() for name in names] if parameters else None)
+        given = [parameters[parameter] for parameter in names] if parameters else []
+        values = [value.encode() if isinstance(value, str) else _array(value) for value in given]
+        formats = [Format.BINARY if isinstance(value, list) and value else Format.TEXT for value in given]
+        self._pgconn.send_query_prepared(name, values, formats)
         self._sent.append(True)
         self._pgconn.flush()
 

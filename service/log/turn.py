@@ -25,8 +25,8 @@ from service.log.ledger import Ledger, zone
 from service.log.ledgers import all_ledgers
 from service.log.outlook import replace_outlooks
 from service.log.read import Reader, recorded_event
-from service.projections.contracts import LAYOUT, ContractRow, contract_row, contract_rows_json, project
-from service.tables import contracts, insert_rows
+from service.projections.contracts import LAYOUT, ContractRow, contract_row, project, projected
+from service.tables import contracts, insert_rows, rows_of
 
 CHUNK = 100
 LOOK_SECONDS = 30
@@ -193,7 +193,7 @@ async def _refresh(database: Database, ledger: Ledger, which: str, parameters: d
         due = await (await connection.execute(which, parameters)).fetchall()
         rows = await _folded(connection, ledger, due, today) if due else []
         if rows:
-            await connection.execute(_UPSERT, {"ledger_id": ledger.ledger_id, "contracts": contract_rows_json(rows, generation)})
+            await connection.execute(_UPSERT, {"ledger_id": ledger.ledger_id, **rows_of(contracts, projected(rows, generation))})
             await replace_outlooks(connection, ledger.ledger_id, generation, [(row.contract_id, row.state) for row in rows])
         return len(rows)
 

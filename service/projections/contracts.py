@@ -6,6 +6,7 @@ the fold; `project` makes a row from all events of a contract. Both give the sam
 
 from collections.abc import Iterable, Sequence
 from datetime import date
+from typing import Any
 
 import msgspec
 from msgspec.structs import asdict
@@ -16,7 +17,6 @@ from service.domain.events import RecordedEvent
 from service.domain.state import Anomaly, Contract
 from service.domain.timeline import Basis, Pending, View, basis, tell, view
 from service.projections.filters import filters_of
-from service.tables import rows_json
 
 LAYOUT = 4
 """The shape of the rows. A release that changes it writes its own generation, and one that does not know it refuses to write."""
@@ -102,6 +102,6 @@ def contract_row(contract_id: str, told: View, *, revision: int, position: int, 
     )
 
 
-def contract_rows_json(rows: Iterable[ContractRow], generation: int) -> str:
-    """Rows for the upsert, as one JSON document."""
-    return rows_json([asdict(row) | {"generation": generation, "last_hash": "\\x" + row.last_hash} for row in rows])
+def projected(rows: Iterable[ContractRow], generation: int) -> list[dict[str, Any]]:
+    """Rows of a generation, as the table has them."""
+    return [asdict(row) | {"generation": generation, "last_hash": "\\x" + row.last_hash} for row in rows]

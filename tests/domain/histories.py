@@ -220,7 +220,7 @@ class Log:
     def _keep(self, batch: Batch) -> None:
         for row, payload in zip(batch.rows.events, batch.rows.payloads, strict=True):
             assert row["position"] == payload["position"]
-            self.stored.setdefault(row["contract_id"], []).append((row["header"].encode(), payload["body"].encode()))
+            self.stored.setdefault(row["contract_id"], []).append((row["header"], payload["body"]))
             self.event_ids.add((row["contract_id"], row["event_id"]))
             self.sealed[row["event_id"]] = orjson.loads(payload.get("sealed", "[]"))
         self.delivery_ids |= {(row["contract_id"], row["delivery_id"]) for row in batch.rows.deliveries}
