@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from service.audit.book import Book, Chunk, Connection, Difference, Found, chunks_of, open_book, open_connection, read_chunk
 from service.audit.chain import check_chain, check_order
 from service.audit.outlook import check_outlook
+from service.audit.tree import check_tree
 from service.domain.corrections import delivery_ids, resolve
 from service.domain.events import RecordedEvent
 from service.domain.references import ReferenceId, held_references
@@ -126,7 +127,7 @@ def _end_worker() -> None:
 
 def _verify_order() -> tuple[int, Told]:
     assert _worker is not None
-    return os.getpid(), Told(0, 0, _peak_bytes(), check_order(*_worker))
+    return os.getpid(), Told(0, 0, _peak_bytes(), check_order(*_worker) or check_tree(*_worker))
 
 
 def _verify_chunk(chunk: Chunk) -> tuple[int, Told]:
