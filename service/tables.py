@@ -93,10 +93,17 @@ checkpoints = Table(
     Column("size", BigInteger, nullable=False),
     Column("root", LargeBinary, nullable=False),
     Column("note", Text, nullable=False),
-    Column("signed_at", _instant, nullable=False, server_default=text("clock_timestamp()")),
     PrimaryKeyConstraint("ledger_id", "epoch", "size"),
 )
 """The checkpoints that were signed, as signed notes: one root for a size, for ever."""
+
+signing_times = Table(
+    "signing_times",
+    metadata,
+    Column("ledger_id", Uuid, primary_key=True),
+    Column("signed_at", _instant, nullable=False),
+)
+"""When the last checkpoint of a ledger was signed, so that the next is not signed within a second."""
 
 deployment = Table(
     "deployment",

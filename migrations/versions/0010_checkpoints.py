@@ -26,8 +26,12 @@ CREATE TABLE checkpoints (
     size bigint NOT NULL,
     root bytea NOT NULL,
     note text NOT NULL,
-    signed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (ledger_id, epoch, size)
+);
+
+CREATE TABLE signing_times (
+    ledger_id uuid PRIMARY KEY,
+    signed_at timestamptz NOT NULL
 );
 """
 # One root for a size: what was signed stays as it was signed.
@@ -39,6 +43,7 @@ ALTER TABLE checkpoints ENABLE ALWAYS TRIGGER refuse_truncate;
 """
 PRIVILEGES = """
 GRANT SELECT, INSERT ON deployment, signing_keys, checkpoints TO {role};
+GRANT SELECT, INSERT, UPDATE ON signing_times TO {role};
 GRANT UPDATE (retired_at) ON signing_keys TO {role};
 GRANT UPDATE (public_log) ON ledgers TO {role};
 """

@@ -148,7 +148,7 @@ route(
     LOG + "/keys",
     "audit:read",
     Documented(
-        operation_id="list_checkpoint_keys",
+        operation_id="get_checkpoint_keys",
         tag="audit",
         summary="The keys that sign checkpoints",
         description="Pin them when you first see them; a key that takes the place of another signs beside it for a time.",

@@ -1,10 +1,12 @@
 """The tree as it is stored, held against the hashes of the events, in the order of the log."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from service.audit.book import Book, Connection, Difference, Found
-from service.log.tree import TILE_WIDTH, Extension, Full, extend
+from service.log.checkpoint import Checkpoint, origin_of
+from service.log.notes import Note, NoteError, Verifier
+from service.log.tree import TILE_WIDTH, Extension, Full, extend, root_of
 from service.tables import rows_json
 
 POSITIONS_A_STEP = 100 * TILE_WIDTH
@@ -22,6 +24,12 @@ SELECT t.level, t.number, t.hashes, t.root
 FROM jsonb_to_recordset(%(tiles)s::jsonb) AS w(level integer, number bigint)
 JOIN tiles t ON t.ledger_id = %(ledger_id)s::uuid AND t.level = w.level AND t.number = w.number
 """
+_CHECKPOINTS = """
+SELECT c.epoch, c.size, c.root, c.note, l.name, l.time_zone, (SELECT d.name FROM deployment d)
+FROM checkpoints c JOIN ledgers l USING (ledger_id)
+WHERE c.ledger_id = %(ledger_id)s::uuid AND c.size > %(after)s AND c.size <= %(upto)s ORDER BY c.size, c.epoch
+"""
+_KEYS = "SELECT public_key FROM signing_keys"
 _FIRST = "SELECT b.frontier FROM batches b WHERE b.ledger_id = %(ledger_id)s::uuid AND b.last_position = 0"
 _OUTSIDE = """
 SELECT t.level, t.number FROM tiles t
@@ -44,11 +52,14 @@ def _walk(connection: Connection, book: Book) -> None:
     parameters = {"ledger_id": book.ledger.ledger_id}
     if connection.execute(_FIRST, parameters, binary=True).fetchone() != (b"",):
         raise Found("position 0", "the row that the log begins with has another frontier than that of the empty tree")
-    growing = _Growing(connection, book)
+    growing = _Growing(connection, book, [row[0] for row in connection.execute(_KEYS, binary=True)])
+    growing.check_checkpoints(-1, 0, {0: b""})
     while growing.tree.size < book.head:
         growing.step()
     if outside := connection.execute(_OUTSIDE, parameters).fetchone():
         raise Found("tile {}/{}".format(*outside), "the log is not long enough for it")
+    if beyond := connection.execute(_CHECKPOINTS, parameters | {"after": book.head, "upto": 2**62}).fetchone():
+        raise Found(f"checkpoint {beyond[1]}", f"it was signed, and the log has {book.head} events only")
 
 
 @dataclass(slots=True)
@@ -57,6 +68,7 @@ class _Growing:
 
     connection: Connection
     book: Book
+    keys: Sequence[bytes]
     tree: Extension = field(default_factory=lambda: Extension(b"", 0, []))
     waiting: list[list[bytes]] = field(default_factory=lambda: [[]])
 
@@ -66,13 +78,26 @@ class _Growing:
         parameters = {"ledger_id": self.book.ledger.ledger_id, "after": after, "upto": upto}
         leaves = [row[0] for row in self.connection.execute(_HASHES, parameters, binary=True)]
         full: list[Full] = []
+        frontiers: dict[int, bytes] = {}
         for size, frontier in self.connection.execute(_BATCHES, parameters, binary=True):
             full += self._extend(leaves[self.tree.size - after : size - after], size)
             if frontier != self.tree.frontier:
                 raise Found(f"position {size}", _other_frontier(frontier))
+            frontiers[size] = frontier
         full += self._extend(leaves[self.tree.size - after :], upto)
         self.waiting[0] += leaves
         self._check_tiles(sorted(full))
+        self.check_checkpoints(after, upto, frontiers)
+
+    def check_checkpoints(self, after: int, upto: int, frontiers: Mapping[int, bytes]) -> None:
+        """Each checkpoint of these sizes is of the end of a batch, tells the root of its tree, and is signed by a key of the deployment."""
+        parameters = {"ledger_id": self.book.ledger.ledger_id, "after": after, "upto": upto}
+        for epoch, size, root, note, name, time_zone, deployment in self.connection.execute(_CHECKPOINTS, parameters, binary=True):
+            where = f"checkpoint {size} of epoch {epoch}"
+            if size not in frontiers or root_of(frontiers[size]) != root:
+                raise Found(where, "its root is not that of the tree of so many events")
+            wanted = Checkpoint(origin_of(deployment, name, epoch), size, root, (f"time zone {time_zone}",))
+            _check_note(where, note, wanted, self.keys)
 
     def _extend(self, leaves: Sequence[bytes], size: int) -> list[Full]:
         if size - self.tree.size != len(leaves):
@@ -102,3 +127,15 @@ def _other_frontier(frontier: bytes | None) -> str:
     if frontier is None:
         return "the batch that ends here has no frontier: run `contract-ledger migrate`"
     return "the frontier of the batch that ends here is not that of the tree of the events up to it"
+
+
+def _check_note(where: str, note: str, wanted: Checkpoint, keys: Sequence[bytes]) -> None:
+    try:
+        signed = Note.parse(note)
+        holds = [Verifier(wanted.origin, key).signed(signed) for key in keys]
+    except NoteError as error:
+        raise Found(where, f"its note is not one that was signed: {error}") from None
+    if signed.text != wanted.text():
+        raise Found(where, "its note says something else than its row")
+    if not any(holds):
+        raise Found(where, "no key of the deployment has signed it")

@@ -40,7 +40,9 @@ _HEAD = """
 SELECT b.last_position, b.frontier FROM batches b WHERE b.ledger_id = %(ledger_id)s::uuid ORDER BY b.last_position DESC LIMIT 1
 """
 _LAST = """
-SELECT c.size, c.note, c.signed_at > clock_timestamp() - interval '1 second' FROM checkpoints c
+SELECT c.size, c.note, EXISTS (
+    SELECT FROM signing_times t WHERE t.ledger_id = c.ledger_id AND t.signed_at > clock_timestamp() - interval '1 second')
+FROM checkpoints c
 WHERE c.ledger_id = %(ledger_id)s::uuid AND c.epoch = %(epoch)s ORDER BY c.size DESC LIMIT 1
 """
 _AT = "SELECT c.note, c.root FROM checkpoints c WHERE c.ledger_id = %(ledger_id)s::uuid AND c.epoch = %(epoch)s AND c.size = %(size)s"
@@ -51,6 +53,10 @@ WHERE c.ledger_id = %(ledger_id)s::uuid AND c.epoch = %(epoch)s AND c.size >= %(
 _STORE = """
 INSERT INTO checkpoints (ledger_id, epoch, size, root, note) VALUES (%(ledger_id)s::uuid, %(epoch)s, %(size)s, %(root)s, %(note)s)
 ON CONFLICT DO NOTHING
+"""
+_SIGNED = """
+INSERT INTO signing_times (ledger_id, signed_at) VALUES (%(ledger_id)s::uuid, clock_timestamp())
+ON CONFLICT (ledger_id) DO UPDATE SET signed_at = excluded.signed_at
 """
 _log = structlog.get_logger()
 
@@ -192,6 +198,7 @@ class Signing:
         parameters = {"ledger_id": ledger.ledger_id, "epoch": wanted.epoch, "size": wanted.size, "root": wanted.root, "note": note}
         async with self._database.transaction() as connection:
             await connection.execute(_STORE, parameters)
+            await connection.execute(_SIGNED, parameters)
         stored, root = (await self._database.rows(_AT, parameters))[0]
         if root != wanted.root:
             raise HistoryForked(f"A checkpoint of {wanted.size} events of ledger {ledger.name} was signed with another root.")

@@ -106,15 +106,12 @@ def test_later_checkpoints_continue_earlier_ones(audited: httpx.Client) -> None:
         assert verify_consistency(earlier.size, later.size, earlier.root, later.root, hashes(told["path"]))
 
 
-def test_at_most_one_checkpoint_a_second_is_signed(audited: httpx.Client, service: RunningService) -> None:
-    verifier = pinned(audited)
+def test_at_most_one_checkpoint_a_second_is_signed(audited: httpx.Client) -> None:
+    verifier, started, sizes = pinned(audited), time.monotonic(), set()
     for _ in range(20):
         append(audited, 1)
-        newest(audited, verifier)
-    with psycopg.connect(service.database.service_url) as connection:
-        query = "SELECT signed_at FROM checkpoints JOIN ledgers USING (ledger_id) WHERE name = %s ORDER BY size"
-        signed = [row[0] for row in connection.execute(query, [audited.base_url.path.split("/")[-2]])]
-    assert all((later - earlier).total_seconds() >= 1 for earlier, later in pairwise(signed))
+        sizes.add(newest(audited, verifier).size)
+    assert 1 <= len(sizes) <= time.monotonic() - started + 1
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Ledgers to be audited: a database with one, filled with random requests through the service in this process."""
 
+import base64
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,12 @@ class Filled:
             answers = await send_all(client, work)
         assert {201} <= {answer.status for answer in answers} <= {201, 409}
 
+    async def sign(self) -> None:
+        """Have a checkpoint signed of what there is."""
+        async with self.make_client(self.ledger, self.key) as client:
+            answer = await client.get("/log/checkpoint")
+        assert answer.status_code == 200, answer.text
+
     def verdict(self) -> Verdict:
         return verify(self.database.service_url, self.ledger, lambda _done, _total, _unit: None, processes=1)
 
@@ -39,7 +46,11 @@ class Filled:
 async def filled(new_database: NewDatabase, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Filled]:
     folder: Path = tmp_path_factory.mktemp("data")
     with new_database() as database:
-        async with in_process(Settings(database_url=database.service_url, data_dir=folder)) as make:
+        signs = {"signing_key": base64.b64encode(bytes(32)).decode(), "checkpoint_store": folder / "kept"}
+        async with in_process(Settings(database_url=database.service_url, data_dir=folder, **signs)) as make:
             made = Filled(database, make_ledger(database.service_url), make_key(database.service_url), make)
-            await made.fill(REQUESTS, seed=91)
+            await made.sign()
+            for share in range(2):
+                await made.fill(REQUESTS // 2, seed=91 + share)
+                await made.sign()
             yield made
