@@ -170,6 +170,7 @@ def export(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The file to write; standard output if not said.", show_default=False)
     ] = None,
+    sealed: Annotated[bool, typer.Option("--sealed", help="With what is sealed, without which `import` refuses those lines.")] = False,
     url: Url = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -177,7 +178,7 @@ def export(
     from service.cli.exchange import export_file
 
     with client_of(ledger, data_dir, url) as client:
-        export_file(client, contract, output)
+        export_file(client, contract, output, sealed=sealed)
 
 
 @app.command()

@@ -94,17 +94,17 @@ def _sentence(outcome: Json) -> str:
     return f"{said} {what}Mend the lines that are named and run the same command again: what is recorded is not recorded twice."
 
 
-def export_file(client: Client, contract_id: str | None, file: Path | None) -> None:
+def export_file(client: Client, contract_id: str | None, file: Path | None, *, sealed: bool = False) -> None:
     """Write a ledger's events, or a contract's, to a file, which is there whole or not at all; or to standard output."""
     if file is None:
-        for piece in client.export(contract_id):
+        for piece in client.export(contract_id, sealed=sealed):
             sys.stdout.buffer.write(piece)
         sys.stdout.buffer.flush()
         return
     draft = file.with_name(f".{file.name}.{os.getpid()}.draft")
     try:
         with draft.open("wb") as lines:
-            count = _write(client, contract_id, lines)
+            count = _write(client, client.export(contract_id, sealed=sealed), lines)
         draft.replace(file)
     except OSError as error:
         raise OperatorError(f"{file} cannot be written: {error.strerror or error}.") from None
@@ -114,10 +114,10 @@ def export_file(client: Client, contract_id: str | None, file: Path | None) -> N
     console(stderr=True).print(Text(f"{count:,} events of ledger {visible(client.ledger)} are in {file}."), soft_wrap=True)
 
 
-def _write(client: Client, contract_id: str | None, lines: IO[bytes]) -> int:
+def _write(client: Client, pieces: Iterator[bytes], lines: IO[bytes]) -> int:
     count = 0
     with _moving(f"events of {client.ledger}", None) as moved:
-        for piece in client.export(contract_id):
+        for piece in pieces:
             lines.write(piece)
             count += piece.count(b"\n")
             moved(len(piece))
