@@ -198,6 +198,8 @@ def test_a_ledger_is_made_once_and_its_time_zone_is_fixed(run: Run) -> None:
     assert "was there already" in run("ledgers", "create", "seoul", "--time-zone", "Asia/Seoul")
     with pytest.raises(OperatorError, match="Asia/Seoul, which is fixed"):
         run("ledgers", "create", "seoul")
+    with pytest.raises(OperatorError, match="'localtime' is no time zone of the IANA database"):
+        run("ledgers", "create", "here", "--time-zone", "localtime")
     assert any(line.split()[0] == "seoul" and "Asia/Seoul" in line for line in run("ledgers", "list").splitlines() if line.strip())
 
 
