@@ -164,21 +164,25 @@ def import_(  # noqa: PLR0917 - the options of a command
 
 
 @app.command()
-def export(
+def export(  # noqa: PLR0917 - the options of a command
     ledger: LedgerName = "main",
     contract: Annotated[str | None, option("Only the events of this contract, by its contract_id.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The file to write; standard output if not said.", show_default=False)
     ] = None,
     sealed: Annotated[bool, typer.Option("--sealed", help="With what is sealed, without which `import` refuses those lines.")] = False,
+    ocds: Annotated[bool, typer.Option("--ocds", help="OCDS instead: a record package a contract, with its releases.")] = False,
     url: Url = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Export the events of a ledger or a contract, one a line, in the form that `import` takes."""
-    from service.cli.exchange import export_file
+    """Export the events of a ledger or a contract, one a line, in the form that `import` takes; or its contracts as OCDS."""
+    from service.cli.exchange import export_file, ocds_packages
 
+    if ocds and sealed:
+        raise OperatorError("What is sealed is no part of OCDS: say --ocds or --sealed.")
     with client_of(ledger, data_dir, url) as client:
-        export_file(client, contract, output, sealed=sealed)
+        pieces = ocds_packages(client, contract) if ocds else client.export(contract, sealed=sealed)
+        export_file(client, pieces, "OCDS packages" if ocds else "events", output)
 
 
 @app.command()
