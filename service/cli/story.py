@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.cli.client import Client, Unreachable
-from service.cli.prose import Told, event_words, listed, source_words
+from service.cli.prose import Told, event_words, listed, party_name, source_words
 from service.cli.standing import left_out, standing
 
 Json = dict[str, Any]
@@ -74,8 +74,8 @@ def as_of_words(as_of: Json) -> str:
 
 def _facts(told: Told) -> Iterator[tuple[str, Iterable[str]]]:
     state = told.state
-    yield "Parties", [f"{party['name']} ({listed(party['roles'])})" for party in state.get("parties", [])]
-    yield "Former parties", [f"{party['name']}, now {party['became']}" for party in state.get("former_parties", [])]
+    yield "Parties", [f"{party_name(party)} ({listed(party['roles'])})" for party in state.get("parties", [])]
+    yield "Former parties", [f"{party_name(party)}, now {party['became']}" for party in state.get("former_parties", [])]
     yield "References", [f"{reference['scheme']} {reference['id']}" for reference in state.get("references", [])]
     yield "Items", map(_item, state.get("items", []))
     yield "Status", [told.status(), *[f"marked: {mark}" for mark in state.get("marks", [])]]
