@@ -101,7 +101,7 @@ def _facts(told: Told) -> Iterator[tuple[str, Iterable[str]]]:
 
 
 def _item(item: Json) -> str:
-    ordered = f", {item['ordered']} {item['unit']} ordered" if "ordered" in item else ""
+    ordered = f", {item['ordered']} {item.get('unit', 'of a sealed unit')} ordered" if "ordered" in item else ""
     return f"{item['item_id']}: {item['description']}{ordered}"
 
 
@@ -153,7 +153,7 @@ def history(as_of: Json, events: Sequence[Json]) -> Iterator[Text]:
     """One line an event, in the order of recording, as it was recorded; dim where the answer above does not count it, and why."""
     for event, stands in zip(events, standing(events, as_of), strict=True):
         why = left_out(stands, as_of)
-        source = source_words(event["source"]) if "source" in event else ""
+        source = source_words(event["source"]) if "source" in event else "-"
         marks = "".join(
             f" [{mark}]" for mark in ("hypothetical" if event.get("hypothetical") else None, why or stands.get("changed")) if mark
         )

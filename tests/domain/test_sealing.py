@@ -1,5 +1,6 @@
 """What is sealed is told to nobody and decides nothing; revealed, it says in its own place what it would have said."""
 
+import json
 from collections.abc import Iterator
 from copy import deepcopy
 from datetime import date
@@ -10,11 +11,16 @@ import pytest
 
 from service.api.envelope import read_event
 from service.audit.replay import fold_row
+from service.cli.prose import Told, event_words
+from service.cli.story import _facts
 from service.domain.contract import encode_state
+from service.domain.events import EventData, RecordedEvent
+from service.domain.events import stated as stated_members
 from service.domain.sealing import MAX_SEALED, MAX_SEALED_BYTES, NEVER_SEALED, OPEN
 from service.domain.state import ContractState
 from service.domain.timeline import View, tell
 from service.errors import NotAllowedNow, Refused
+from service.exchange.ocds import Exported, encode, record_package
 from service.projections.filters import filters_of
 from service.projections.outlook import decode_form, outlook_of
 from tests.domain.histories import BUYER, CONTRACT, SUPPLIER, TODAY, Log, Sent, figure, log_of, reported, revised, sent, signed, stated
@@ -253,6 +259,43 @@ def test_every_member_that_may_be_sealed_is_folded_without_and_after_a_reveal_as
     assert {("party.added", "/party/name"), ("delivery.recorded", "/quantity"), ("delivery.accepted", "/quantity")} <= {*taken}
     assert {("contract.signed", "/parties/0/name"), ("contract.reported", "/parties/0/name")} <= {*taken}
     assert not {path.rpartition("/")[2] for name, path in taken if not path.startswith("/terms/")} & OPEN
+
+
+def told_by(log: Log) -> list[str]:
+    """Everything that is made of a state and its events besides: terms of lists, the outlook, OCDS, and the story by the command."""
+    events, state = log.history(), state_of(log).state
+    encoded = encode_state(state)
+    package = record_package(Exported(CONTRACT, events, [f"2026-11-22T00:00:00.{n:06}Z" for n in range(len(events))]))
+    shown = {"effective_on": TODAY.isoformat(), "time_zone": "UTC", "known_position": len(events)}
+    answer = {"state": json.loads(encoded), "as_of": shown, "anomalies": [], "pending": []}
+    stored = [answered(log, event) for event in events]
+    story = [line for _, lines in _facts(Told(answer, stored)) for line in lines]
+    return [*filters_of(state), outlook_of(encoded), encode(package).decode(), *story, *map(event_words, stored)]
+
+
+def answered(log: Log, event: RecordedEvent) -> Sent:
+    """An event as the service answers it to a reader without the right."""
+    members = event.sealed
+    data = members.data if members else stated_of(event.data)
+    sealed = [{"path": path} for path in members.digests] if members else []
+    known = {"event_id": event.event_id, "revision": event.revision, "position": event.position, "recorded_at": "2026-11-22T00:00:00Z"}
+    return {"event_type": event.data.event_type, "data": data, "source": event.source, "sealed": sealed, **known} | (
+        {"effective_on": event.effective_on} if event.effective_on else {}
+    )
+
+
+def stated_of(data: EventData) -> Sent:
+    return {name.rstrip("_"): member for name, member in stated_members(data).items()}
+
+
+def test_what_may_be_sealed_is_missed_by_nothing_that_tells_of_the_contract() -> None:
+    for event_type, path in CASES:
+        request = sealing(request_of(event_type), path)
+        try:
+            read_event(event_type, {name: member for name, member in request.items() if name != "event_type"})
+        except Refused:
+            continue
+        assert told_by(life_with(event_type, request)), (event_type, path)
 
 
 # Refusals
