@@ -255,6 +255,7 @@ def test_a_password_does_not_come_back_in_a_failure(run: Run, monkeypatch: pytes
     with pytest.raises(OperatorError, match="cannot be reached") as refused:
         run("ledgers", "list")
     assert "a-secret-word" not in str(refused.value)
+    assert "Connection refused Is the server running" in str(refused.value)
 
 
 def test_without_a_database_the_commands_say_what_to_do(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
