@@ -1,5 +1,6 @@
 """How the service and its commands connect to the database: each connection checked, and lost ones replaced."""
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
@@ -156,5 +157,7 @@ def connect(url: str, **options: Any) -> psycopg.Connection[TupleRow]:
 
 def _unreachable(url: str, error: psycopg.OperationalError) -> OperatorError:
     where = psycopg.conninfo.make_conninfo(url, password="***")  # noqa: S106 - it hides one
-    reason = str(error).strip().splitlines()[-1] if str(error) else "no answer"
+    # Of several attempts the last; what follows it on lines of their own, further in, belongs to it.
+    said = re.split(r"\n(?=\S)", str(error).strip())[-1]
+    reason = " ".join(said.split()) or "no answer"
     return OperatorError(f"The database cannot be reached ({where}): {reason}")

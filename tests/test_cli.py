@@ -198,6 +198,8 @@ def test_a_ledger_is_made_once_and_its_time_zone_is_fixed(run: Run) -> None:
     assert "was there already" in run("ledgers", "create", "seoul", "--time-zone", "Asia/Seoul")
     with pytest.raises(OperatorError, match="Asia/Seoul, which is fixed"):
         run("ledgers", "create", "seoul")
+    with pytest.raises(OperatorError, match="'localtime' is no time zone of the IANA database"):
+        run("ledgers", "create", "here", "--time-zone", "localtime")
     assert any(line.split()[0] == "seoul" and "Asia/Seoul" in line for line in run("ledgers", "list").splitlines() if line.strip())
 
 
@@ -253,6 +255,7 @@ def test_a_password_does_not_come_back_in_a_failure(run: Run, monkeypatch: pytes
     with pytest.raises(OperatorError, match="cannot be reached") as refused:
         run("ledgers", "list")
     assert "a-secret-word" not in str(refused.value)
+    assert "Connection refused Is the server running" in str(refused.value)
 
 
 def test_without_a_database_the_commands_say_what_to_do(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

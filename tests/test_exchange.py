@@ -116,3 +116,17 @@ def test_a_file_or_a_contract_that_is_not_there_is_told(run: Run, ledger: str, t
         run("export", "--ledger", ledger, "-o", str(tmp_path / "no" / "such" / "folder"))
     with pytest.raises(OperatorError, match="a UUID"):
         run("import", "-", "--ledger", ledger, "--import-id", "mine", input=b"")
+
+
+def test_an_export_with_what_is_sealed_is_imported_elsewhere_and_one_without_is_not(
+    run: Run, ledger: str, service: RunningService, tmp_path: Path
+) -> None:
+    file, out, copy = tmp_path / "lines.ndjson", tmp_path / "out.ndjson", make_ledger(service.database.service_url)
+    file.write_bytes(text_of([*contracts_of(1, 0), note("c-0", "") | {"data": {}, "sealed": [{"path": "/text", "value": "geheim"}]}]))
+    assert run("import", str(file), "--ledger", ledger).exit_code == 0
+    out.write_bytes(run("export", "--ledger", ledger).stdout_bytes)
+    refused = run("import", str(out), "--ledger", copy)
+    assert (refused.exit_code, "exported without what is sealed" in refused.stdout) == (1, True)
+    assert run("export", "--ledger", ledger, "--sealed", "-o", str(out)).exit_code == 0
+    assert run("import", str(out), "--ledger", copy).exit_code == 0
+    assert run("export", "--ledger", copy, "--sealed").stdout_bytes == out.read_bytes()

@@ -299,3 +299,7 @@ def test_all_contracts_of_a_ledger_are_exported_a_package_a_line(run: Run, ledge
     run("ocds", "import", str(file), "--ledger", ledger)
     lines = run("ocds", "export", "--ledger", ledger, "--releases").stdout.splitlines()
     assert len({json.loads(line)["releases"][0]["ocid"] for line in lines}) == 3
+    out = tmp_path / "out.ndjson"
+    assert run("export", "--ocds", "--ledger", ledger, "-o", str(out)).exit_code == 0
+    assert out.read_text() == run("export", "--ocds", "--ledger", ledger).stdout == run("ocds", "export", "--ledger", ledger).stdout
+    assert [len(json.loads(line)["records"]) for line in out.read_text().splitlines()] == [1, 1, 1]

@@ -59,7 +59,7 @@ class FeedQuery(EventQuery):
 
 async def _get_event(call: Call) -> Response:
     query = call.query(EventQuery)
-    _check_sealed(call, query)
+    check_sealed(call, query.sealed)
     stored = await call.services.reader.event(call.ledger, known_event_id(call))
     (answer,) = await _answers(call, [stored], query)
     shown = "raw" if query.raw == "true" else answer.schema_version
@@ -76,27 +76,33 @@ def known_event_id(call: Call) -> str:
     return event_id
 
 
-def _check_sealed(call: Call, query: EventQuery) -> None:
+def check_sealed(call: Call, asked: str) -> None:
     """Forbidden when what is sealed is asked for without the right to it."""
-    if query.sealed == "true":
+    if asked == "true":
         call.principal.require("sealed:read", call.ledger.ledger_id)
 
 
-async def _answers(call: Call, stored: Sequence[StoredEvent], query: EventQuery) -> list[answers.Event]:
-    """Stored events as answers. Who sees what is sealed, and of which events, is logged; what they see is not."""
-    parts = await call.services.reader.sealed_parts(call.ledger, stored) if query.sealed == "true" else {}
+async def sealed_parts(call: Call, stored: Sequence[StoredEvent]) -> dict[int, list[SealedPart]]:
+    """What stored events seal, by position, for a caller with the right. Who sees it, and of which events, is logged; what they see is
+    not."""
+    parts = await call.services.reader.sealed_parts(call.ledger, stored)
     shown = [event.header.event_id for event in stored if event.header.position in parts]
     if shown:
         request_id = call.request.scope.get("request_id", "")
         _log.info(
             "sealed data read", principal_id=call.principal.principal_id, ledger=call.ledger.name, event_ids=shown, request_id=request_id
         )
+    return parts
+
+
+async def _answers(call: Call, stored: Sequence[StoredEvent], query: EventQuery) -> list[answers.Event]:
+    parts = await sealed_parts(call, stored) if query.sealed == "true" else {}
     return [event_answer(event, call.epoch, parts.get(event.header.position, ()), raw=query.raw == "true") for event in stored]
 
 
 async def _list_events(call: Call) -> Response:
     query = call.query(FeedQuery)
-    _check_sealed(call, query)
+    check_sealed(call, query.sealed)
     if query.event_type is not None and query.event_type not in EVENT_TYPES:
         # An empty page with a cursor at the end would let a slip of the pen pass over everything.
         fault = MemberFault("query:event_type", f"there is no event type {query.event_type}")
@@ -118,7 +124,7 @@ async def _list_events(call: Call) -> Response:
 
 async def contract_event_page(call: Call, contract_id: str, query: ContractEventsQuery) -> Response:
     """A page of a contract's events, by revision."""
-    _check_sealed(call, query)
+    check_sealed(call, query.sealed)
     listed = f"events of {contract_id} in {call.ledger.ledger_id} {call.epoch}"
     revision = int(place_in(listed, query.after, "[1-9][0-9]{0,8}")) if query.after else 0
     limit = query.limit

@@ -1,7 +1,7 @@
 """Exports over HTTP: the events of a ledger or a contract by the line, in the form that an import takes."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Annotated
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Response
@@ -9,9 +9,11 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from service.api.answers import PRIVATE
+from service.api.events import check_sealed, sealed_parts
 from service.api.imports import MEDIA_TYPE
-from service.api.operations import Call, Documented, QueryModel, route
+from service.api.operations import Call, Documented, Flag, QueryModel, route
 from service.errors import ContractNotFound, Refused
+from service.log.header import SealedPart
 from service.log.ledger import Ledger
 from service.log.read import Reader, StoredEvent
 
@@ -26,6 +28,10 @@ class ExportQuery(QueryModel):
     contract_id: Annotated[
         str | None, Field(pattern=f"^{_UUID}$", description="Only the events of this contract; of all of them if not said.")
     ] = None
+    sealed: Annotated[
+        Flag,
+        Field(description="With values and salts of what is sealed; takes the right `sealed:read`, and each event shown so is logged."),
+    ] = "false"
 
 
 class _Body(msgspec.Struct):
@@ -34,6 +40,18 @@ class _Body(msgspec.Struct):
     data: msgspec.Raw
     source: msgspec.Raw
     evidence: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    sealed: dict[str, str] = {}
+    sealed_until: dict[str, str] = {}
+
+
+class ExportedSeal(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """A sealed member: its value and salt, from which an import makes the same digest; or the digest, which no import can take."""
+
+    path: str
+    value: Any = msgspec.UNSET
+    salt: str | None = None
+    digest: str | None = None
+    until: str | None = None
 
 
 class ExportedLine(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -50,14 +68,15 @@ class ExportedLine(msgspec.Struct, omit_defaults=True, kw_only=True):
     source: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     evidence: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    sealed: list[ExportedSeal] | msgspec.UnsetType = msgspec.UNSET
 
 
 _decode_body = msgspec.json.Decoder(_Body).decode
 _encode_lines = msgspec.json.Encoder().encode_lines
 
 
-def exported(stored: StoredEvent) -> ExportedLine:
-    """A stored event as a line."""
+def exported(stored: StoredEvent, parts: Sequence[SealedPart] = ()) -> ExportedLine:
+    """A stored event as a line; with the given values and salts of what it seals."""
     header = stored.header
     line = ExportedLine(
         contract=header.contract_id,
@@ -72,18 +91,31 @@ def exported(stored: StoredEvent) -> ExportedLine:
     if stored.body is not None:
         body = _decode_body(stored.body)
         line.data, line.source, line.evidence = body.data, body.source, body.evidence
+        if body.sealed:
+            line.sealed = _seals(body, parts)
     return line
+
+
+def _seals(body: _Body, parts: Sequence[SealedPart]) -> list[ExportedSeal]:
+    known = {part.path: part for part in parts}
+    return [
+        ExportedSeal(path=path, value=known[path].value, salt=known[path].salt, until=body.sealed_until.get(path))
+        if path in known
+        else ExportedSeal(path=path, digest=digest, until=body.sealed_until.get(path))
+        for path, digest in body.sealed.items()
+    ]
 
 
 async def _export(call: Call) -> Response:
     query, reader = call.query(ExportQuery), call.services.reader
+    check_sealed(call, query.sealed)
     if query.contract_id is None:
         next_page = await _of_ledger(reader, call.ledger)
     else:
         next_page = await _of_contract(reader, call.ledger, query.contract_id.lower())
     if call.request.method == "HEAD":
         return Response(headers=PRIVATE, media_type=MEDIA_TYPE)
-    return StreamingResponse(_pages(next_page), headers=PRIVATE, media_type=MEDIA_TYPE)
+    return StreamingResponse(_pages(call, next_page, query), headers=PRIVATE, media_type=MEDIA_TYPE)
 
 
 _NextPage = Callable[[], Awaitable[list[StoredEvent]]]
@@ -119,9 +151,10 @@ async def _of_contract(reader: Reader, ledger: Ledger, contract_id: str) -> _Nex
     return next_page
 
 
-async def _pages(next_page: _NextPage) -> AsyncIterator[bytes]:
+async def _pages(call: Call, next_page: _NextPage, query: ExportQuery) -> AsyncIterator[bytes]:
     while found := await next_page():
-        yield _encode_lines([exported(stored) for stored in found])
+        parts = await sealed_parts(call, found) if query.sealed == "true" else {}
+        yield _encode_lines([exported(stored, parts.get(stored.header.position, ())) for stored in found])
 
 
 route(
@@ -135,7 +168,8 @@ route(
         summary="Export events, one a line",
         description=(
             "NDJSON, in the order of the log: what was sent of each event, with its contract and its id. An import takes these lines as "
-            "they are, and in an empty ledger makes contracts with the same `state_hash`."
+            "they are, and in an empty ledger makes contracts with the same `state_hash`. Of what is sealed a line has the digest, and is "
+            "refused by an import; with `sealed=true` it has value and salt, and is taken."
         ),
         query=ExportQuery,
         answers={200: ("Events, one a line", bytes)},

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, cast
 from uuid import UUID, uuid5
@@ -22,6 +23,7 @@ MAX_CONTRACT_KEY = 200
 MOST_KEYS = 10_000
 """Keys of contracts whose ids are remembered."""
 _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_SALT = re.compile("[0-9a-f]{32}")
 _OWN = frozenset(("contract", "event_type", "event_id", "schema_version"))
 
 
@@ -70,10 +72,30 @@ def _new_event(body: Mapping[str, Any]) -> NewEvent:
         raise _fault("/event_id", "it should be a lower-case hyphenated UUID")
     sent = {name: member for name, member in body.items() if name not in _OWN}
     version = body.get("schema_version", known.schema_version)
-    if version != known.schema_version:
+    if type(version) is not int or version != known.schema_version:
         sent["data"] = _as_of_newest(cast(str, event_type), version, sent.get("data"))
-    new = read_event(cast(str, event_type), sent)
+    new = _read_sealing(cast(str, event_type), sent) if "sealed" in sent else read_event(cast(str, event_type), sent)
     return new if event_id is None else with_id(new, event_id)
+
+
+def _read_sealing(event_type: str, sent: dict[str, Any]) -> NewEvent:
+    """The event of a line with sealed members; of those that were exported with their salts the digests stay the same."""
+    members = sent["sealed"] if isinstance(sent["sealed"], list) else []
+    salts = [_salt_of(index, member) if isinstance(member, dict) else None for index, member in enumerate(members)]
+    bare = [{name: given for name, given in member.items() if name != "salt"} if isinstance(member, dict) else member for member in members]
+    new = read_event(event_type, {**sent, "sealed": bare or sent["sealed"]})
+    parts = [part if salt is None else msgspec.structs.replace(part, salt=salt) for part, salt in zip(new.sealed, salts, strict=True)]
+    return replace(new, sealed=parts)
+
+
+def _salt_of(index: int, member: Mapping[str, Any]) -> str | None:
+    if "digest" in member:
+        sentence = "this was exported without what is sealed; export it with sealed=true, which takes the right sealed:read"
+        raise _fault(f"/sealed/{index}/digest", sentence)
+    salt = member.get("salt")
+    if salt is not None and not (isinstance(salt, str) and _SALT.fullmatch(salt)):
+        raise _fault(f"/sealed/{index}/salt", "it should be 32 hexadecimal digits in lower case")
+    return salt
 
 
 def _as_of_newest(event_type: str, version: Any, data: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field, replace
 from typing import Annotated
-from zoneinfo import available_timezones
 
 from fastapi import APIRouter, Request, Response
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
@@ -25,7 +24,7 @@ from service.errors import (
     Refused,
     UnsupportedMediaType,
 )
-from service.log.ledger import Ledger
+from service.log.ledger import Ledger, is_time_zone
 from service.log.ledgers import count_ledgers, create_ledger, ledgers_after, open_log
 from service.log.references import MAX_UNIQUE_SCHEMES, declare_unique
 
@@ -36,7 +35,7 @@ router = APIRouter()
 
 
 def _known_zone(name: str) -> str:
-    if name not in available_timezones():
+    if not is_time_zone(name):
         raise PydanticCustomError("time_zone", "{name} is no time zone of the IANA database", {"name": name})
     return name
 

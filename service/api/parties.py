@@ -82,7 +82,8 @@ def _party(call: Call, party_id: str, forms: Forms) -> answers.PartyTold:
     """A party by all of its forms, the most frequent name first."""
     names: Counter[str] = Counter()
     for form, count in forms:
-        names[form.name] += count
+        if form.name:
+            names[form.name] += count
     ordered = sorted(names.items(), key=lambda named: (-named[1], named[0]))
     return answers.PartyTold(
         party_id=party_id,

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from zoneinfo import available_timezones
 
 import psycopg
 from uuid_utils import uuid7
@@ -19,7 +18,7 @@ from service.domain.events import MAX_NAME
 from service.errors import LedgerError, OperatorError
 from service.log.decide import CLOCK_TOLERANCE
 from service.log.heads import Head, keep_head, read_heads
-from service.log.ledger import instant
+from service.log.ledger import instant, is_time_zone
 from service.log.ledgers import make_ledger, open_log
 from service.log.read import Reader
 from service.log.references import MAX_UNIQUE_SCHEMES, declare_unique
@@ -178,7 +177,7 @@ def create_ledger(connection: Connection, name: str, time_zone: str) -> bool:
     """Make a ledger; False when it is there with this time zone. OperatorError when it is there with another."""
     if not _LEDGER_NAME.fullmatch(name):
         raise OperatorError(f"{name!r} is no name for a ledger: it has 1 to 63 lower-case letters, digits and hyphens.")
-    if time_zone not in available_timezones():
+    if not is_time_zone(time_zone):
         raise OperatorError(f"{time_zone!r} is no time zone of the IANA database; write one such as Asia/Seoul.")
     if make_ledger(connection, name, time_zone):
         return True

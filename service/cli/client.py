@@ -116,9 +116,9 @@ class Client:
         """The lines of an import that were refused or held back."""
         return self._pages(f"{self.base}/imports/{quote(import_id, safe='')}/lines", fate="not_recorded")
 
-    def export(self, contract_id: str | None) -> Iterator[bytes]:
+    def export(self, contract_id: str | None, *, sealed: bool = False) -> Iterator[bytes]:
         """The events of the ledger or of a contract as lines, as they come. OperatorError where they break off."""
-        params = {} if contract_id is None else {"contract_id": contract_id}
+        params = {**({} if contract_id is None else {"contract_id": contract_id}), **({"sealed": "true"} if sealed else {})}
         try:
             with self._http.stream("GET", f"{self.base}/export", params=params) as response:
                 if response.is_error:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -94,30 +94,36 @@ def _sentence(outcome: Json) -> str:
     return f"{said} {what}Mend the lines that are named and run the same command again: what is recorded is not recorded twice."
 
 
-def export_file(client: Client, contract_id: str | None, file: Path | None) -> None:
-    """Write a ledger's events, or a contract's, to a file, which is there whole or not at all; or to standard output."""
+def ocds_packages(client: Client, contract_id: str | None, kind: str = "record") -> Iterator[bytes]:
+    """A contract as an OCDS package, or all of a ledger, a package a line: every digit of the amounts as the service wrote it."""
+    for known in client.contract_ids() if contract_id is None else [contract_id]:
+        yield f"{client.ocds(known, kind)}\n".encode()
+
+
+def export_file(client: Client, pieces: Iterable[bytes], what: str, file: Path | None) -> None:
+    """Write lines of a ledger to a file, which is there whole or not at all; or to standard output. `what` a line has, in words."""
     if file is None:
-        for piece in client.export(contract_id):
+        for piece in pieces:
             sys.stdout.buffer.write(piece)
         sys.stdout.buffer.flush()
         return
     draft = file.with_name(f".{file.name}.{os.getpid()}.draft")
     try:
         with draft.open("wb") as lines:
-            count = _write(client, contract_id, lines)
+            count = _write(pieces, f"{what} of {client.ledger}", lines)
         draft.replace(file)
     except OSError as error:
         raise OperatorError(f"{file} cannot be written: {error.strerror or error}.") from None
     finally:
         with suppress(OSError):
             draft.unlink()
-    console(stderr=True).print(Text(f"{count:,} events of ledger {visible(client.ledger)} are in {file}."), soft_wrap=True)
+    console(stderr=True).print(Text(f"{count:,} {what} of ledger {visible(client.ledger)} are in {file}."), soft_wrap=True)
 
 
-def _write(client: Client, contract_id: str | None, lines: IO[bytes]) -> int:
+def _write(pieces: Iterable[bytes], what: str, lines: IO[bytes]) -> int:
     count = 0
-    with _moving(f"events of {client.ledger}", None) as moved:
-        for piece in client.export(contract_id):
+    with _moving(what, None) as moved:
+        for piece in pieces:
             lines.write(piece)
             count += piece.count(b"\n")
             moved(len(piece))

@@ -26,9 +26,10 @@ def export(
     data_dir: DataDir = None,
 ) -> None:
     """Print a contract as an OCDS package, or all of a ledger: every digit of the amounts as the service wrote it."""
+    from service.cli.exchange import export_file, ocds_packages
+
     with client_of(ledger, data_dir, url) as client:
-        for known in client.contract_ids() if contract_id is None else [contract_id]:
-            typer.echo(client.ocds(known, "releases" if releases else "record"))
+        export_file(client, ocds_packages(client, contract_id, "releases" if releases else "record"), "OCDS packages", None)
 
 
 @ocds.command("import")

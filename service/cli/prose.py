@@ -175,7 +175,7 @@ class Told:
         if delivery is None:
             return "none"
         partial = ", in part" if delivery.get("partial") else ""
-        totals = [f"{total['quantity']} {total['unit']} of {total['item_id']}" for total in delivery.get("totals", [])]
+        totals = [f"{_quantity(total)} of {total['item_id']}" for total in delivery.get("totals", [])]
         recorded = f"; {delivery['count']} recorded, {listed(totals)}" if totals else ""
         return f"since {delivery['started_on']}{partial}{recorded}, on the word of {self.word(delivery['rests_on'][:1])}"
 
@@ -184,7 +184,7 @@ class Told:
         acceptance = self.state.get("acceptance", {})
         said = []
         for word in ("accepted", "rejected"):
-            totals = [f"{total['quantity']} {total['unit']} of {total['item_id']}" for total in acceptance.get(word, [])]
+            totals = [f"{_quantity(total)} of {total['item_id']}" for total in acceptance.get(word, [])]
             said += [f"{word}: {listed(totals)}"] if totals else []
         for entry in self.state.get("suspensions", []):
             resumed = f" until {entry['resumed_on']}" if "resumed_on" in entry else ""
@@ -243,8 +243,17 @@ def event_words(event: Json) -> str:
     return _joined(words, f"sealed: {sealed}") if sealed else words
 
 
+def party_name(party: Json) -> str:
+    """What a party is called; its id where the name is sealed."""
+    return str(party.get("name", party["party_id"]))
+
+
+def _quantity(data: Json) -> str:
+    return f"{data['quantity']} {data['unit']}" if "quantity" in data else f"a sealed quantity ({data['unit']})"
+
+
 def _opened(data: Json) -> str:
-    parties = listed(f"{party['name']} ({', '.join(party['roles'])})" for party in data.get("parties", []))
+    parties = listed(f"{party_name(party)} ({', '.join(party['roles'])})" for party in data.get("parties", []))
     figures = listed(figure_amount(figure) for figure in data.get("figures", []))
     return "; ".join(part for part in (data.get("title"), parties, figures) if part)
 
@@ -271,7 +280,7 @@ def _revised(data: Json) -> str:
 
 def _extended(data: Json) -> str:
     quantity, value = data.get("added_quantity"), data.get("added_value")
-    parts = [f"{quantity['quantity']} {quantity['unit']} more"] if quantity else []
+    parts = [f"{_quantity(quantity)} more"] if quantity else []
     parts += [f"{money(value['amount'], value['currency'])} more"] if value else []
     parts += [f"until {data['new_end_on']}"] if "new_end_on" in data else []
     return f"{listed(parts)} (by {data['via']})" if parts else f"by {data['via']}"
@@ -293,7 +302,7 @@ def _named(data: Json) -> str:
 
 
 def _party(data: Json) -> str:
-    return f"{data['party']['name']} ({listed(data['party']['roles'])})"
+    return f"{party_name(data['party'])} ({listed(data['party']['roles'])})"
 
 
 def _identified(data: Json) -> str:
@@ -315,7 +324,7 @@ def _amended(data: Json) -> str:
 
 
 def _judged(data: Json) -> str:
-    return _joined(f"{data['quantity']} {data['unit']} of {data['item_id']}, delivery {data['delivery_id']}", data.get("reason"))
+    return _joined(f"{_quantity(data)} of {data['item_id']}, delivery {data['delivery_id']}", data.get("reason"))
 
 
 def _of_item(data: Json) -> str:
@@ -373,7 +382,7 @@ _WORDS: dict[str, Callable[[Json], str]] = {
     "value.revised": _revised,
     "order.extended": _extended,
     "delivery.started": lambda data: "in part" if data.get("partial") else "",
-    "delivery.recorded": lambda data: f"{data['delivery_id']}: {data['quantity']} {data['unit']} of {data['item_id']}",
+    "delivery.recorded": lambda data: f"{data['delivery_id']}: {_quantity(data)} of {data['item_id']}",
     "agreement.linked": lambda data: ": ".join(data[name] for name in ("relation", "title") if name in data),
     "note.added": lambda data: str(data.get("text", "a note")),
     "event.corrected": _corrected,

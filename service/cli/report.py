@@ -60,10 +60,9 @@ def verified(verdict: "Verdict") -> str:
 def rebuilt(outcome: "Rebuilt") -> str:
     """What rebuild did, in a sentence."""
     walked = f"{_count(outcome.events, 'event')} in {outcome.seconds:.1f} s"
-    if outcome.difference is not None:
-        return f"Ledger {outcome.ledger} was not rebuilt. {outcome.difference} ({walked})"
     changed = "nothing changed" if outcome.changed == 0 else f"{_count(outcome.changed, 'state')} changed"
-    return f"Ledger {outcome.ledger}: {_count(outcome.contracts, 'contract')} made anew from the log, {changed} ({walked})."
+    first = "" if outcome.difference is None else f" What stood there, first of all: {outcome.difference}."
+    return f"Ledger {outcome.ledger}: {_count(outcome.contracts, 'contract')} made anew from the log, {changed} ({walked}).{first}"
 
 
 def _count(number: int, word: str) -> str:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.cli.client import Client, Unreachable
-from service.cli.prose import Told, event_words, listed, source_words
+from service.cli.prose import Told, event_words, listed, party_name, source_words
 from service.cli.standing import left_out, standing
 
 Json = dict[str, Any]
@@ -74,8 +74,8 @@ def as_of_words(as_of: Json) -> str:
 
 def _facts(told: Told) -> Iterator[tuple[str, Iterable[str]]]:
     state = told.state
-    yield "Parties", [f"{party['name']} ({listed(party['roles'])})" for party in state.get("parties", [])]
-    yield "Former parties", [f"{party['name']}, now {party['became']}" for party in state.get("former_parties", [])]
+    yield "Parties", [f"{party_name(party)} ({listed(party['roles'])})" for party in state.get("parties", [])]
+    yield "Former parties", [f"{party_name(party)}, now {party['became']}" for party in state.get("former_parties", [])]
     yield "References", [f"{reference['scheme']} {reference['id']}" for reference in state.get("references", [])]
     yield "Items", map(_item, state.get("items", []))
     yield "Status", [told.status(), *[f"marked: {mark}" for mark in state.get("marks", [])]]
@@ -101,7 +101,7 @@ def _facts(told: Told) -> Iterator[tuple[str, Iterable[str]]]:
 
 
 def _item(item: Json) -> str:
-    ordered = f", {item['ordered']} {item['unit']} ordered" if "ordered" in item else ""
+    ordered = f", {item['ordered']} {item.get('unit', 'of a sealed unit')} ordered" if "ordered" in item else ""
     return f"{item['item_id']}: {item['description']}{ordered}"
 
 
@@ -153,7 +153,7 @@ def history(as_of: Json, events: Sequence[Json]) -> Iterator[Text]:
     """One line an event, in the order of recording, as it was recorded; dim where the answer above does not count it, and why."""
     for event, stands in zip(events, standing(events, as_of), strict=True):
         why = left_out(stands, as_of)
-        source = source_words(event["source"]) if "source" in event else ""
+        source = source_words(event["source"]) if "source" in event else "-"
         marks = "".join(
             f" [{mark}]" for mark in ("hypothetical" if event.get("hypothetical") else None, why or stands.get("changed")) if mark
         )

@@ -192,9 +192,11 @@ class ContractSigned(_Opening):
 
 
 def more_than_ordered(contract: Contract, total: Delivered) -> str | None:
-    """In words, that a total of deliveries is more than what is ordered; None where it is not, or where the units differ."""
+    """In words, that a total of deliveries is more than what is ordered; None where it is not, or cannot be compared."""
     item = contract.item(total.item_id)
-    if item is None or item.ordered is None or item.unit != total.unit or Decimal(total.quantity) <= Decimal(item.ordered):
+    if item is None or item.ordered is None or item.unit != total.unit or total.quantity is None:
+        return None
+    if Decimal(total.quantity) <= Decimal(item.ordered):
         return None
     return f"{total.quantity} {total.unit} of {total.item_id} delivered, {item.ordered} ordered"
 

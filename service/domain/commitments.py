@@ -100,7 +100,8 @@ def _delivered_lines(delivered: Sequence[JsonObject], currency: str, basis: str,
 
 
 def _quantities(state: ContractState) -> Iterator[Line]:
-    done = {(total.item_id, total.unit): total.quantity for total in state.delivery.totals} if state.delivery else {}
+    totals = state.delivery.totals if state.delivery else []
+    done = {(total.item_id, total.unit): total.quantity for total in totals if total.quantity is not None}
     for item in state.items:
         if item.ordered is None or item.unit is None:
             continue

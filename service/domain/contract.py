@@ -51,7 +51,7 @@ RULES = {
     "known-event": "An event that a note is about, or that is corrected, voided or erased, is one of the same contract.",
     "after-end": (
         "After a contract was completed, terminated, cancelled or superseded only late deliveries, figures, revisions "
-        "to actuals, disclosures, disputes, corrections, voids, erasures, labels and notes are recorded."
+        "to actuals, disclosures, disputes, corrections, voids, erasures, reveals, labels and notes are recorded."
     ),
 }
 FLAGS = {
@@ -151,7 +151,7 @@ def check_place(data: EventData, effective_on: str, at: Contract) -> None:
         raise NotAllowedNow(
             "after-end",
             f"The contract was {ending.kind} {on(ending.effective_on)} (revision {ending.rests_on[0]}); after that only late deliveries, "
-            "figures, revisions to actuals, disclosures, disputes, corrections, voids, erasures, labels and notes are recorded, "
+            "figures, revisions to actuals, disclosures, disputes, corrections, voids, erasures, reveals, labels and notes are recorded, "
             f"not {data.event_type}.",
         )
     data.check_place(at)

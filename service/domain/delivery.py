@@ -1,11 +1,13 @@
 """Deliveries: when they started, and each that was recorded. The state keeps totals; the list is read from the events."""
 
+from typing import Annotated
+
 from msgspec.structs import replace
 from pydantic import StrictBool
 
 from service.domain.agreement import flag_delivery_before_signing, more_than_ordered
 from service.domain.dates import BusinessDate, first_day, last_day, on
-from service.domain.events import EventData, Id, Name, RecordedEvent, event_type
+from service.domain.events import SEALABLE, EventData, Id, Name, RecordedEvent, event_type
 from service.domain.money import DecimalText, Money, MoneyData, add, plain
 from service.domain.parts import Delivered, DeliveredValue, Delivery, UnsignedDelivery
 from service.domain.state import Anomaly, Contract, anomaly
@@ -67,7 +69,7 @@ class DeliveryRecorded(EventData):
 
     delivery_id: Id
     item_id: Id
-    quantity: DecimalText
+    quantity: Annotated[DecimalText, SEALABLE]
     unit: Unit
     value: Money | None = None
     delivered_on: BusinessDate
@@ -88,7 +90,7 @@ class DeliveryRecorded(EventData):
         total = next((total for total in _totals(whole) if (total.item_id, total.unit) == (self.item_id, self.unit)), None)
         if total is None or not more_than_ordered(whole, total):
             return None
-        after = replace(total, quantity=plain(add(total.quantity, self.quantity)))
+        after = replace(total, quantity=plain(add(total.quantity or "0", self.quantity or "0")))
         return anomaly("delivered-more-than-ordered", [], str(more_than_ordered(whole, after))) if after != total else None
 
     def apply(self, contract: Contract, event: RecordedEvent) -> None:
@@ -120,9 +122,11 @@ def _add_total(contract: Contract, stood: Delivery, delivery: DeliveryRecorded, 
     key = (delivery.item_id, delivery.unit)
     total = next((total for total in stood.totals if (total.item_id, total.unit) == key), None)
     if total is None:
-        total = Delivered(item_id=delivery.item_id, unit=delivery.unit, quantity="0")
+        total = Delivered(item_id=delivery.item_id, unit=delivery.unit)
         stood.totals.append(total)
-    before, total.quantity = total.quantity, plain(add(total.quantity, delivery.quantity))
+    if not delivery.quantity:
+        return  # it is sealed
+    before, total.quantity = total.quantity, plain(add(total.quantity or "0", delivery.quantity))
     if (sentence := more_than_ordered(contract, total)) and not more_than_ordered(contract, replace(total, quantity=before)):
         contract.flag("delivered-more-than-ordered", [revision], sentence)
 

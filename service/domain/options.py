@@ -218,7 +218,7 @@ class Use:
         limit = option.limit or {}
         quantity, value = self.totals(option)
         most_quantity, most_value = limit.get("added_quantity"), limit.get("added_value")
-        if quantity and most_quantity and Decimal(quantity) > Decimal(most_quantity["quantity"]):
+        if quantity and most_quantity and Decimal(quantity) > Decimal(most_quantity.get("quantity", quantity)):
             raise _beyond(option_id, f"{most_quantity['quantity']} {most_quantity['unit']}", quantity)
         if value and most_value and Decimal(value) > Decimal(most_value["amount"]):
             raise _beyond(option_id, f"{most_value['amount']} {most_value['currency']}", value)
@@ -230,7 +230,7 @@ class Use:
         """Quantity and value that the option has given with this use, where they are in the unit and currency of its limit."""
         limit = option.limit or {}
         quantity, value = option.used_quantity, option.used_value
-        if self.quantity and _is_alike(limit.get("added_quantity"), self.quantity):
+        if self.quantity and self.quantity.quantity and _is_alike(limit.get("added_quantity"), self.quantity):
             quantity = plain(add(quantity or "0", self.quantity.quantity))
         if self.value and limit.get("added_value", {}).get("currency") == self.value.currency:
             value = plain(add(value or "0", self.value.amount))
@@ -245,8 +245,8 @@ class Use:
 
 
 def _is_alike(limit: JsonObject | None, added: AddedQuantity) -> bool:
-    """Whether a limit binds what is added: units are never converted, and a limit without an item is for all of them."""
-    return limit is not None and limit["unit"] == added.unit and limit.get("item_id") in (None, added.item_id)
+    """Whether a limit binds what is added: units are never converted, a limit without an item is for all of them, a sealed one for none."""
+    return limit is not None and "quantity" in limit and limit["unit"] == added.unit and limit.get("item_id") in (None, added.item_id)
 
 
 def _beyond(option_id: str, limit: str, wanted: str) -> NotAllowedNow:

@@ -101,7 +101,7 @@ class OrderExtended(EventData):
 def _add_quantity(contract: Contract, added: AddedQuantity, revision: int) -> None:
     items = contract.facts.items
     item = contract.item(added.item_id) if added.item_id else (items[0] if len(items) == 1 else None)
-    if item is None or item.ordered is None or item.unit != added.unit:
-        return  # it stands under `extensions`: units are never converted, and what is added to an unknown quantity is unknown
+    if item is None or item.ordered is None or item.unit != added.unit or not added.quantity:
+        return  # it stands under `extensions`: units are never converted, what is added to an unknown quantity is unknown, or it is sealed
     item.ordered = plain(add(item.ordered, added.quantity))
     item.rests_on = [*item.rests_on, revision]

@@ -35,10 +35,12 @@ class Signing(Part):
 
 
 class Party(Part):
+    """A party; without a name where that is sealed."""
+
     party_id: str
-    name: str
     roles: list[str]
     rests_on: list[int]
+    name: str | None = None
     identifiers: list[JsonObject] | None = None
     relation: JsonObject | None = None
 
@@ -112,11 +114,11 @@ class FormerParty(Part):
     dated: ClassVar[tuple[str, ...]] = ("effective_on",)
 
     party_id: str
-    name: str
     became: str
     by: str
     effective_on: str
     rests_on: list[int]
+    name: str | None = None
 
 
 class Withheld(Part):
@@ -223,11 +225,11 @@ class Extension(Part):
 
 
 class Delivered(Part):
-    """A total of recorded deliveries, by item and unit (units are never converted)."""
+    """A total of recorded deliveries, by item and unit (units are never converted); without a quantity where all of them seal it."""
 
     item_id: str
     unit: str
-    quantity: str
+    quantity: str | None = None
 
 
 class DeliveredValue(Part):

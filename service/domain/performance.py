@@ -1,10 +1,11 @@
 """How deliveries go: accepted, rejected, suspended, resumed, completed. The state keeps totals, as it does of the deliveries."""
 
 from decimal import Decimal
+from typing import Annotated
 
 from service.domain.dates import BusinessDate
 from service.domain.delivery import check_known_item
-from service.domain.events import EventData, Id, RecordedEvent, Text, check_room, event_type
+from service.domain.events import SEALABLE, EventData, Id, RecordedEvent, Text, check_room, event_type
 from service.domain.money import DecimalText, Money, add, plain
 from service.domain.parts import Acceptance, Completion, Delivered, Suspension
 from service.domain.state import Anomaly, Contract, Facts, anomaly
@@ -36,7 +37,7 @@ class _Judged(EventData):
     __slots__ = ()
     delivery_id: Id
     item_id: Id
-    quantity: DecimalText
+    quantity: Annotated[DecimalText, SEALABLE]
     unit: Unit
 
     def check_whole(self, whole: Contract) -> None:
@@ -60,30 +61,33 @@ class _Judged(EventData):
         totals = stood.accepted if self.event_type == "delivery.accepted" else stood.rejected
         total = _total(totals, self.item_id, self.unit)
         if total is None:
-            total = Delivered(item_id=self.item_id, unit=self.unit, quantity="0")
+            total = Delivered(item_id=self.item_id, unit=self.unit)
             totals.append(total)
-        total.quantity = plain(add(total.quantity, self.quantity))
+        if self.quantity:  # else it is sealed
+            total.quantity = plain(add(total.quantity or "0", self.quantity))
         stood.rests_on = [*stood.rests_on[:1], event.revision]
         contract.facts.acceptance = stood
         self._flag_more(contract, event.revision)
 
     def adds_to(self, whole: Contract) -> Anomaly | None:
         judged, most = self._judged_and_delivered(whole)
-        after = judged + Decimal(self.quantity)
+        after = judged + Decimal(self.quantity or "0")
         return anomaly("judged-more-than-delivered", [], self._more(after, most)) if after > judged > most else None
 
     def _flag_more(self, contract: Contract, revision: int) -> None:
         """Flag the first quantity with which more is accepted and rejected than was delivered."""
         judged, most = self._judged_and_delivered(contract)
-        if judged > most >= judged - Decimal(self.quantity):
+        if judged > most >= judged - Decimal(self.quantity or "0"):
             contract.flag("judged-more-than-delivered", [revision], self._more(judged, most))
 
     def _judged_and_delivered(self, contract: Contract) -> tuple[Decimal, Decimal]:
-        """How much of the item is accepted and rejected, and how much was delivered."""
+        """How much of the item is accepted and rejected, and how much was delivered; where that is sealed, as much."""
         stood, delivered = contract.facts.acceptance, _delivered(contract, self.item_id, self.unit)
         known = [_total(totals, self.item_id, self.unit) for totals in (stood.accepted, stood.rejected)] if stood else []
-        judged = sum((Decimal(total.quantity) for total in known if total), Decimal(0))
-        return judged, Decimal(delivered.quantity) if delivered else Decimal(0)
+        judged = sum((Decimal(total.quantity or "0") for total in known if total), Decimal(0))
+        if delivered is None:
+            return judged, Decimal(0)
+        return judged, judged if delivered.quantity is None else Decimal(delivered.quantity)
 
     def _more(self, judged: Decimal, most: Decimal) -> str:
         return f"{plain(judged)} {self.unit} of {self.item_id} accepted or rejected, {plain(most)} delivered"
@@ -95,7 +99,7 @@ class DeliveryAccepted(_Judged):
 
     delivery_id: Id
     item_id: Id
-    quantity: DecimalText
+    quantity: Annotated[DecimalText, SEALABLE]
     unit: Unit
     value: Money | None = None
     delivered_on: BusinessDate | None = None
@@ -107,7 +111,7 @@ class DeliveryRejected(_Judged):
 
     delivery_id: Id
     item_id: Id
-    quantity: DecimalText
+    quantity: Annotated[DecimalText, SEALABLE]
     unit: Unit
     value: Money | None = None
     delivered_on: BusinessDate | None = None

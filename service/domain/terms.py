@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, StrictBool, StrictInt
 from pydantic_core import PydanticCustomError
 
 from service.domain.dates import BusinessDate, Duration, end_of, first_day, last_day
-from service.domain.events import STRICT, Id, Name, Path, Text, Word
+from service.domain.events import SEALABLE, STRICT, Id, Name, Path, Text, Word
 from service.domain.money import CurrencyCode, DecimalText
 from service.domain.parts import Period
 from service.domain.state import Facts, TermEnd
@@ -79,7 +79,7 @@ class PartyData:
     __pydantic_config__ = STRICT
 
     party_id: Id
-    name: Name
+    name: Annotated[Name, SEALABLE]
     roles: Annotated[list[Word], Field(min_length=1, max_length=10), distinct()]
     identifiers: Annotated[list[Identifier], Field(min_length=1, max_length=20), distinct("scheme", "id")] | None = None
     relation: PartyRelation | None = None
@@ -201,7 +201,7 @@ class AddedQuantity:
 
     __pydantic_config__ = STRICT
 
-    quantity: DecimalText
+    quantity: Annotated[DecimalText, SEALABLE]
     unit: Unit
     item_id: Id | None = None
 

@@ -110,7 +110,7 @@ def _flag_unsettled(whole: Contract, known: Sequence[RecordedEvent]) -> None:
     for revision in _perhaps_unsettled(misfits, acts, known):
         since = [act.revision for act in acts if act.revision > revision]
         if len(told) < MAX_UNSETTLING_FOLDS and (act := _unsettling(revision, since, misfits_at)):
-            sentence = f"{misfits[revision]}, since revision {act} corrected or voided another"
+            sentence = f"{misfits[revision].removesuffix('.')}, since revision {act} corrected or voided another"
             whole.anomalies = [other for other in whole.anomalies if other.anomaly_id != f"no-longer-fits.{revision}"]
             flagged.append(anomaly("correction-unsettles", [revision, act], sentence))
     # In front, where they stay when the next event of the fold flags what it meets.

@@ -120,8 +120,8 @@ def _tag(event: RecordedEvent, *, first: bool) -> str:
 def to_ocds(exported: Exported, state: ContractState) -> JsonObject:
     """What a state says, in the members of a release; without id, date and tag."""
     contract_id = exported.contract_id
-    suppliers = [{"id": party.party_id, "name": party.name} for party in state.parties if "supplier" in party.roles]
-    buyers = [{"id": party.party_id, "name": party.name} for party in state.parties if "buyer" in party.roles]
+    suppliers = [_stated({"id": party.party_id, "name": party.name}) for party in state.parties if "supplier" in party.roles]
+    buyers = [_stated({"id": party.party_id, "name": party.name}) for party in state.parties if "buyer" in party.roles]
     return _stated(
         {
             "parties": [_party(party) for party in state.parties],

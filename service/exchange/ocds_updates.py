@@ -9,6 +9,7 @@ from service.domain.figures import ValueRevised
 from service.domain.notes import NoteAdded
 from service.domain.parts import StandingFigure
 from service.domain.state import Facts
+from service.domain.timeline import whole_of
 from service.errors import Refused
 from service.exchange.ocds_contract import REFERENCE, Amended, Milestone, Said, reference_of
 from service.exchange.ocds_read import JsonObject
@@ -32,7 +33,7 @@ def updates(facts: Facts | None, events: Sequence[RecordedEvent], said: Said) ->
         made += _amended(facts, events, said)
         made += _restated(facts, said, made)
         made += _revalued(facts, events, said)
-        made += _signed_later(facts, said)
+        made += _signed_later(facts, events, said)
     made += _of_milestones(facts, said, _since(events, made, said))
     made += _ended(facts, said)
     yield from made or [_nothing_new(said)]
@@ -215,13 +216,24 @@ def _next_number(facts: Facts) -> int:
     return 1 + sum(figure_id.startswith(FIGURE) for figure_id in ids)
 
 
-def _signed_later(facts: Facts, said: Said) -> Iterator[Update]:
+def _signed_later(facts: Facts, events: Sequence[RecordedEvent], said: Said) -> Iterator[Update]:
     if facts.signing is None:
         if said.signed_on or said.status in _SIGNED:
-            yield "contract.signed", said.signed_on or said.day, _signing(said)
+            day = said.signed_on or said.day
+            yield "contract.signed", day, {**_signing(said), **_untold_by(day, facts, events, said)}
     elif said.signed_on and said.signed_on != facts.signing.signed_on:
         stood = facts.signing.signed_on or facts.signing.signed_by or facts.signing.effective_on
         yield "note.added", said.day, {"text": f"The release says that the contract was signed on {said.signed_on}; {stood} stands."}
+
+
+def _untold_by(day: str, facts: Facts, events: Sequence[RecordedEvent], said: Said) -> JsonObject:
+    """Who signed, where by the day of the signing no supplier and buyer stand yet, since releases told of them later; and what."""
+    then = whole_of([event for event in events if event.day.isoformat() <= day]).facts
+    if {"supplier", "buyer"} <= {role for party in then.parties for role in party.roles}:
+        return {}
+    members = {"title": facts.title, "kind": facts.kind} if then.title is None else {}
+    parties = _parties_now(facts, said) if said.parties else None
+    return {**members, "parties": parties or [_party(party) for party in facts.parties]}
 
 
 def _of_milestones(facts: Facts, said: Said, since: str) -> Iterator[Update]:

@@ -4,7 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from zoneinfo import ZoneInfo
+from typing import Final
+from zoneinfo import ZoneInfo, available_timezones
+
+_NO_PLACE: Final = frozenset({"localtime", "posixrules", "Factory"})
+"""Files that lie beside the zones: whatever this machine is set to, which elsewhere is another zone, and a placeholder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +21,11 @@ class Ledger:
     if_match_required: bool = False
     unique_reference_schemes: Sequence[str] = ()
     public_log: bool = False
+
+
+def is_time_zone(name: str) -> bool:
+    """Whether the IANA database has a time zone of the name."""
+    return name not in _NO_PLACE and name in available_timezones()
 
 
 @lru_cache(256)

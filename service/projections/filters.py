@@ -43,7 +43,7 @@ def filters_of(state: ContractState) -> list[str]:
         terms += _total_terms(total.currency, total.low.amount, total.high.amount)
     terms += _lasting_terms(
         state.title or "",
-        tuple([(party.party_id, party.name, *party.roles) for party in state.parties]),
+        tuple([(party.party_id, party.name or "", *party.roles) for party in state.parties]),
         tuple([(item.item_id, item.description) for item in state.items]),
         tuple([known.label for known in state.labels]),
         tuple([(reference["scheme"], reference["id"]) for reference in state.references]),

@@ -25,11 +25,12 @@ DIMENSIONS: Final = ("by_party", "by_product", "party", "product", "currency", "
 class PartyForm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A party as a contract states it.
 
-    `merges` names a party that turned out to be this one, under which the contract had the name; `is_former` is one that stepped out.
+    `name` is empty where it is sealed. `merges` names a party that turned out to be this one, under which the contract had the name;
+    `is_former` is one that stepped out.
     """
 
     party_id: str
-    name: str
+    name: str = ""
     roles: list[str] = []
     identifiers: list[JsonObject] = []
     relation: JsonObject | None = None
@@ -93,7 +94,7 @@ def _forms(state: ContractState) -> Iterator[PartyForm]:
     for party in state.parties:
         yield PartyForm(
             party_id=party.party_id,
-            name=party.name,
+            name=party.name or "",
             roles=sorted(party.roles),
             identifiers=sorted(party.identifiers or [], key=lambda known: (known["scheme"], known["id"])),
             relation=party.relation,
@@ -101,9 +102,9 @@ def _forms(state: ContractState) -> Iterator[PartyForm]:
     became = {former.party_id: former for former in state.former_parties}
     for former in became.values():
         if former.by == "identified":
-            yield PartyForm(party_id=_now(former.party_id, became), name=former.name, merges=former.party_id)
+            yield PartyForm(party_id=_now(former.party_id, became), name=former.name or "", merges=former.party_id)
         else:
-            yield PartyForm(party_id=former.party_id, name=former.name, is_former=True)
+            yield PartyForm(party_id=former.party_id, name=former.name or "", is_former=True)
 
 
 def _now(party_id: str, became: Mapping[str, FormerParty]) -> str:

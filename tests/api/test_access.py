@@ -295,6 +295,8 @@ def test_a_ledger_is_in_utc_if_not_said(service: RunningService) -> None:
         ("bad", {"time_zone": "Mars/Olympus"}, "/time_zone"),
         ("bad", {"time_zone": "../etc/passwd"}, "/time_zone"),
         ("bad", {"time_zone": ""}, "/time_zone"),
+        ("bad", {"time_zone": "localtime"}, "/time_zone"),
+        ("bad", {"time_zone": "Factory"}, "/time_zone"),
         ("bad", {"time_zone": 9}, "/time_zone"),
         ("bad", {"time_zone": None}, "/time_zone"),
         ("bad", {"zone": "UTC"}, "/zone"),

@@ -10,6 +10,7 @@ from uuid import uuid4
 import httpx
 import orjson
 import pytest
+import structlog
 
 from service.api import imports
 from service.domain.events import EVENT_TYPES
@@ -426,6 +427,68 @@ def test_an_export_of_every_event_type_makes_the_same_states_in_an_empty_ledger(
         assert {line["code"] for line in again["not_recorded"]} == {"event-exists", "held-back"}
 
 
+def sealing_lines() -> list[Json]:
+    """A contract with a sealed amount, of which everyone sees the figure, and a sealed title, whose line is whole without it."""
+    open_figure = {"figure_id": "f-1", "currency": "KRW", "basis": "contractual", "bound": "exact", "scope": "total"}
+    figure = note("c", "", event_type="figure.stated", data={"figure": open_figure})
+    figure["sealed"] = [{"path": "/figure/amount", "value": "918273645546", "until": "2024"}, {"path": "/figure/note", "value": "geheim"}]
+    report = note("c", "", event_type="contract.reported", data={"stage": "reported"}, sealed=[{"path": "/title", "value": "geheim"}])
+    return [signed("c"), figure, report]
+
+
+def reveal_of(figure: Json) -> Json:
+    part = {name: member for name, member in figure["sealed"][0].items() if name != "until"}
+    data = {"event_id": figure["event_id"], "parts": [part]}
+    return {"contract": figure["contract"], "event_type": "sealed.revealed", "source": {"kind": "party"}, "data": data}
+
+
+def test_what_is_sealed_is_exported_with_its_salts_and_makes_the_same_states(importer: Importer, service: RunningService) -> None:
+    assert importer.send(sealing_lines())["recorded"] == 3
+    contract_id = importer.export()[0]["contract"]
+    assert importer.send([reveal_of(importer.export(sealed="true")[1])])["recorded"] == 1
+    copy = Importer(service, f"copy-{uuid4().hex[:10]}")
+    service.make_ledger(copy.ledger, "Asia/Seoul")
+    with copy.http:
+        assert copy.send(importer.export(sealed="true"))["recorded"] == 4
+        assert copy.contract(contract_id)["state_hash"] == importer.contract(contract_id)["state_hash"]
+        assert copy.export(sealed="true") == importer.export(sealed="true")
+        verified(service.database.service_url, copy.ledger)
+
+
+def test_an_export_without_what_is_sealed_says_so_and_is_refused_where_that_is_missing(importer: Importer, service: RunningService) -> None:
+    importer.send(sealing_lines())
+    exported = importer.http.get("/export")
+    assert "geheim" not in exported.text
+    assert "918273645546" not in exported.text
+    copy = Importer(service, f"copy-{uuid4().hex[:10]}")
+    service.make_ledger(copy.ledger)
+    with copy.http:
+        outcome = copy.send([orjson.loads(line) for line in exported.content.splitlines()])
+    told = outcome["not_recorded"]
+    assert [(line["line"], line["code"], line.get("pointer")) for line in told] == [
+        (2, "refused", "/sealed/0/digest"),
+        (3, "refused", "/sealed/0/digest"),
+    ]
+
+
+def test_sealed_members_are_exported_only_to_who_may_read_them_and_that_is_logged(importer: Importer, service: RunningService) -> None:
+    importer.send(sealing_lines())
+    with service.client(service.make_key(["contracts:read"]), ledger=importer.ledger) as reader:
+        assert reader.get("/export", params={"sealed": "true"}).status_code == 403
+    with structlog.testing.capture_logs() as lines:
+        importer.export(sealed="true")
+    read = [line for line in lines if line["event"] == "sealed data read"]
+    assert [len(line["event_ids"]) for line in read] == [2]
+
+
+@pytest.mark.parametrize("salt", ["", "0" * 31, "A" * 32, 7])
+def test_a_salt_that_is_none_is_refused(importer: Importer, salt: Any) -> None:
+    lines = sealing_lines()
+    lines[2]["sealed"][0]["salt"] = salt
+    told = importer.send(lines)["not_recorded"]
+    assert [(line["line"], line["pointer"]) for line in told] == [(3, "/sealed/0/salt")]
+
+
 def test_a_line_of_an_earlier_version_is_recorded_as_of_the_newest(importer: Importer) -> None:
     lines = contracts_of(1)
     lines[0]["data"]["items"] = [{"item_id": "cells", "description": "Cells"}]
@@ -433,7 +496,8 @@ def test_a_line_of_an_earlier_version_is_recorded_as_of_the_newest(importer: Imp
     noted |= {"schema_version": 1, "data": {"text": "x", "about": {"item_id": "cells"}}}
     assert importer.send([*lines, noted])["recorded"] == len(lines) + 1
     assert importer.export()[-1]["data"]["about"] == {"kind": "item", "id": "cells"}
-    for line, pointer in (({"schema_version": 3}, "/schema_version"), ({"data": {"text": "x", "about": {}}}, "/data")):
+    versions = [({"schema_version": version}, "/schema_version") for version in (3, 0, True, "2")]
+    for line, pointer in (*versions, ({"data": {"text": "x", "about": {}}}, "/data")):
         told = importer.send([*lines, noted | line], str(uuid4()))["not_recorded"][-1]
         assert (told["code"], told["pointer"]) == ("refused", pointer)
 

@@ -4,13 +4,16 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from service.audit import book, replay
 from service.audit import rebuild as rebuilding
 from service.audit.rebuild import Rebuilt, rebuild
+from service.cli import app
 from service.errors import OperatorError
 from tests.audit.conftest import Filled
 from tests.guarantees.load import Work, note, opening, send_all
@@ -111,6 +114,19 @@ def test_a_rebuild_repairs_and_counts_what_was_damaged(filled: Filled, ledger: s
     assert told.difference is not None
     assert projected(filled, ledger) == before
     verified(filled.database.service_url, ledger)
+
+
+def test_the_command_says_what_it_repaired(filled: Filled, ledger: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LEDGER_DATABASE_URL", filled.database.service_url)
+    monkeypatch.setenv("LEDGER_DATA_DIR", str(tmp_path))
+    mine = f"ledger_id = (SELECT ledger_id FROM ledgers WHERE name = '{ledger}')"
+    first = f"{mine} AND contract_id = (SELECT min(contract_id::text)::uuid FROM contracts WHERE {mine})"
+    rows(filled.database.service_url, DAMAGES["filters"].format(mine=mine, first=first))
+    repaired, again = (CliRunner().invoke(app, ["rebuild", "--ledger", ledger]) for _ in range(2))
+    assert (repaired.exit_code, again.exit_code) == (0, 0)
+    assert "made anew from the log, 1 state changed" in repaired.stdout
+    assert "filters in its row is not the fold" in repaired.stdout
+    assert "made anew from the log, nothing changed" in again.stdout
 
 
 async def test_a_rebuild_while_appends_go_on_has_them_all(filled: Filled, ledger: str) -> None:

@@ -222,7 +222,8 @@ class Log:
             assert row["position"] == payload["position"]
             self.stored.setdefault(row["contract_id"], []).append((row["header"], payload["body"]))
             self.event_ids.add((row["contract_id"], row["event_id"]))
-            self.sealed[row["event_id"]] = orjson.loads(payload.get("sealed", "[]"))
+            # The column is written as bytea is in text: `\\x` and hex.
+            self.sealed[row["event_id"]] = orjson.loads(bytes.fromhex(payload["sealed"][2:])) if "sealed" in payload else []
         self.delivery_ids |= {(row["contract_id"], row["delivery_id"]) for row in batch.rows.deliveries}
         self.held |= batch.holdings.changed
         for contract_id, stored in self.stored.items():

@@ -315,3 +315,13 @@ def test_strict_refuses_a_correction_that_unsettles() -> None:
     log = log_of(reported(parties=[SUPPLIER, BUYER], items=[CELLS]), signed(), *OPEN[2:], revised("f1", figure("f2", "2000")))
     with pytest.raises(Exception, match="since revision 5"):
         correct(log, FIGURE, {"figure": figure("f9")}, strict=True)
+
+
+def test_what_is_unsettled_is_told_in_one_sentence() -> None:
+    """The reason why it does not fit is a sentence of its own, within another here."""
+    extended = sent("order.extended", "2024-06-01", {"new_end_on": "2027-12-31", "via": "renewal"})
+    opening = {"title": "Cells", "kind": "supply", "parties": [SUPPLIER, BUYER]}
+    log = log_of(signed(**opening, period={"end_on": "2026-12-31"}), extended)
+    correct(log, 1, {**opening, "period": {"end_on": "2028-12-31"}})
+    (flagged,) = view(log).anomalies
+    assert flagged.sentence.endswith("a new end is later than that, since revision 3 corrected or voided another")

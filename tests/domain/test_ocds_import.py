@@ -70,6 +70,21 @@ def test_an_active_contract_without_a_day_of_signing_was_signed_by_the_day_of_it
     assert data(release("r1", "2024-02-01", {"id": "c", "title": "Cells", "status": "active"}))["signed_by"] == "2024-02-01"
 
 
+def test_a_signing_of_an_earlier_day_than_the_first_report_says_who_signed() -> None:
+    told = release("r1", "2024-02-01", {"id": "c", "title": "Cells"}), release("r2", "2024-02-02")
+    assert events(*told) == [("contract.reported", "2024-02-01"), ("contract.signed", "2024-01-26")]
+    signing = data(*told)
+    assert (signing["title"], [party["party_id"] for party in signing["parties"]]) == ("Cells", ["b", "s"])
+
+
+def test_a_signing_of_a_day_by_which_no_supplier_was_told_says_who_signed() -> None:
+    buyer_alone = {"parties": PARTIES[:1]}
+    told = release("r1", "2024-01-01", {"id": "c", "title": "Cells"}, **buyer_alone), release("r2", "2024-02-02")
+    assert events(*told) == [("contract.reported", "2024-01-01"), ("contract.reported", "2024-02-02"), ("contract.signed", "2024-01-26")]
+    signing = data(*told)
+    assert ("title" in signing, [party["party_id"] for party in signing["parties"]]) == (False, ["b", "s"])
+
+
 def test_amounts_are_the_digits_that_were_written() -> None:
     text = json.dumps(release(contracts=[contract(value={"amount": 1, "currency": "USD"})]))
     for written, kept in (

@@ -71,3 +71,13 @@ def test_a_story_counts_an_event_as_it_stands_and_says_what_was_recorded() -> No
     assert all(line.endswith(" [recorded later]") for line in lines(known_position=2)[2:])
     told = Told({"state": {}, "as_of": as_of | {"effective_on": "2030-01-01"}}, events)
     assert list(_notes(told)) == ["mended, news"]
+
+
+def test_what_is_sealed_is_told_as_that() -> None:
+    delivery = {"delivery_id": "d1", "item_id": "cells", "unit": "EA"}
+    said = event_words({"event_type": "delivery.recorded", "data": delivery, "sealed": [{"path": "/quantity"}]})
+    assert said == "d1: a sealed quantity (EA) of cells; sealed: /quantity"
+    party = {"party": {"party_id": "p-1", "roles": ["buyer"]}}
+    assert event_words({"event_type": "party.added", "data": party, "sealed": [{"path": "/party/name"}]}) == (
+        "p-1 (buyer); sealed: /party/name"
+    )

@@ -1,18 +1,28 @@
 """What is sealed is told to nobody and decides nothing; revealed, it says in its own place what it would have said."""
 
+import json
 from collections.abc import Iterator
 from copy import deepcopy
 from datetime import date
 from typing import Any
 
+import msgspec
 import pytest
 
 from service.api.envelope import read_event
 from service.audit.replay import fold_row
+from service.cli.prose import Told, event_words
+from service.cli.story import _facts
 from service.domain.contract import encode_state
+from service.domain.events import EventData, RecordedEvent
+from service.domain.events import stated as stated_members
 from service.domain.sealing import MAX_SEALED, MAX_SEALED_BYTES, NEVER_SEALED, OPEN
+from service.domain.state import ContractState
 from service.domain.timeline import View, tell
 from service.errors import NotAllowedNow, Refused
+from service.exchange.ocds import Exported, encode, record_package
+from service.projections.filters import filters_of
+from service.projections.outlook import decode_form, outlook_of
 from tests.domain.histories import BUYER, CONTRACT, SUPPLIER, TODAY, Log, Sent, figure, log_of, reported, revised, sent, signed, stated
 from tests.domain.test_golden_bodies import EFFECTIVE_ON, OF_AN_EVENT, request_of
 
@@ -136,6 +146,64 @@ def test_a_passed_day_is_flagged_and_reveals_nothing() -> None:
     assert tell(log.history(), date(2025, 7, 2)).anomalies == []
 
 
+# Names and quantities
+
+ITEM = {"item_id": "cells", "description": "Cells", "quantity": "100", "unit": "EA"}
+OPENED = signed(title="Cells", kind="supply", parties=[SUPPLIER, BUYER], items=[ITEM])
+
+
+def test_a_party_whose_name_is_sealed_stands_in_its_role_and_is_found_by_its_id_alone() -> None:
+    log = log_of(sealing(OPENED, "/parties/1/name"))
+    state = state_of(log).state
+    assert [(party.party_id, party.name, party.roles) for party in state.parties][1] == (BUYER["party_id"], None, ["buyer"])
+    name = BUYER["name"].split()[0].casefold()
+    assert not [term for term in filters_of(state) if name in term.casefold() and term.startswith("word=")]
+    assert decode_form(outlook_parties(state)[1]).name == ""
+    log.append(revealing(log, 1))
+    assert f"word={name}" in filters_of(state_of(log).state)
+
+
+def outlook_parties(state: ContractState) -> list[str]:
+    parties = msgspec.json.decode(outlook_of(encode_state(state)))["parties"]
+    return [msgspec.json.encode(party).decode() for party in parties]
+
+
+def delivered_sealed(delivery_id: str) -> Sent:
+    data = {"delivery_id": delivery_id, "item_id": "cells", "quantity": "120", "unit": "EA", "delivered_on": "2024-05-01"}
+    return sealing(sent("delivery.recorded", "2024-05-01", data), "/quantity")
+
+
+def test_a_sealed_quantity_is_no_delivery_of_nothing_and_is_told_when_it_is_revealed() -> None:
+    log = log_of(OPENED, delivered_sealed("d1"))
+    view = state_of(log)
+    assert view.state.delivery
+    assert [(total.item_id, total.unit, total.quantity) for total in view.state.delivery.totals] == [("cells", "EA", None)]
+    assert (view.state.delivery.count, view.anomalies) == (1, [])
+    judged = {"delivery_id": "d1", "item_id": "cells", "quantity": "7", "unit": "EA"}
+    assert b'"anomalies":[]' in log.append(sent("delivery.accepted", "2024-05-02", judged)).body
+    log.append(revealing(log, 2))
+    assert [known.rule for known in state_of(log).anomalies] == ["delivered-more-than-ordered"]
+
+
+def test_a_limit_of_an_option_that_is_sealed_binds_nothing() -> None:
+    limit = {"added_quantity": {"quantity": "5", "unit": "EA"}}
+    granted = sent("option.granted", "2024-02-01", {"option_id": "o1", "kind": "quantity", "limit": limit})
+    extension = {"added_quantity": {"quantity": "6", "unit": "EA"}, "via": "option", "option_id": "o1"}
+    log = log_of(OPENED, sealing(granted, "/limit/added_quantity/quantity"), sent("order.extended", "2024-03-01", extension))
+    assert [known.ordered for known in state_of(log).state.items] == ["106"]
+    log.append(revealing(log, 2))
+    assert [known.rule for known in state_of(log).anomalies] == ["no-longer-fits"]
+
+
+def test_an_extension_by_a_sealed_quantity_adds_nothing_that_is_told() -> None:
+    added = sent("order.extended", "2024-03-01", {"added_quantity": {"quantity": "6", "unit": "EA"}, "via": "amendment"})
+    log = log_of(OPENED, sealing(added, "/added_quantity/quantity"))
+    assert [known.ordered for known in state_of(log).state.items] == ["100"]
+    assert state_of(log).state.extensions[0].added_quantity == {"unit": "EA"}
+    log.append(revealing(log, 2))
+    assert [known.ordered for known in state_of(log).state.items] == ["106"]
+
+
 # Every member that may be sealed
 
 
@@ -188,7 +256,46 @@ def test_every_member_that_may_be_sealed_is_folded_without_and_after_a_reveal_as
     assert len(taken) > 60
     assert ("figure.stated", "/figure/amount") in taken
     assert ("note.added", "/text") in taken
+    assert {("party.added", "/party/name"), ("delivery.recorded", "/quantity"), ("delivery.accepted", "/quantity")} <= {*taken}
+    assert {("contract.signed", "/parties/0/name"), ("contract.reported", "/parties/0/name")} <= {*taken}
     assert not {path.rpartition("/")[2] for name, path in taken if not path.startswith("/terms/")} & OPEN
+
+
+def told_by(log: Log) -> list[str]:
+    """Everything that is made of a state and its events besides: terms of lists, the outlook, OCDS, and the story by the command."""
+    events, state = log.history(), state_of(log).state
+    encoded = encode_state(state)
+    package = record_package(Exported(CONTRACT, events, [f"2026-11-22T00:00:00.{n:06}Z" for n in range(len(events))]))
+    shown = {"effective_on": TODAY.isoformat(), "time_zone": "UTC", "known_position": len(events)}
+    answer = {"state": json.loads(encoded), "as_of": shown, "anomalies": [], "pending": []}
+    stored = [answered(log, event) for event in events]
+    story = [line for _, lines in _facts(Told(answer, stored)) for line in lines]
+    return [*filters_of(state), outlook_of(encoded), encode(package).decode(), *story, *map(event_words, stored)]
+
+
+def answered(log: Log, event: RecordedEvent) -> Sent:
+    """An event as the service answers it to a reader without the right."""
+    members = event.sealed
+    data = members.data if members else stated_of(event.data)
+    sealed = [{"path": path} for path in members.digests] if members else []
+    known = {"event_id": event.event_id, "revision": event.revision, "position": event.position, "recorded_at": "2026-11-22T00:00:00Z"}
+    return {"event_type": event.data.event_type, "data": data, "source": event.source, "sealed": sealed, **known} | (
+        {"effective_on": event.effective_on} if event.effective_on else {}
+    )
+
+
+def stated_of(data: EventData) -> Sent:
+    return {name.rstrip("_"): member for name, member in stated_members(data).items()}
+
+
+def test_what_may_be_sealed_is_missed_by_nothing_that_tells_of_the_contract() -> None:
+    for event_type, path in CASES:
+        request = sealing(request_of(event_type), path)
+        try:
+            read_event(event_type, {name: member for name, member in request.items() if name != "event_type"})
+        except Refused:
+            continue
+        assert told_by(life_with(event_type, request)), (event_type, path)
 
 
 # Refusals
