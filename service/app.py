@@ -10,10 +10,11 @@ from fastapi import FastAPI
 
 from service import __version__
 from service.access import Keyring, Rates
-from service.api import commitments, contracts, deadlines, events, exports, history, imports, ledgers, lists, ocds, parties, status
+from service.api import commitments, contracts, deadlines, events, exports, history, imports, ledgers, lists, ocds, parties, replays, status
 from service.api.dispatch import Dispatch
 from service.api.openapi import document
 from service.api.operations import LedgerDirectory, Services
+from service.audit.replaying import Replaying
 from service.database import Database
 from service.errors import OperatorError
 from service.log.append import Writers
@@ -44,7 +45,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.openapi = document  # type: ignore[method-assign]
-    for module in (contracts, lists, history, ocds, commitments, deadlines, parties, events, imports, exports, ledgers, status):
+    for module in (contracts, lists, history, ocds, commitments, deadlines, parties, events, imports, exports, replays, ledgers, status):
         app.router.routes.extend(module.router.routes)  # an included router would match every request twice
     app.state.issuer = None
     if settings.oidc_issuer is not None:
@@ -69,6 +70,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     rates = Rates(settings.rate_per_second) if settings.rate_per_second else None
     app.state.services = Services(reader, writers, Keyring(database, rates, app.state.issuer), LedgerDirectory(reader), Outlooks(database))
     app.state.turning = turning = Turning(database, reader)
+    app.state.replaying = replaying = Replaying(database, settings.database_url)
     # With Python's defaults the collector walks the whole heap every few hundred requests.
     gc.collect()
     gc.freeze()
@@ -79,6 +81,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             metrics = MetricsServer(settings.metrics_port, app.state.requests, writers.waiting, database.pool_figures)
         yield
     finally:
+        await replaying.close()
         await turning.close()
         await writers.drain()
         await heads.close()

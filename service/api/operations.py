@@ -163,8 +163,9 @@ class Documented:
     conditional: bool = False
 
 
-def route(router: APIRouter, method: str, path: str, right: str, documented: Documented, handler: Handler) -> None:
-    """Declare an operation in a ledger: the caller is known and has the right before the handler runs."""
+def route(router: APIRouter, method: str, path: str, right: str | Sequence[str], documented: Documented, handler: Handler) -> None:
+    """Declare an operation in a ledger: the caller is known and has the right, or one of several, before the handler runs."""
+    rights = (right,) if isinstance(right, str) else right
 
     async def endpoint(request: Request) -> Response:
         services: Services = request.app.state.services
@@ -174,12 +175,17 @@ def route(router: APIRouter, method: str, path: str, right: str, documented: Doc
         except LedgerNotFound:
             # Which ledgers there are is nothing for one who might not enter them.
             if not principal.may("ledger:admin", None):
-                principal.require(right, None)
+                principal.require(_held(principal, rights, None), None)
             raise
-        principal.require(right, ledger.ledger_id)
+        principal.require(_held(principal, rights, ledger.ledger_id), ledger.ledger_id)
         return await handler(Call(request, services, principal, ledger, epoch))
 
     declare(router, method, path, documented, endpoint)
+
+
+def _held(principal: Principal, rights: Sequence[str], ledger_id: str | None) -> str:
+    """The first of some rights that a caller has, else the first."""
+    return next((right for right in rights if principal.may(right, ledger_id)), rights[0])
 
 
 OPERATIONS: list[tuple[str, str, Documented]] = []

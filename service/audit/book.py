@@ -22,7 +22,10 @@ SELECT ledger_id::text, name, time_zone, if_match_required, generation, layout,
        (SELECT coalesce(max(last_position), 0) FROM batches b WHERE b.ledger_id = l.ledger_id), clock_timestamp()
 FROM ledgers l WHERE name = %s
 """
-_SIZES = "SELECT contract_id::text, max(revision) FROM events WHERE ledger_id = %s::uuid GROUP BY contract_id ORDER BY contract_id"
+_SIZES = """
+SELECT contract_id::text, max(revision) FROM events
+WHERE ledger_id = %s::uuid AND contract_id > %s::uuid GROUP BY contract_id ORDER BY contract_id
+"""
 _EVENTS = """
 SELECT contract_id::text, position, revision, event_id::text, event_type, recorded_at, header, event_hash
 FROM events
@@ -49,7 +52,7 @@ _HELD = """
 SELECT contract_id::text, scheme, id FROM unique_references
 WHERE ledger_id = %(ledger_id)s::uuid AND contract_id > %(after)s::uuid AND contract_id <= %(upto)s::uuid
 """
-_FIRST_ID = "00000000-0000-0000-0000-000000000000"
+FIRST_ID = "00000000-0000-0000-0000-000000000000"
 _LAST_ID = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
 
@@ -123,12 +126,12 @@ def open_book(connection: Connection, name: str) -> Book:
     return Book(ledger, row[4], row[5], row[6], row[7].astimezone(zone(ledger.time_zone)).date())
 
 
-def chunks_of(connection: Connection, book: Book) -> Iterator[Chunk]:
-    """The whole ledger, in chunks of about CHUNK_EVENTS events; the first and the last reach to the ends of all ids."""
-    after, upto, events = _FIRST_ID, _FIRST_ID, 0
+def chunks_of(connection: Connection, book: Book, after: str = FIRST_ID) -> Iterator[Chunk]:
+    """The ledger after a contract, in chunks of about CHUNK_EVENTS events; the first and the last of all reach to the ends of all ids."""
+    upto, events = after, 0
     with connection.transaction(), connection.cursor("sizes") as cursor:
         cursor.itersize = 5_000
-        for contract_id, revisions in cursor.execute(_SIZES, [book.ledger.ledger_id]):
+        for contract_id, revisions in cursor.execute(_SIZES, [book.ledger.ledger_id, after]):
             if events and events + revisions > CHUNK_EVENTS:
                 yield Chunk(after, upto, events)
                 after, events = upto, 0

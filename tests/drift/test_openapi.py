@@ -138,7 +138,7 @@ def test_requests_and_answers_share_no_schema() -> None:
 def test_operation_ids_are_unique_and_read_as_methods() -> None:
     ids = [operation.operation_id for operation in operations()]
     assert len(ids) == len(set(ids))
-    assert all(re.fullmatch(r"(create|export|get|import|list|open|record|report|set)_[a-z_]+", operation_id) for operation_id in ids)
+    assert all(re.fullmatch(r"(cancel|create|export|get|import|list|open|record|report|resume|set|start)_[a-z_]+", operation_id) for operation_id in ids)
 
 
 @pytest.mark.parametrize("operation", operations(), ids=named)

@@ -1,0 +1,135 @@
+"""The process that works on one replay: `python -m service.audit.worker <ledger_id> <replay_id> <lease>`, started by the service.
+
+It keeps in the replay's row how far it is, under its lease: whoever was given another takes over from there, and this process ends. It
+ends with the service that started it, too, which holds the other end of its standard input.
+"""
+
+import os
+import select
+import sys
+import time
+from typing import Any, Never
+
+import msgspec
+import psycopg
+import structlog
+
+from service import __version__
+from service.audit.book import Connection, Difference, open_connection
+from service.audit.rebuild import LogDamaged, rebuild
+from service.audit.replay import Course, verify
+from service.audit.runs import BOOK, DONE, FAILED, REBUILD, VERIFY
+from service.errors import OperatorError
+from service.telemetry import configure_logging
+
+NICENESS = 10
+"""Requests come first."""
+SAVE_SECONDS = 0.5
+TRY_AGAIN = 75
+"""The exit status of a worker that met something which may be over soon (EX_TEMPFAIL)."""
+
+_JOB = """
+UPDATE replays r SET started_at = coalesce(r.started_at, clock_timestamp()), software_version = %(software_version)s, failure = NULL,
+    head = coalesce(r.known_position, b.last_position), total = coalesce(r.known_position, b.last_position), head_hash = (
+        SELECT event_hash FROM events e WHERE e.ledger_id = r.ledger_id AND e.position = coalesce(r.known_position, b.last_position))
+FROM ledgers l CROSS JOIN LATERAL (SELECT max(last_position) AS last_position FROM batches WHERE ledger_id = l.ledger_id) b
+WHERE l.ledger_id = r.ledger_id AND r.ledger_id = %(ledger_id)s::uuid AND r.replay_id = %(replay_id)s::uuid AND r.worker = %(worker)s::uuid
+    AND r.status = 'running'
+RETURNING l.name, r.kind, r.known_position, r.effective_on, r.course, r.seconds
+"""
+_SAVE = """
+UPDATE replays SET events = %(events)s, total = greatest(%(total)s, total), contracts = %(contracts)s, erased = %(erased)s,
+    changed = %(changed)s, difference_at = %(difference_at)s, difference = %(difference)s, course = %(course)s, seconds = %(seconds)s,
+    attempts = 0
+WHERE ledger_id = %(ledger_id)s::uuid AND replay_id = %(replay_id)s::uuid AND worker = %(worker)s::uuid AND status = 'running'
+"""
+_END = """
+UPDATE replays SET status = %(status)s, failure = %(failure)s, digest = %(digest)s, course = NULL, ended_at = clock_timestamp(),
+    worker = NULL, leased_until = NULL
+WHERE ledger_id = %(ledger_id)s::uuid AND replay_id = %(replay_id)s::uuid AND worker = %(worker)s::uuid AND status = 'running'
+"""
+_log = structlog.get_logger()
+
+
+class Job:
+    """A replay in the hands of this process."""
+
+    def __init__(self, url: str, ledger_id: str, replay_id: str, worker: str) -> None:
+        self._url = url
+        self._key = {"ledger_id": ledger_id, "replay_id": replay_id, "worker": worker}
+        self._connection: Connection | None = None
+        self._saved_at = time.monotonic()
+        with open_connection(url) as connection:
+            row = connection.execute(_JOB, self._key | {"software_version": __version__}).fetchone()
+        if row is None:
+            _end()
+        self.ledger, self.kind, self.known_position, self.effective_on, course, self._seconds = row
+        self._began = time.monotonic() - self._seconds
+        self.course = msgspec.json.decode(course, type=Course) if course else Course()
+        self._total = 0
+
+    def run(self) -> None:
+        """Work on it until it is done or has failed. What may be over soon is raised: psycopg.Error, or an OperatorError of one."""
+        digest = None
+        try:
+            if self.kind == VERIFY:
+                verdict = verify(self._url, self.ledger, self.progress, course=self.course)
+                self.course.difference = verdict.difference
+            elif self.kind == REBUILD:
+                rebuild(self._url, self.ledger, self.progress, course=self.course)
+            elif self.kind == BOOK:
+                digest = self._make_book()
+        except LogDamaged as damaged:
+            self.course.difference = damaged.difference
+            self._finish(FAILED, str(damaged))
+        else:
+            self._finish(DONE, None, digest)
+
+    def _make_book(self) -> bytes | None:
+        return None
+
+    def progress(self, _done: int, total: int, _phase: str) -> None:
+        """Told by the walk after each chunk. Ends this process when nobody wants its work any more."""
+        self._total = total
+        if select.select([sys.stdin], [], [], 0)[0] and not os.read(sys.stdin.fileno(), 1):
+            _end()
+        if time.monotonic() >= self._saved_at + SAVE_SECONDS or self._connection is None:
+            self._save()
+
+    def _save(self) -> None:
+        # Connected late: the processes of the walk are forked before.
+        self._connection = self._connection or open_connection(self._url)
+        self._saved_at = time.monotonic()
+        course, difference = self.course, self.course.difference or Difference(None, None)  # type: ignore[arg-type]
+        members: dict[str, Any] = {name: getattr(course, name) for name in ("events", "contracts", "erased", "changed")}
+        members |= {"difference_at": difference.where, "difference": difference.sentence, "seconds": time.monotonic() - self._began}
+        members |= {"total": self._total, "course": msgspec.json.encode(course).decode()}
+        if self._connection.execute(_SAVE, self._key | members).rowcount == 0:
+            _end()
+
+    def _finish(self, status: str, failure: str | None, digest: bytes | None = None) -> None:
+        self._save()
+        assert self._connection is not None
+        self._connection.execute(_END, self._key | {"status": status, "failure": failure, "digest": digest})
+        self._connection.close()
+
+
+def _end() -> Never:
+    """Nobody waits for what this process would still find: it was cancelled, another has taken over, or its service is gone."""
+    os._exit(0)
+
+
+def main() -> None:
+    """Work on the replay that the arguments name, on the database of LEDGER_DATABASE_URL."""
+    configure_logging(os.environ.get("LEDGER_LOG_FORMAT", "console"))
+    os.nice(NICENESS)
+    ledger_id, replay_id, worker = sys.argv[1:]
+    try:
+        Job(os.environ["LEDGER_DATABASE_URL"], ledger_id, replay_id, worker).run()
+    except (psycopg.Error, OperatorError) as error:
+        _log.warning("a replay is broken off and goes on later", replay_id=replay_id, reason=str(error).partition("\n")[0])
+        sys.exit(TRY_AGAIN)
+
+
+if __name__ == "__main__":
+    main()
