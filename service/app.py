@@ -14,7 +14,8 @@ from service.api import commitments, contracts, deadlines, events, exports, hist
 from service.api.dispatch import Dispatch
 from service.api.openapi import document
 from service.api.operations import LedgerDirectory, Services
-from service.audit.replaying import Replaying
+from service.audit.reconciling import Reconciling
+from service.audit.replaying import Books, Replaying
 from service.database import Database
 from service.errors import OperatorError
 from service.log.append import Writers
@@ -70,7 +71,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     rates = Rates(settings.rate_per_second) if settings.rate_per_second else None
     app.state.services = Services(reader, writers, Keyring(database, rates, app.state.issuer), LedgerDirectory(reader), Outlooks(database))
     app.state.turning = turning = Turning(database, reader)
-    app.state.replaying = replaying = Replaying(database, settings.database_url)
+    app.state.books, app.state.replaying = Books(settings.database_url), Replaying(database, settings.database_url)
+    reconciling = Reconciling(database, settings.database_url, settings.reconcile_contracts_per_minute)
     # With Python's defaults the collector walks the whole heap every few hundred requests.
     gc.collect()
     gc.freeze()
@@ -78,11 +80,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     metrics = None
     try:
         if settings.metrics_port:
-            metrics = MetricsServer(settings.metrics_port, app.state.requests, writers.waiting, database.pool_figures)
+            metrics = MetricsServer(settings.metrics_port, app.state.requests, writers.waiting, database.pool_figures, reconciling.alarms)
         yield
     finally:
-        await replaying.close()
-        await turning.close()
+        for task in (reconciling, app.state.replaying, turning):
+            await task.close()
         await writers.drain()
         await heads.close()
         await database.close()

@@ -259,6 +259,11 @@ class ClockUntrusted(Unavailable):
     retry_after_seconds = 30
 
 
+class BooksBusy(Unavailable):
+    code, title = "books-busy", "As many books are told as this process can tell at a time"
+    retry_after_seconds = 10
+
+
 class HistoryLost(Unavailable):
     code, title = "history-lost", "The database lacks an event that this deployment had committed"
     retry_after_seconds = 60

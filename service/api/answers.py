@@ -429,7 +429,7 @@ class ReplayDifference(msgspec.Struct, kw_only=True):
 
 
 class Replay(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """A replay: how far it is, and what it has found. `seconds` is the time that it was worked on, `events_per_second` the mean over it.
+    """A replay: how far it is, and what it has found. `events_per_second` is the mean over the time that it was worked on.
 
     `book_digest` is SHA-256 of a book's lines but the last, which says it too.
     """
@@ -442,12 +442,12 @@ class Replay(msgspec.Struct, omit_defaults=True, kw_only=True):
     events_done: int
     events_total: int
     contracts_done: int
-    seconds: float
+    worked_milliseconds: int
     started_at: str | None = None
     ended_at: str | None = None
     requested_by: str | None = None
     events_per_second: int | None = None
-    seconds_left: float | None = None
+    seconds_left: int | None = None
     erased_events: int | None = None
     changed_contracts: int | None = None
     head: ReplayHead | None = None

@@ -1,24 +1,29 @@
 """Replays over HTTP: a whole ledger verified, rebuilt, or told as of a past time, while the caller goes on with something else."""
 
+import math
 import re
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Response
+from fastapi.responses import StreamingResponse
 from pydantic import Field, TypeAdapter, ValidationError
 
 from service.api import answers
 from service.api.contracts import idempotency_key
 from service.api.envelope import read_body
+from service.api.imports import MEDIA_TYPE
 from service.api.operations import Call, Documented, QueryModel, json_response, route
 from service.api.pages import MAX_COUNT, PageQuery, counted, cursor_in, page_headers, place_in
 from service.audit import runs
 from service.audit.runs import BOOK, RUNNING, Run, Wish
+from service.domain.dates import BusinessDate
 from service.domain.events import STRICT
 from service.domain.faults import refusal
 from service.errors import (
     BodyTooLarge,
+    BooksBusy,
     HistoryForked,
     KeyRequired,
     KeyReused,
@@ -28,6 +33,7 @@ from service.errors import (
     ReplayEnded,
     ReplayNotFound,
     ReplayRuns,
+    ReplayUnfinished,
     TooManyReplays,
     Unavailable,
     UnsupportedMediaType,
@@ -68,14 +74,8 @@ class StartReplayRequest:
             examples=["2026-11-22T09:30:00.123456Z"],
         ),
     ] = None
-    effective_on: Annotated[
-        str | None,
-        Field(
-            pattern="^[0-9]{4}-[0-9]{2}-[0-9]{2}$",
-            description="The day that the contracts are told for; today in the ledger's zone if not said.",
-            examples=["2023-07-01"],
-        ),
-    ] = None
+    effective_on: BusinessDate | None = None
+    """The day that the contracts are told for; today in the ledger's zone if not said."""
 
 
 _validate = TypeAdapter(StartReplayRequest).validator.validate_python
@@ -135,7 +135,7 @@ def _day(text: str) -> date:
     try:
         return date.fromisoformat(text)
     except ValueError:
-        raise _fault("effective_on", "there is no such day") from None
+        raise _fault("effective_on", "not a day, such as 2023-07-01") from None
 
 
 def _instant(text: str) -> datetime:
@@ -159,6 +159,18 @@ def _replay_id(call: Call) -> str:
 async def _get_replay(call: Call) -> Response:
     call.query(QueryModel)
     return json_response(_answer(await runs.find(call.services.reader.database, call.ledger, _replay_id(call))))
+
+
+async def _get_book(call: Call) -> Response:
+    call.query(QueryModel)
+    run = await runs.find(call.services.reader.database, call.ledger, _replay_id(call))
+    call.principal.require("audit:read", call.ledger.ledger_id)
+    if run.kind != BOOK or run.status != runs.DONE or run.known_position is None or run.effective_on is None:
+        raise ReplayUnfinished(f"Replay {run.replay_id} is a {run.kind} and {run.status}: there is a book once a book is done.")
+    if call.request.method == "HEAD":
+        return Response(headers=answers.PRIVATE, media_type=MEDIA_TYPE)
+    pieces = call.request.app.state.books.pieces(call.ledger.name, run.known_position, run.effective_on.isoformat())
+    return StreamingResponse(pieces, headers=answers.PRIVATE, media_type=MEDIA_TYPE)
 
 
 async def _list_replays(call: Call) -> Response:
@@ -214,9 +226,9 @@ def _answer(run: Run) -> answers.Replay:
         contracts_done=run.contracts,
         erased_events=run.erased or None,
         changed_contracts=run.changed if run.kind == runs.REBUILD else None,
-        seconds=round(run.seconds, 3),
+        worked_milliseconds=round(run.seconds * 1_000),
         events_per_second=rate,
-        seconds_left=round(left, 1) if left is not None else None,
+        seconds_left=math.ceil(left) if left is not None else None,
         head=answers.ReplayHead(position=run.head, event_hash=run.head_hash.hex() if run.head_hash else None)
         if run.head is not None
         else None,
@@ -295,6 +307,25 @@ route(
         problems=(Refused, ReplayNotFound),
     ),
     _get_replay,
+)
+route(
+    router,
+    "GET",
+    REPLAY + "/book",
+    "audit:read",
+    Documented(
+        operation_id="get_replay_book",
+        tag="audit",
+        summary="The book that a replay told, one contract a line",
+        description=(
+            "NDJSON: what the book is of, then each contract in the order of ids {contract_id, revision, state, state_hash, anomalies, "
+            "pending}, then how much it holds, with the digest of all lines before. It is told anew from the log, and is byte by byte the "
+            "same as long as nothing of it is erased. A book that is broken off has no last line."
+        ),
+        answers={200: ("The book, line by line", bytes)},
+        problems=(Refused, ReplayNotFound, ReplayUnfinished, BooksBusy),
+    ),
+    _get_book,
 )
 for _word, _handler, _summary, _description in (
     ("cancel", _cancel_replay, "Cancel a replay", "It ends within moments, and can be resumed. Cancelled again, nothing happens."),

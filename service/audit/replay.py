@@ -89,7 +89,7 @@ def verify(database_url: str, ledger: str, progress: Progress, processes: int = 
     peaks: dict[int, int] = {os.getpid(): _peak_bytes()}
     with Crew(database_url, book.head, processes) as crew:
         order = crew.submit(_verify_order, book)
-        for chunk, (worker, told) in zip(chunks, crew.in_order(_verify_chunk, book, chunks), strict=True):
+        for chunk, (worker, told) in zip(chunks, crew.in_order(verify_chunk, book, chunks), strict=True):
             course.add(chunk, told)
             peaks[worker] = max(peaks.get(worker, 0), told.peak_bytes)
             progress(course.events, max(course.events, book.head), "events")
@@ -107,7 +107,8 @@ def _verify_order(connection: Connection, book: Book) -> Difference | None:
     return check_order(connection, book)
 
 
-def _verify_chunk(connection: Connection, book: Book, chunk: Chunk) -> tuple[int, Told]:
+def verify_chunk(connection: Connection, book: Book, chunk: Chunk) -> tuple[int, Told]:
+    """What the contracts of a chunk come to, and the process that looked."""
     events, bodies, rows, ids, schemes, held = read_chunk(connection, book, chunk)
     count, found, erased, difference = 0, 0, 0, None
     for contract_id, group in groupby(events, key=itemgetter(0)):

@@ -6,10 +6,12 @@ found when the lease has run out, by any service on the database, and goes on fr
 
 import asyncio
 import contextlib
+import io
 import os
 import subprocess
 import sys
 import time
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -18,12 +20,14 @@ import psycopg
 import structlog
 
 from service.database import Database
-from service.errors import LedgerError
+from service.errors import BooksBusy, LedgerError, Unavailable
 
 LOOK_SECONDS = 5
 WATCH_SECONDS = 0.1
 LEASE_SECONDS = 15
 RENEW_SECONDS = 3
+PIECE_BYTES = 65_536
+MAX_BOOKS = 2
 MAX_ATTEMPTS = 5
 """Workers that end without getting any further; then the replay has failed."""
 
@@ -122,7 +126,7 @@ class Replaying:
 
     async def _attend(self, lease: _Lease) -> None:
         """Have a replay worked on to its end."""
-        process = start_worker(self._url, "service.audit.worker", lease.ledger_id, lease.replay_id, lease.worker)
+        process = start_worker(self._url, "replay", lease.ledger_id, lease.replay_id, lease.worker)
         try:
             await self._watch(process, lease)
             if process.returncode:
@@ -153,9 +157,45 @@ class Replaying:
                 _log.warning("the lease of a replay could not be moved on", replay_id=lease.replay_id, reason=str(error))
 
 
-def start_worker(url: str, module: str, *arguments: str, stdout: int | None = None) -> "subprocess.Popen[bytes]":
-    """A process of our own modules, which ends when this one does: it holds the other end of its standard input."""
-    command = [sys.executable, "-m", module, *arguments]
+class Books:
+    """The books that this process has told at the moment."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._told = 0
+
+    def pieces(self, ledger: str, known_position: int, effective_on: str) -> AsyncIterator[bytes]:
+        """A book, piece by piece. BooksBusy when MAX_BOOKS are told already."""
+        if self._told >= MAX_BOOKS:
+            raise BooksBusy(f"This process tells {MAX_BOOKS} books already; ask again.")
+        return self._counted(_book_pieces(self._url, ledger, known_position, effective_on))
+
+    async def _counted(self, pieces: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
+        self._told += 1
+        try:
+            async with contextlib.aclosing(pieces):
+                async for piece in pieces:
+                    yield piece
+        finally:
+            self._told -= 1
+
+
+async def _book_pieces(url: str, ledger: str, known_position: int, effective_on: str) -> AsyncGenerator[bytes]:
+    """A book as it is told by a process of its own, which waits while nobody reads. Unavailable when that ends before the book does."""
+    process = start_worker(url, "book", ledger, str(known_position), effective_on, stdout=subprocess.PIPE)
+    assert isinstance(process.stdout, io.BufferedReader)
+    try:
+        while piece := await asyncio.to_thread(process.stdout.read1, PIECE_BYTES):
+            yield piece
+        if await asyncio.to_thread(process.wait):
+            raise Unavailable("The book could not be told to its end.")
+    finally:
+        await end_worker(process)
+
+
+def start_worker(url: str, task: str, *arguments: str, stdout: int | None = None) -> "subprocess.Popen[bytes]":
+    """A process for a task, which ends when this one does: it holds the other end of its standard input."""
+    command = [sys.executable, "-m", "service.audit.worker", task, *arguments]
     return subprocess.Popen(command, env=os.environ | {"LEDGER_DATABASE_URL": url}, stdin=subprocess.PIPE, stdout=stdout)
 
 
@@ -163,7 +203,11 @@ async def end_worker(process: "subprocess.Popen[bytes]") -> None:
     """End a process that was started so, if it has not ended."""
     if process.poll() is None:
         process.kill()
-    await asyncio.shield(asyncio.to_thread(process.wait))
+    await asyncio.shield(asyncio.to_thread(_bury, process))
+
+
+def _bury(process: "subprocess.Popen[bytes]") -> None:
+    process.wait()
     for stream in (process.stdin, process.stdout):
         if stream is not None:
             stream.close()

@@ -225,9 +225,9 @@ class Outcome:
 
     kind: str
     ledger: str
-    events: int
-    contracts: int
     seconds: float
+    events: int = 0
+    contracts: int = 0
     difference: Difference | None = None
     erased: int = 0
     changed: int = 0

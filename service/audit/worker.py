@@ -1,13 +1,17 @@
-"""The process that works on one replay: `python -m service.audit.worker <ledger_id> <replay_id> <lease>`, started by the service.
+"""What the service has done by other processes, `python -m service.audit.worker`: `replay <ledger_id> <replay_id> <lease>`,
+`book <ledger> <position> <day>` (to standard output), and `reconcile <contracts a minute>`.
 
-It keeps in the replay's row how far it is, under its lease: whoever was given another takes over from there, and this process ends. It
-ends with the service that started it, too, which holds the other end of its standard input.
+A replay keeps in its row how far it is, under its lease: whoever was given another takes over from there, and this process ends. It ends
+with the service that started it, too, which holds the other end of its standard input.
 """
 
 import os
 import select
 import sys
 import time
+from collections import deque
+from concurrent.futures.process import BrokenProcessPool
+from datetime import date
 from typing import Any, Never
 
 import msgspec
@@ -16,7 +20,9 @@ import structlog
 
 from service import __version__
 from service.audit.book import Connection, Difference, open_connection
+from service.audit.past import Telling, Times
 from service.audit.rebuild import LogDamaged, rebuild
+from service.audit.reconcile import reconcile
 from service.audit.replay import Course, verify
 from service.audit.runs import BOOK, DONE, FAILED, REBUILD, VERIFY
 from service.errors import OperatorError
@@ -40,7 +46,7 @@ RETURNING l.name, r.kind, r.known_position, r.effective_on, r.course, r.seconds
 _SAVE = """
 UPDATE replays SET events = %(events)s, total = greatest(%(total)s, total), contracts = %(contracts)s, erased = %(erased)s,
     changed = %(changed)s, difference_at = %(difference_at)s, difference = %(difference)s, course = %(course)s, seconds = %(seconds)s,
-    attempts = 0
+    attempts = CASE WHEN %(is_further)s THEN 0 ELSE attempts END
 WHERE ledger_id = %(ledger_id)s::uuid AND replay_id = %(replay_id)s::uuid AND worker = %(worker)s::uuid AND status = 'running'
 """
 _END = """
@@ -64,6 +70,7 @@ class Job:
         if row is None:
             _end()
         self.ledger, self.kind, self.known_position, self.effective_on, course, self._seconds = row
+        self._from = None if self.kind == BOOK else course
         self._began = time.monotonic() - self._seconds
         self.course = msgspec.json.decode(course, type=Course) if course else Course()
         self._total = 0
@@ -78,15 +85,24 @@ class Job:
             elif self.kind == REBUILD:
                 rebuild(self._url, self.ledger, self.progress, course=self.course)
             elif self.kind == BOOK:
-                digest = self._make_book()
+                digest = self._tell_book()
         except LogDamaged as damaged:
             self.course.difference = damaged.difference
             self._finish(FAILED, str(damaged))
         else:
             self._finish(DONE, None, digest)
 
-    def _make_book(self) -> bytes | None:
-        return None
+    def _tell_book(self) -> bytes:
+        """Tell a book to nobody: what it holds, and its digest. It begins anew each time, as a digest has to."""
+        told = self.course = Course()
+        telling = Telling(self._url, self.ledger, Times(self.known_position, self.effective_on))
+
+        def progress(done: int, total: int, phase: str) -> None:
+            told.events, told.contracts, told.difference = telling.events, telling.contracts, telling.difference
+            self.progress(done, total, phase)
+
+        deque(telling.lines(progress), maxlen=0)
+        return telling.digest
 
     def progress(self, _done: int, total: int, _phase: str) -> None:
         """Told by the walk after each chunk. Ends this process when nobody wants its work any more."""
@@ -104,6 +120,7 @@ class Job:
         members: dict[str, Any] = {name: getattr(course, name) for name in ("events", "contracts", "erased", "changed")}
         members |= {"difference_at": difference.where, "difference": difference.sentence, "seconds": time.monotonic() - self._began}
         members |= {"total": self._total, "course": msgspec.json.encode(course).decode()}
+        members["is_further"] = self.kind != BOOK and members["course"] != self._from
         if self._connection.execute(_SAVE, self._key | members).rowcount == 0:
             _end()
 
@@ -120,15 +137,26 @@ def _end() -> Never:
 
 
 def main() -> None:
-    """Work on the replay that the arguments name, on the database of LEDGER_DATABASE_URL."""
+    """Do what the arguments say, on the database of LEDGER_DATABASE_URL."""
     configure_logging(os.environ.get("LEDGER_LOG_FORMAT", "console"))
     os.nice(NICENESS)
-    ledger_id, replay_id, worker = sys.argv[1:]
+    url, (task, *given) = os.environ["LEDGER_DATABASE_URL"], sys.argv[1:]
     try:
-        Job(os.environ["LEDGER_DATABASE_URL"], ledger_id, replay_id, worker).run()
-    except (psycopg.Error, OperatorError) as error:
-        _log.warning("a replay is broken off and goes on later", replay_id=replay_id, reason=str(error).partition("\n")[0])
+        if task == "replay":
+            Job(url, *given).run()
+        elif task == "book":
+            _write_book(url, *given)
+        elif task == "reconcile":
+            reconcile(url, int(given[0]))
+    except (psycopg.Error, OperatorError, BrokenProcessPool) as error:
+        _log.warning("broken off, to be gone on with later", task=sys.argv[1:], reason=str(error).partition("\n")[0])
         sys.exit(TRY_AGAIN)
+
+
+def _write_book(url: str, ledger: str, position: str, day: str) -> None:
+    for piece in Telling(url, ledger, Times(int(position), date.fromisoformat(day))).lines(lambda *_: None):
+        sys.stdout.buffer.write(piece)
+    sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

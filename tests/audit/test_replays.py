@@ -1,14 +1,13 @@
 """Replays over HTTP: asked for, worked on by a process of their own, told of while they run, cancelled, killed, resumed."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.api.running import RunningService, running
-from tests.conftest import Database, NewDatabase
+from tests.conftest import NewDatabase
 from tests.guarantees.load import opening
 from tests.servers import wait_for
 
