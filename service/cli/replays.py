@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def replay(kind: str, ledger: str | None, data_dir: Path | None, run: Callable[.
     with databases_of(data_dir) as urls:
         for name in _named(urls.service_url, ledger):
             with progress(name) as advance:
-                outcome = _recorded(kind, urls.service_url, name, lambda name=name, advance=advance: run(urls.service_url, name, advance))
+                outcome = _recorded(kind, urls.service_url, name, partial(run, urls.service_url, name, advance))
             different = different or outcome.difference is not None
             typer.secho(sentence(outcome), fg="red" if outcome.difference else "green")
     return different
