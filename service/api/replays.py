@@ -64,7 +64,7 @@ class StartReplayRequest:
         ),
     ]
     known_position: Annotated[
-        int | None, Field(ge=1, le=2**53, description="As the ledger knew it at this position; its head if not said.")
+        int | None, Field(strict=True, ge=1, le=2**53, description="As the ledger knew it at this position; its head if not said.")
     ] = None
     known_at: Annotated[
         str | None,

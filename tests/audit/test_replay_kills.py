@@ -218,7 +218,10 @@ def test_a_rebuild_that_another_overtook_while_it_was_cancelled_ends_well(held: 
     address, ledger = begun(api, "rebuild"), ledger_of(api)
     before = rows(held.database.service_url, ROWS, ledger)
     assert api.post(f"{address}/cancel").status_code == 200
-    no_lock = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND database = (SELECT oid FROM pg_database WHERE datname = %s)"
+    no_lock = """
+        SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1
+        AND database = (SELECT oid FROM pg_database WHERE datname = %s)
+    """
     wait_for(lambda: not rows(held.database.superuser_url, no_lock, held.database.name), "the lock is free")
     assert rebuild(held.database.service_url, ledger, lambda *_: None).changed == 0
     api.post(f"{address}/resume")
