@@ -19,9 +19,10 @@ from benchmarks.mixture import Request, append
 from benchmarks.report import Advance
 from service.log.append import HISTORIES, WRITE, write_parameters
 from service.log.decide import Batch
-from service.log.ledger import Ledger
+from service.log.ledger import Ledger, instant
 from service.log.requests import Receipt
 from service.projections.contracts import LAYOUT, ContractRow
+from service.tables import batches, rows_of
 
 CHUNK_CONTRACTS = 500
 MOST_PROCESSES = 4
@@ -96,7 +97,9 @@ def _load_chunk(connection: Connection, plan: Plan, turn: int, chunk: range, row
     if turn < len(plan.rounds) - 1:
         batch.rows.contracts.clear()
     with connection.transaction():
-        connection.execute(WRITE, write_parameters(batch, batch.rows, ends=True))
+        # Without its frontier: the batches of all processes make one tree, which is built when they are done.
+        head = {"last_position": batch.position, "recorded_at": instant(batch.recorded_at)}
+        connection.execute(WRITE, write_parameters(batch, batch.rows, ends=False) | rows_of(batches, [head]))
     return dict(zip(chunk, changed, strict=True))
 
 
@@ -105,7 +108,7 @@ def _decided(connection: Connection, plan: Plan, turn: int, chunk: range, rows: 
     request = plan.rounds[turn]
     appends = [append(plan.ledger, plan.principal_id, contract_id(number), number, request, opening=turn == 0) for number in chunk]
     batch = Batch(plan.ledger, appends)
-    batch.begin((at, position, at - timedelta(microseconds=1), 1, LAYOUT, None, ()), at.timestamp())
+    batch.begin((at, position, at - timedelta(microseconds=1), 1, LAYOUT, None, (), ""), at.timestamp())
     batch.load([[getattr(rows[number], member) for member in _MEMBERS] for number in chunk if number in rows])
     if missing := batch.histories_needed():
         wanted = {"ledger_id": plan.ledger.ledger_id, "contract_ids": missing}

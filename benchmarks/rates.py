@@ -69,6 +69,7 @@ def _load_pool(at: Stand, contracts: int) -> None:
     plan = Plan(at.ledger, at.principal_id, contracts, POOL, datetime.now(UTC) - timedelta(hours=1))
     with progress("opening contracts", plan.events) as advance:
         load(at.service_url, plan, advance)
+    at.build_trees()
     at.vacuum()
 
 

@@ -26,6 +26,7 @@ from service.embedded import EmbeddedPostgres
 from service.errors import OperatorError
 from service.log.ledger import Ledger
 from service.log.ledgers import make_ledger
+from service.log.tiles import build_trees
 from service.migration import migrate
 
 LEDGER = "main"
@@ -58,6 +59,11 @@ class Stand:
     def measured_on(self) -> str:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         return f"{cores} cores, PostgreSQL {self.version} (fsync on), Python {platform.python_version()}"
+
+    def build_trees(self) -> None:
+        """The tree of events that were written without it."""
+        with psycopg.connect(self.superuser_url, autocommit=True) as connection:
+            build_trees(connection, lambda *_: None)
 
     def vacuum(self) -> None:
         """As a ledger that has stood for a while: statistics taken, no row left to be looked at for the first time."""

@@ -58,6 +58,7 @@ def _build(at: Stand, events: int) -> None:
     plan = Plan(at.ledger, at.principal_id, events // EVENTS_A_CONTRACT, TEN_EVENTS, datetime.now(UTC) - timedelta(hours=2))
     with progress("building the ledger", events) as advance:
         load(at.service_url, plan, advance)
+    at.build_trees()
     at.vacuum()
 
 

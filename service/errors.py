@@ -272,3 +272,8 @@ class HistoryLost(Unavailable):
 class ProjectionUnknown(Unavailable):
     code, title = "projection-unknown", "The ledger's projection has a layout that this release does not know"
     retry_after_seconds = 60
+
+
+class TreeUnknown(Unavailable):
+    code, title = "tree-unknown", "The tree of the ledger's log is not built yet"
+    retry_after_seconds = 60

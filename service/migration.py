@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from service.database import connect
 from service.errors import OperatorError
+from service.log.tiles import Told, build_trees
 
 _LIMITS = """
 SELECT split_part(unnest(setconfig), '=', 1) FROM pg_db_role_setting
@@ -44,8 +45,9 @@ def migrations_folder() -> Path:
     return inside if inside.is_dir() else Path(__file__).parent.parent / "migrations"
 
 
-def migrate(owner_url: str, service_url: str) -> str:
-    """Bring the database to the newest tables and give the service's role its rights; the revision reached.
+def migrate(owner_url: str, service_url: str, told: Told = lambda *_: None) -> str:
+    """Bring the database to the newest tables, give the service's role its rights, and build the trees of events that are older than the
+    tree, of which `told` hears; the revision reached.
 
     Makes the service's role if the owner may. OperatorError, with the SQL for an administrator, if not. Safe to run twice at once.
     """
@@ -66,6 +68,8 @@ def migrate(owner_url: str, service_url: str) -> str:
         raise OperatorError(f"The migration did not run, and changed nothing: {error.orig}") from error
     finally:
         engine.dispose()
+    with connect(owner_url, autocommit=True) as connection:
+        build_trees(connection, told)
     return newest_revision()
 
 

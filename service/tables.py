@@ -64,10 +64,26 @@ batches = Table(
     Column("ledger_id", Uuid, nullable=False),
     Column("last_position", BigInteger, nullable=False),
     Column("recorded_at", _instant, nullable=False),
+    Column("frontier", LargeBinary),
     PrimaryKeyConstraint("ledger_id", "last_position"),
     Index("batches_recorded_at", "ledger_id", "recorded_at"),
 )
-"""The heads of the log, one row a commit; the newest is the head. A ledger begins with the row of position 0."""
+"""The heads of the log, one row a commit; the newest is the head. A ledger begins with the row of position 0. `frontier` is what the tree
+of so many leaves leaves open; a batch that is older than the tree has none until `migrate` has built it."""
+
+tiles = Table(
+    "tiles",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("level", Integer, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("hashes", LargeBinary, nullable=False),
+    Column("root", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("ledger_id", "level", "number"),
+    CheckConstraint("octet_length(hashes) = 8192", name="tiles_hashes_check"),
+    CheckConstraint("octet_length(root) = 32", name="tiles_root_check"),
+)
+"""The full tiles of the tree (C2SP tlog-tiles): 256 hashes, of events at level 0 and of the roots of tiles above it, and their own root."""
 
 events = Table(
     "events",
@@ -291,6 +307,7 @@ replays = Table(
     Column("software_version", Text, nullable=False),
     Column("head", BigInteger),
     Column("head_hash", LargeBinary),
+    Column("head_root", LargeBinary),
     Column("events", BigInteger, nullable=False, server_default=text("0")),
     Column("total", BigInteger, nullable=False, server_default=text("0")),
     Column("contracts", BigInteger, nullable=False, server_default=text("0")),

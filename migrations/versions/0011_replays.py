@@ -3,7 +3,7 @@
 from alembic import context, op
 
 revision = "0011"
-down_revision = "0008"
+down_revision = "0009"
 
 TABLES = """
 CREATE TABLE replays (
@@ -20,6 +20,7 @@ CREATE TABLE replays (
     software_version text NOT NULL,
     head bigint,
     head_hash bytea,
+    head_root bytea,
     events bigint NOT NULL DEFAULT 0,
     total bigint NOT NULL DEFAULT 0,
     contracts bigint NOT NULL DEFAULT 0,

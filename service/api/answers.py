@@ -415,10 +415,12 @@ class PartyPage(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class ReplayHead(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """The last event that a replay is of: its position, and its hash unless the ledger is empty."""
+    """The last event that a replay is of: its position, and its hash unless the ledger is empty; and the root of the tree that ends there,
+    where a batch ends, as a checkpoint of this size states it."""
 
     position: int
     event_hash: str | None = None
+    root: str | None = None
 
 
 class ReplayDifference(msgspec.Struct, kw_only=True):

@@ -229,15 +229,23 @@ def _answer(run: Run) -> answers.Replay:
         worked_milliseconds=round(run.seconds * 1_000),
         events_per_second=rate,
         seconds_left=math.ceil(left) if left is not None else None,
-        head=answers.ReplayHead(position=run.head, event_hash=run.head_hash.hex() if run.head_hash else None)
-        if run.head is not None
-        else None,
+        head=_head(run),
         known_position=run.known_position,
         effective_on=run.effective_on.isoformat() if run.effective_on else None,
         verdict=sound,
         difference=answers.ReplayDifference(where=run.difference_at or "", sentence=run.difference) if run.difference is not None else None,
         failure=run.failure,
         book_digest=run.digest.hex() if run.digest else None,
+    )
+
+
+def _head(run: Run) -> answers.ReplayHead | None:
+    if run.head is None:
+        return None
+    return answers.ReplayHead(
+        position=run.head,
+        event_hash=run.head_hash.hex() if run.head_hash else None,
+        root=run.head_root.hex() if run.head_root else None,
     )
 
 

@@ -21,6 +21,7 @@ from service.audit.book import FIRST_ID, Book, Chunk, Connection, Difference, Fo
 from service.audit.chain import check_chain, check_order
 from service.audit.crew import Crew
 from service.audit.outlook import check_outlook
+from service.audit.tree import check_tree
 from service.domain.corrections import delivery_ids, resolve
 from service.domain.events import RecordedEvent
 from service.domain.references import ReferenceId, held_references
@@ -104,7 +105,7 @@ def verify(database_url: str, ledger: str, progress: Progress, processes: int = 
 
 
 def _verify_order(connection: Connection, book: Book) -> Difference | None:
-    return check_order(connection, book)
+    return check_order(connection, book) or check_tree(connection, book)
 
 
 def verify_chunk(connection: Connection, book: Book, chunk: Chunk) -> tuple[int, Told]:

@@ -18,6 +18,7 @@ from service.database import Database
 from service.errors import KeyReused, ReplayEnded, ReplayNotFound, ReplayRuns, TooManyReplays
 from service.log.header import new_salts
 from service.log.ledger import Ledger
+from service.log.tree import root_of
 
 VERIFY, REBUILD, BOOK, RECONCILE = "verify", "rebuild", "book", "reconcile"
 WAITING, RUNNING, CANCELLED, FAILED, DONE = "waiting", "running", "cancelled", "failed", "done"
@@ -25,8 +26,8 @@ MAX_OPEN = 20
 """Replays of a ledger that wait or run at a time."""
 
 _COLUMNS = """
-replay_id::text, kind, status, known_position, effective_on, requested_by::text, software_version, head, head_hash, events, total,
-contracts, erased, changed, difference_at, difference, failure, digest, seconds, created_at, started_at, ended_at
+replay_id::text, kind, status, known_position, effective_on, requested_by::text, software_version, head, head_hash, head_root, events,
+total, contracts, erased, changed, difference_at, difference, failure, digest, seconds, created_at, started_at, ended_at
 """
 _OF_LEDGER = f"SELECT {_COLUMNS} FROM replays r WHERE ledger_id = %(ledger_id)s::uuid"  # noqa: S608
 _BY_ID = _OF_LEDGER + " AND replay_id = %(replay_id)s::uuid"
@@ -65,6 +66,13 @@ _RESUME = """
 UPDATE replays SET status = 'waiting', ended_at = NULL, failure = NULL, attempts = 0
 WHERE ledger_id = %(ledger_id)s::uuid AND replay_id = %(replay_id)s::uuid AND status IN ('cancelled', 'failed') AND kind <> 'reconcile'
 """
+_FRONTIER = """
+SELECT b.frontier FROM replays r JOIN batches b ON b.ledger_id = r.ledger_id AND b.last_position = r.head
+WHERE r.ledger_id = %(ledger_id)s::uuid AND r.replay_id = %(replay_id)s::uuid
+"""
+_KEEP_ROOT = """
+UPDATE replays SET head_root = %(head_root)s WHERE ledger_id = %(ledger_id)s::uuid AND replay_id = %(replay_id)s::uuid
+"""
 _RECORD = """
 INSERT INTO replays (ledger_id, replay_id, kind, status, known_position, effective_on, software_version, head, head_hash, events, total,
     contracts, erased, changed, difference_at, difference, failure, digest, seconds, started_at, ended_at)
@@ -78,6 +86,7 @@ CROSS JOIN LATERAL (
 ) b
 LEFT JOIN events e ON e.ledger_id = l.ledger_id AND e.position = b.last_position
 WHERE l.name = %(ledger)s
+RETURNING ledger_id::text
 """
 
 
@@ -94,6 +103,7 @@ class Run:
     software_version: str
     head: int | None
     head_hash: bytes | None
+    head_root: bytes | None
     events: int
     total: int
     contracts: int
@@ -243,7 +253,18 @@ def record(connection: psycopg.Connection[Any], outcome: Outcome) -> None:
     members = {name: getattr(outcome, name) for name in Outcome.__dataclass_fields__ if name != "difference"}
     where, sentence = outcome.difference or (None, None)
     named = {"difference_at": where, "difference": sentence, "status": FAILED if outcome.failure else DONE}
-    connection.execute(_RECORD, members | named | {"replay_id": str(uuid7()), "software_version": __version__})
+    replay_id = str(uuid7())
+    row = connection.execute(_RECORD, members | named | {"replay_id": replay_id, "software_version": __version__}).fetchone()
+    if row is not None:
+        keep_root(connection, row[0], replay_id)
+
+
+def keep_root(connection: psycopg.Connection[Any], ledger_id: str, replay_id: str) -> None:
+    """Write the root of the tree that ends at a replay's head beside it; where no batch ends there, none is known without work."""
+    key = {"ledger_id": ledger_id, "replay_id": replay_id}
+    row = connection.execute(_FRONTIER, key, binary=True).fetchone()
+    if row is not None and row[0] is not None:
+        connection.execute(_KEEP_ROOT, key | {"head_root": root_of(row[0])})
 
 
 def listed(connection: psycopg.Connection[Any], ledger_id: str, limit: int) -> list[Run]:

@@ -24,7 +24,7 @@ from service.audit.past import Telling, Times
 from service.audit.rebuild import LogDamaged, rebuild
 from service.audit.reconcile import reconcile
 from service.audit.replay import Course, verify
-from service.audit.runs import BOOK, DONE, FAILED, REBUILD, VERIFY
+from service.audit.runs import BOOK, DONE, FAILED, REBUILD, VERIFY, keep_root
 from service.errors import OperatorError
 from service.telemetry import configure_logging
 
@@ -67,8 +67,9 @@ class Job:
         self._saved_at = time.monotonic()
         with open_connection(url) as connection:
             row = connection.execute(_JOB, self._key | {"software_version": __version__}).fetchone()
-        if row is None:
-            _end()
+            if row is None:
+                _end()
+            keep_root(connection, ledger_id, replay_id)
         self.ledger, self.kind, self.known_position, self.effective_on, course, self._seconds = row
         self._from = None if self.kind == BOOK else course
         self._began = time.monotonic() - self._seconds

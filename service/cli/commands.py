@@ -190,13 +190,14 @@ def migrate(
     """
     from service import migration
     from service.cli.deployment import databases, role_name
+    from service.cli.report import progress
 
     settings = settings_of(data_dir)
     if sql:
         typer.echo(migration.migration_sql(role_name(settings)))
         return
-    with databases(settings) as urls:
-        reached = migration.migrate(urls.owner(), urls.service_url)
+    with databases(settings) as urls, progress("migrate") as advance:
+        reached = migration.migrate(urls.owner(), urls.service_url, lambda done, total: advance(done, total, "building the tree"))
     typer.echo(f"The database is at migration {reached}.")
 
 

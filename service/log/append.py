@@ -30,11 +30,12 @@ from service.errors import (
 from service.log.chunks import Chunk, Chunks
 from service.log.decide import Batch, Rows, uuid_array
 from service.log.heads import Heads
-from service.log.ledger import Ledger, instant
+from service.log.ledger import Ledger
 from service.log.outlook import replace_outlooks
 from service.log.pipeline import Pipeline
 from service.log.references import HOLD, HOLDERS, RELEASE, holdings_json, wanted_json
 from service.log.requests import Append, Receipt
+from service.log.tiles import full_tiles
 from service.metrics import commits
 from service.projections.contracts import projected
 from service.settings import Settings
@@ -61,7 +62,7 @@ LOCK = "SELECT FROM ledger_locks WHERE ledger_id = %(ledger_id)s::uuid FOR NO KE
 # find stands in the first row alone.
 LOOKUPS = """
 SELECT clock_timestamp(), b.last_position, b.recorded_at, l.generation, l.layout, l.clock_accepted_at,
-       l.unique_reference_schemes,
+       l.unique_reference_schemes, CASE WHEN row_number() OVER () = 1 THEN encode(b.frontier, 'hex') END,
        CASE WHEN row_number() OVER () = 1 THEN (
            SELECT jsonb_agg(jsonb_build_array(encode(i.key, 'hex'), encode(i.salt, 'hex'), encode(i.digest, 'hex'), i.receipt))
            FROM idempotency i WHERE i.ledger_id = %(ledger_id)s::uuid AND i.key = ANY(%(keys)s::bytea[])
@@ -82,7 +83,7 @@ SELECT clock_timestamp(), b.last_position, b.recorded_at, l.generation, l.layout
        c.holds_until, '{}'::text[], c.state, c.beside
 FROM ledgers l
 CROSS JOIN LATERAL (
-    SELECT last_position, recorded_at FROM batches WHERE ledger_id = l.ledger_id ORDER BY last_position DESC LIMIT 1
+    SELECT last_position, recorded_at, frontier FROM batches WHERE ledger_id = l.ledger_id ORDER BY last_position DESC LIMIT 1
 ) b
 LEFT JOIN contracts c ON c.ledger_id = l.ledger_id AND c.generation = l.generation
     AND c.contract_id = ANY(%(contract_ids)s::uuid[])
@@ -156,9 +157,9 @@ async def look_up(pipeline: Pipeline, batch: Batch, heads: Heads) -> None:
     pipeline.send(LOOKUPS, parameters)
     *_, found = await pipeline.results()
     rows = pipeline.rows(found)
-    batch.begin(rows[0][:7] if rows else None, time.time())
+    batch.begin(rows[0][:8] if rows else None, time.time())
     heads.require(batch.ledger, batch.position)
-    batch.load((row[10:] for row in rows if row[10] is not None), *(few or () for few in rows[0][7:10]))
+    batch.load((row[11:] for row in rows if row[11] is not None), *(few or () for few in rows[0][8:11]))
     if missing := batch.histories_needed():
         pipeline.send(HISTORIES, {"ledger_id": batch.ledger.ledger_id, "contract_ids": uuid_array(missing)})
         (histories,) = await pipeline.results()
@@ -178,6 +179,7 @@ def _decide_and_write(pipeline: Pipeline, batch: Batch) -> bool:
             if rows.erased:
                 _erase(pipeline, batch, rows)
     send_references(pipeline, batch)
+    send_tiles(pipeline, batch)
     return batch.written > 0
 
 
@@ -198,6 +200,12 @@ def send_references(pipeline: Pipeline, batch: Batch) -> None:
         pipeline.send(HOLD, ledger_id | {"unique_references": holdings_json(changed)})
 
 
+def send_tiles(pipeline: Pipeline, batch: Batch) -> None:
+    """Send the tiles of the tree that the events of a batch, all written by now, have made full."""
+    for statement, parameters in full_tiles(batch.ledger.ledger_id, batch.tree.full if batch.written else ()):
+        pipeline.send(statement, parameters)
+
+
 def _shares(appends: Sequence[Append]) -> Iterator[tuple[Sequence[Append], bool]]:
     """The shares of a batch, and whether one is the last: each twice as large as the one before, since the database is slower to write
     than this process to decide, and every statement has its price."""
@@ -209,14 +217,14 @@ def _shares(appends: Sequence[Append]) -> Iterator[tuple[Sequence[Append], bool]
 
 def write_parameters(batch: Batch, rows: Rows, *, ends: bool) -> dict[str, Any]:
     """Rows as the parameters of WRITE; the last of a batch `ends` it, and writes the new head."""
-    head = {"last_position": batch.position, "recorded_at": instant(batch.recorded_at)}
+    head = [batch.head()] if ends else []
     return {
         "ledger_id": batch.ledger.ledger_id,
         **rows_of(events, rows.events),
         **rows_of(payloads, rows.payloads),
         **rows_of(idempotency, rows.keys),
         **rows_of(deliveries, rows.deliveries),
-        **rows_of(batches, [head] if ends else []),
+        **rows_of(batches, head),
         **rows_of(contracts, projected(rows.contracts.values(), batch.generation)),
     }
 

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 import orjson
@@ -22,6 +23,7 @@ from service.errors import (
     NotAllowedNow,
     ProjectionUnknown,
     StaleRevision,
+    TreeUnknown,
 )
 from service.log.decision import Decision, Standing, damaged
 from service.log.header import (
@@ -31,6 +33,7 @@ from service.log.ledger import Ledger, instant, zone
 from service.log.read import UNREADABLE, recorded_event
 from service.log.references import Holdings
 from service.log.requests import Append, Receipt
+from service.log.tree import Extension, extend
 from service.projections.contracts import (
     LAYOUT,
     ContractRow,
@@ -87,6 +90,8 @@ class Batch:
         self.recorded_at = _UNSET
         self._now = self.recorded_at
         self._day = date.min
+        self._frontier, self._size = b"", 0
+        self._leaves: list[bytes] = []
         self._standings: dict[str, Standing] = {}
         self._kept: dict[bytes, _Kept] = {}
         self._delivery_ids: set[tuple[str, str]] = set()
@@ -119,13 +124,16 @@ class Batch:
         """Take the head of the log, and refuse the batch when the clocks cannot be trusted or the projection is not known."""
         if head is None:
             raise LedgerNotFound(f"There is no ledger {self.ledger.name}.")
-        now, self.position, recorded_at, self.generation, layout, accepted_at, schemes = head
+        now, self.position, recorded_at, self.generation, layout, accepted_at, schemes, frontier = head
         self._now, self.recorded_at = now.astimezone(UTC), recorded_at.astimezone(UTC)
         if layout != LAYOUT:
             raise ProjectionUnknown(
                 f"The projection of ledger {self.ledger.name} has layout {layout} and this release writes {LAYOUT}; "
                 "run the release that made it, or `contract-ledger rebuild` with this one."
             )
+        if frontier is None:
+            raise TreeUnknown(f"The tree of ledger {self.ledger.name} is not built yet: run `contract-ledger migrate` to its end.")
+        self._frontier, self._size = bytes.fromhex(frontier), self.position
         self._check_clocks(process_seconds, accepted_at)
         self.holdings.schemes = frozenset(schemes)
         self._day = self._now.astimezone(zone(self.ledger.time_zone)).date()
@@ -249,6 +257,19 @@ class Batch:
                 pointer = "/data/target" if fact.acts or fact.event_type == ERASED else None
                 raise NotAllowedNow("known-event", f"The contract has no event {event_id}.", pointer)
 
+    @cached_property
+    def tree(self) -> Extension:
+        """The tree with the events of the batch, once all are decided."""
+        return extend(self._frontier, self._size, self._leaves)
+
+    def head(self) -> dict[str, Any]:
+        """The row that ends the batch."""
+        return {
+            "last_position": self.position,
+            "recorded_at": instant(self.recorded_at),
+            "frontier": "\\x" + self.tree.frontier.hex(),
+        }
+
     def next_instant(self) -> datetime:
         return max(self.recorded_at + _TICK, self._now)
 
@@ -263,6 +284,7 @@ class Batch:
         self.rows.payloads += decision.payload_rows
         self.position, self.recorded_at = row.position, decision.recorded_at
         self.last_hash = row.last_hash
+        self._leaves += [bytes.fromhex(event["event_hash"][2:]) for event in decision.event_rows]
         self.keep_contract(append, decision)
         if decision.held is not None:
             self.holdings.take(append.contract_id, decision.held)
@@ -300,6 +322,7 @@ class Batch:
         self.rows.events.append(row)
         self.rows.payloads.append(decision.payload_rows[-1])
         self.position, self.last_hash = row["position"], row["event_hash"][2:]
+        self._leaves.append(bytes.fromhex(self.last_hash))
         self.written += 1
         if decision.held is not None:
             self.holdings.take(decision.append.contract_id, decision.held)

@@ -17,7 +17,7 @@ WITH made AS (
 ), lock AS (
     INSERT INTO ledger_locks (ledger_id) SELECT ledger_id FROM made
 ), head AS (
-    INSERT INTO batches (ledger_id, last_position, recorded_at) SELECT ledger_id, 0, '1970-01-01T00:00:00Z' FROM made
+    INSERT INTO batches (ledger_id, last_position, recorded_at, frontier) SELECT ledger_id, 0, '1970-01-01T00:00:00Z', '' FROM made
 )
 SELECT count(*) FROM made
 """

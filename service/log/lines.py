@@ -16,7 +16,7 @@ import psycopg
 from psycopg import AsyncConnection
 
 from service.errors import EventExists, HeldBack, LedgerError, LineChanged
-from service.log.append import WRITE, look_up, send_references, write_parameters
+from service.log.append import WRITE, look_up, send_references, send_tiles, write_parameters
 from service.log.decide import Batch, Rows
 from service.log.decision import Decision
 from service.log.heads import Heads
@@ -132,6 +132,7 @@ class _Part:
         await self._send_contracts(pipeline)
         count = {kind: str(self._changes[kind]) for kind in (RECORDED, REFUSED, HELD_BACK)}
         send_references(pipeline, self.batch)
+        send_tiles(pipeline, self.batch)
         pipeline.send(_COUNT, self._import.parameters | count | {"last": str(self.fates[-1].line)})
         pipeline.send("COMMIT")
         *_, end = await pipeline.results()

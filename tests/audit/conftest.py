@@ -13,7 +13,7 @@ from tests.conftest import Database, NewDatabase
 from tests.guarantees.load import Work, send_all
 from tests.servers import in_process, make_key, make_ledger
 
-REQUESTS = 120
+REQUESTS = 700
 
 
 @dataclass(frozen=True, slots=True)

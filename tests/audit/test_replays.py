@@ -18,6 +18,8 @@ from service.audit import reconcile, reconciling
 from service.audit.book import open_connection
 from service.audit.past import Telling, Times
 from service.audit.runs import MAX_OPEN
+from service.log.tree import extend, root_of
+from tests.api.bodies import event, note
 from tests.api.running import RunningService, running
 from tests.conftest import Database, NewDatabase
 from tests.guarantees.load import Work, opening, run
@@ -91,14 +93,21 @@ def change(service: RunningService, query: str, *parameters: Any) -> None:
     rows(service.database.superuser_url, query, *parameters)
 
 
-def test_a_sound_ledger_is_verified_over_http(api: httpx.Client) -> None:
+def tree_root(service: RunningService, ledger: str) -> str:
+    """The root of the tree over all events, made from their hashes alone."""
+    query = "SELECT event_hash FROM events JOIN ledgers USING (ledger_id) WHERE name = %s ORDER BY position"
+    return root_of(extend(b"", 0, [row[0] for row in rows(service.database.service_url, query, ledger)]).frontier).hex()
+
+
+def test_a_sound_ledger_is_verified_over_http(service: RunningService, api: httpx.Client) -> None:
     answer = asked(api, kind="verify")
     assert (answer.json()["kind"], answer.json()["status"]) == ("verify", "waiting")
     done = ended(api, answer)
     head = api.get("/events", params={"limit": 500}).json()["items"][-1]
     assert (done["status"], done["verdict"]) == ("done", "sound"), done
     assert done["events_done"] == done["events_total"] == head["position"]
-    assert done["head"] == {"position": head["position"], "event_hash": head["event_hash"]}
+    assert (done["head"]["position"], done["head"]["event_hash"]) == (head["position"], head["event_hash"])
+    assert done["head"]["root"] == tree_root(service, "main")
     assert done["contracts_done"] > 10
     assert done["events_per_second"] > 0
     assert done["created_at"] <= done["started_at"] <= done["ended_at"]
@@ -147,7 +156,7 @@ def test_an_empty_ledger_is_replayed_to_nothing(service: RunningService) -> None
     with service.client(service.admin, ledger="empty") as client:
         for kind in ("verify", "rebuild", "book"):
             done = ended(client, asked(client, kind=kind))
-            assert (done["verdict"], done["events_done"], done["head"]) == ("sound", 0, {"position": 0})
+            assert (done["verdict"], done["events_done"], done["head"]["position"]) == ("sound", 0, 0)
         heading, ending = lines_of(client, done)
         assert (heading["known_position"], ending["contracts"]) == (0, 0)
 
@@ -166,7 +175,8 @@ def test_each_contract_of_a_book_is_what_the_service_answers_of_it_at_that_time(
     assert heading["schema"] == "contract-ledger/book/v1"
     assert heading["effective_on"] == done["effective_on"]
     assert heading["known_position"] == done["known_position"]
-    assert done["head"] == {"position": heading["known_position"], "event_hash": heading["known_hash"]}
+    assert done["head"]["position"] == heading["known_position"]
+    assert done["head"]["event_hash"] == heading["known_hash"]
     assert [line["contract_id"] for line in lines] == sorted(line["contract_id"] for line in lines)
     assert len(lines) == ending["contracts"] == done["contracts_done"] > 10
     assert sum(line["revision"] for line in lines) == ending["events"] == heading["known_position"]
@@ -206,11 +216,11 @@ def test_a_book_told_by_several_processes_is_the_same(service: RunningService, m
 
 def test_what_was_erased_later_is_a_gap_in_the_book_of_before(ledger: httpx.Client) -> None:
     contract_id = open_contract(ledger, "with a note")
-    body = {"source": {"kind": "unknown"}, "data": {"text": "what nobody may read"}}
-    note = ledger.post(f"/contracts/{contract_id}/note-added", json=body, headers={"Idempotency-Key": "note"}).json()["events"][0]
-    position = note["position"]
+    body = note("what nobody may read")
+    noted = ledger.post(f"/contracts/{contract_id}/note-added", json=body, headers={"Idempotency-Key": "note"}).json()["events"][0]
+    position = noted["position"]
     before = lines_of(ledger, ended(ledger, asked(ledger, kind="book", known_position=position)))
-    erasure = {"source": {"kind": "unknown"}, "data": {"target": note["event_id"], "reason": "asked for"}}
+    erasure = event({"target": noted["event_id"], "legal_basis": "asked for"})
     erased = ledger.post(f"/contracts/{contract_id}/event-erased", json=erasure, headers={"Idempotency-Key": "erase"})
     assert erased.status_code == 201, erased.text
     after = lines_of(ledger, ended(ledger, asked(ledger, kind="book", known_position=position)))

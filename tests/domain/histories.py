@@ -202,7 +202,7 @@ class Log:
     def commit(self, *appends: Append) -> Batch:
         """What `log.append.transact` does, table by table."""
         batch = Batch(self.ledger, appends)
-        batch.begin((self.now, self.position, self.recorded_at, 1, LAYOUT, None, self.unique_schemes), self.now.timestamp())
+        batch.begin((self.now, self.position, self.recorded_at, 1, LAYOUT, None, self.unique_schemes, ""), self.now.timestamp())
         batch.load(
             [[getattr(row, name) for name in ContractRow.__struct_fields__] for row in self.rows.values()],
             (),

@@ -37,8 +37,10 @@ INSERT INTO events (ledger_id, position, contract_id, revision, event_id, event_
            timestamptz '2026-01-01' + ((r - 1) * {contracts} + c) * interval '1 second', header, sha256('\\x00'::bytea || header)
     FROM made, generate_series(1, {events}) r, LATERAL (SELECT convert_to(repeat('h', 400) || c || '.' || r, 'UTF8') AS header) h;
 INSERT INTO payloads SELECT ledger_id, position, convert_to(repeat('b', 300), 'UTF8') FROM events;
-INSERT INTO batches SELECT ledger_id, position, recorded_at FROM events WHERE position % 2 = 0;
-INSERT INTO batches SELECT ledger_id, 0, '1970-01-01T00:00:00Z' FROM ledgers;
+INSERT INTO batches SELECT ledger_id, position, recorded_at, '' FROM events WHERE position % 2 = 0;
+INSERT INTO batches SELECT ledger_id, 0, '1970-01-01T00:00:00Z', '' FROM ledgers;
+INSERT INTO tiles SELECT ledger_id, 0, n, decode(repeat('00', 8192), 'hex'), decode(repeat('00', 32), 'hex')
+    FROM ledgers, generate_series(0, 8) n;
 INSERT INTO contracts
     SELECT ledger_id, 1, contract_id, {events}, c, '\\x00', '2026-01-01', false, '2026-01-01',
            CASE WHEN c % 10 = 0 THEN day END,

@@ -23,11 +23,12 @@ from tests.conftest import Database, NewDatabase
 from tests.guarantees.load import delivery, note, opening
 from tests.servers import in_process, make_key, make_ledger, rows, verified
 
-LOG = ("batches", "events", "payloads")
+LOG = ("batches", "events", "payloads", "tiles")
 _DIGEST = """
 SELECT (SELECT md5(string_agg(e::text, '|' ORDER BY ledger_id, position)) FROM events e),
        (SELECT md5(string_agg(p::text, '|' ORDER BY ledger_id, position)) FROM payloads p),
-       (SELECT md5(string_agg(b::text, '|' ORDER BY ledger_id, last_position)) FROM batches b)
+       (SELECT md5(string_agg(b::text, '|' ORDER BY ledger_id, last_position)) FROM batches b),
+       (SELECT md5(string_agg(t::text, '|' ORDER BY ledger_id, level, number)) FROM tiles t)
 """
 
 
@@ -49,6 +50,8 @@ async def service_on(database: Database, folder: Path, **settings: Any) -> Async
 async def filled(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Database:
     """The module's database, with a log in it."""
     async with service_on(database, tmp_path_factory.mktemp("data")):
+        with psycopg.connect(database.service_url, autocommit=True) as connection:
+            connection.execute("INSERT INTO tiles SELECT ledger_id, 7, 0, decode(repeat('00', 8192), 'hex'), sha256('') FROM ledgers")
         return database
 
 
