@@ -190,7 +190,7 @@ def _line(contract_id: str, history: Sequence[RecordedEvent], day: date) -> byte
     try:
         told = tell(history, day)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise Found(f"contract {contract_id}", f"its events cannot be folded: {error!r}") from error
+        raise Found(f"contract {contract_id}", f"its events cannot be folded: {type(error).__name__}") from error
     state = encode_state(told.state)
     line = BookLine(
         contract_id=contract_id,

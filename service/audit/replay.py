@@ -148,7 +148,7 @@ def fold_stored(contract_id: str, history: Sequence[RecordedEvent], last: tuple[
     try:
         return fold_row(contract_id, history, last[7].hex(), day)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise Found(f"contract {contract_id}", f"its events cannot be folded: {error!r}") from error
+        raise Found(f"contract {contract_id}", f"its events cannot be folded: {type(error).__name__}") from error
 
 
 def fold_row(contract_id: str, history: Sequence[RecordedEvent], last_hash: str, day: date) -> ContractRow:

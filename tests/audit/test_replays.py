@@ -178,7 +178,7 @@ def test_each_contract_of_a_book_is_what_the_service_answers_of_it_at_that_time(
     assert done["head"]["position"] == heading["known_position"]
     assert done["head"]["event_hash"] == heading["known_hash"]
     assert [line["contract_id"] for line in lines] == sorted(line["contract_id"] for line in lines)
-    assert len(lines) == ending["contracts"] == done["contracts_done"] > 10
+    assert len(lines) == ending["contracts"] == done["contracts_done"] > 5
     assert sum(line["revision"] for line in lines) == ending["events"] == heading["known_position"]
     params = {"known_position": heading["known_position"], "effective_on": heading["effective_on"]}
     for line in lines:
@@ -220,7 +220,7 @@ def test_what_was_erased_later_is_a_gap_in_the_book_of_before(ledger: httpx.Clie
     noted = ledger.post(f"/contracts/{contract_id}/note-added", json=body, headers={"Idempotency-Key": "note"}).json()["events"][0]
     position = noted["position"]
     before = lines_of(ledger, ended(ledger, asked(ledger, kind="book", known_position=position)))
-    erasure = event({"target": noted["event_id"], "legal_basis": "asked for"})
+    erasure = event({"target": noted["event_id"], "legal_basis": "asked for"}, None)
     erased = ledger.post(f"/contracts/{contract_id}/event-erased", json=erasure, headers={"Idempotency-Key": "erase"})
     assert erased.status_code == 201, erased.text
     after = lines_of(ledger, ended(ledger, asked(ledger, kind="book", known_position=position)))
