@@ -7,6 +7,7 @@ with the service that started it, too, which holds the other end of its standard
 
 import os
 import select
+import signal
 import sys
 import time
 from collections import deque
@@ -141,6 +142,8 @@ def main() -> None:
     """Do what the arguments say, on the database of LEDGER_DATABASE_URL."""
     configure_logging(os.environ.get("LEDGER_LOG_FORMAT", "console"))
     os.nice(NICENESS)
+    # Ctrl-C in a terminal is meant for the service, which ends this process in its own time.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     url, (task, *given) = os.environ["LEDGER_DATABASE_URL"], sys.argv[1:]
     try:
         if task == "replay":

@@ -14,7 +14,7 @@ import orjson
 import psycopg
 import pytest
 
-from service.audit import reconcile, reconciling
+from service.audit import reconcile, reconciling, replaying
 from service.audit.book import open_connection
 from service.audit.past import Telling, Times
 from service.audit.runs import MAX_OPEN
@@ -32,7 +32,7 @@ NEVER = str(uuid4())
 @pytest.fixture(scope="module")
 def service(new_database: NewDatabase, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     """With the ledger `main`, filled at random, and a few things erased."""
-    with new_database() as database, running(database, tmp_path_factory.mktemp("data")) as served:
+    with new_database() as database, running(database, tmp_path_factory.mktemp("data"), reconcile_contracts_per_minute=0) as served:
         served.make_ledger("main", "Asia/Seoul")
         run(Work(urls=[served.url], ledger="main", key=served.admin, requests=REQUESTS, seed=17))
         yield served
@@ -243,6 +243,13 @@ def test_a_contract_whose_events_were_changed_has_its_line_in_the_book_and_no_st
     assert damaged["difference"][0] == "position 3"
 
 
+def test_a_process_tells_only_so_many_books_at_a_time(api: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = ended(api, asked(api, kind="book", known_position=5))
+    monkeypatch.setattr(replaying, "MAX_BOOKS", 0)
+    refused = api.get(f"/replays/{done['replay_id']}/book")
+    assert (refused.status_code, refused.json()["code"], refused.headers["retry-after"]) == (503, "books-busy", "10")
+
+
 def test_there_is_a_book_once_a_book_is_told_and_only_of_a_book(api: httpx.Client) -> None:
     done = ended(api, asked(api, kind="verify"))
     refused = api.get(f"/replays/{done['replay_id']}/book")
@@ -442,7 +449,10 @@ def test_one_process_of_a_deployment_reconciles_and_ends_with_its_service(
 ) -> None:
     monkeypatch.setattr(reconciling, "FIRST_SECONDS", 0)
     monkeypatch.setattr(reconciling, "LOOK_SECONDS", 0.2)
-    held = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2"
+    held = """
+        SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    """
     with new_database() as database:
         with running(database, tmp_path, reconcile_contracts_per_minute=60_000) as served:
             served.make_ledger("main")
