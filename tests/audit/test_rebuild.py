@@ -207,7 +207,10 @@ def test_a_rebuild_that_is_killed_midway_leaves_all_as_it_was_and_the_next_one_w
 
 def wait_for_release(filled: Filled, ledger: str) -> None:
     """Postgres notices that a client is gone a moment after it is."""
-    query = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    query = """
+        SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    """
     wait_for(lambda: not rows(filled.database.superuser_url, query), "the lock of the killed rebuild is gone")
 
 
