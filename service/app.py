@@ -23,12 +23,15 @@ from service.api import (
     lists,
     ocds,
     parties,
+    replays,
     status,
     tiles,
 )
 from service.api.dispatch import Dispatch
 from service.api.openapi import document
 from service.api.operations import LedgerDirectory, Services
+from service.audit.reconciling import Reconciling
+from service.audit.replaying import Books, Replaying
 from service.database import Database
 from service.errors import OperatorError
 from service.log.append import Writers
@@ -44,7 +47,7 @@ from service.telemetry import configure_logging
 GC_THRESHOLD = 50_000
 _MODULES = (
     *(contracts, lists, history, ocds, commitments, deadlines, parties),
-    *(events, imports, exports, audit, tiles, ledgers, status),
+    *(events, imports, exports, audit, tiles, replays, ledgers, status),
 )
 
 
@@ -92,6 +95,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     keyring, directory = Keyring(database, rates, app.state.issuer), LedgerDirectory(reader)
     app.state.services = Services(reader, writers, keyring, directory, Outlooks(database), signing)
     app.state.turning = turning = Turning(database, reader)
+    app.state.books, app.state.replaying = Books(settings.database_url), Replaying(database, settings.database_url)
+    reconciling = Reconciling(database, settings.database_url, settings.reconcile_contracts_per_minute)
     # With Python's defaults the collector walks the whole heap every few hundred requests.
     gc.collect()
     gc.freeze()
@@ -99,10 +104,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     metrics = None
     try:
         if settings.metrics_port:
-            metrics = MetricsServer(settings.metrics_port, app.state.requests, writers.waiting, database.pool_figures)
+            metrics = MetricsServer(settings.metrics_port, app.state.requests, writers.waiting, database.pool_figures, reconciling.alarms)
         yield
     finally:
-        await turning.close()
+        for task in (reconciling, app.state.replaying, turning):
+            await task.close()
         await writers.drain()
         await heads.close()
         await database.close()

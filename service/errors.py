@@ -72,6 +72,10 @@ class ImportNotFound(LedgerError):
     code, status, title = "import-not-found", 404, "There is no such import"
 
 
+class ReplayNotFound(LedgerError):
+    code, status, title = "replay-not-found", 404, "There is no such replay"
+
+
 class MethodNotAllowed(LedgerError):
     code, status, title = "method-not-allowed", 405, "This address does not answer that method"
 
@@ -110,6 +114,27 @@ class HeldBack(LedgerError):
 
 class ImportOfAnother(LedgerError):
     code, status, title = "import-of-another", 409, "The import was begun by another principal"
+
+
+class ReplayRuns(LedgerError):
+    """A replay like the one that is asked for waits or runs; `replay_id` names it."""
+
+    code, status, title = "replay-runs", 409, "Such a replay waits or runs already"
+
+    def __init__(self, kind: str, replay_id: str) -> None:
+        super().__init__(f"Replay {replay_id} is the same {kind}, and has not ended: wait for it, or cancel it.", (), replay_id=replay_id)
+
+
+class ReplayEnded(LedgerError):
+    code, status, title = "replay-ended", 409, "The replay has an outcome"
+
+
+class ReplayUnfinished(LedgerError):
+    code, status, title = "replay-unfinished", 409, "The replay has no book"
+
+
+class TooManyReplays(LedgerError):
+    code, status, title = "too-many-replays", 409, "Too many replays of the ledger wait or run"
 
 
 class LedgerConflict(LedgerError):
@@ -232,6 +257,11 @@ class OutcomeUnknown(Unavailable):
 class ClockUntrusted(Unavailable):
     code, title = "clock-untrusted", "The clocks disagree, so nothing is recorded"
     retry_after_seconds = 30
+
+
+class BooksBusy(Unavailable):
+    code, title = "books-busy", "As many books are told as this process can tell at a time"
+    retry_after_seconds = 10
 
 
 class HistoryLost(Unavailable):

@@ -86,10 +86,13 @@ commits = Commits()
 
 
 class MetricsServer:
-    """Tells what was counted, until it is closed. `queued` and `pool` say how things stand when they are asked."""
+    """Tells what was counted, until it is closed. `queued`, `pool` and `alarms` say how things stand when they are asked."""
 
-    def __init__(self, port: int, requests: Requests, queued: Callable[[], int], pool: Callable[[], dict[str, int]]) -> None:
+    def __init__(
+        self, port: int, requests: Requests, queued: Callable[[], int], pool: Callable[[], dict[str, int]], alarms: Callable[[], int]
+    ) -> None:
         from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+        from prometheus_client.core import GaugeMetricFamily
         from prometheus_client.registry import Collector
 
         class Counted(Collector):
@@ -97,6 +100,7 @@ class MetricsServer:
                 yield from _of_requests(requests)
                 yield from _of_commits(commits, queued())
                 yield from _of_pool(pool())
+                yield GaugeMetricFamily(f"{_PREFIX}ledgers_different", "Ledgers whose projections differ from their log", value=alarms())
 
         registry = CollectorRegistry()
         registry.register(Counted())

@@ -20,9 +20,9 @@ _NEEDS = {
 """What means nothing without another: whoever sets it alone believes that it works."""
 
 
-def _of(variable: str, meaning: str, most: int = 0) -> Mapping[str, Any]:
-    """`most` is the greatest value of a number."""
-    return {"variable": variable, "meaning": meaning, "most": most}
+def _of(variable: str, meaning: str, most: int = 0, least: int = 1) -> Mapping[str, Any]:
+    """`least` and `most` are the bounds of a number."""
+    return {"variable": variable, "meaning": meaning, "most": most, "least": least}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +137,16 @@ class Settings:
             "Without it a random one is made.",
         ),
     )
+    reconcile_contracts_per_minute: int = field(
+        default=60,
+        metadata=_of(
+            "LEDGER_RECONCILE_CONTRACTS_PER_MINUTE",
+            "Contracts a minute that one process of the deployment folds anew and compares with what is stored, over and over; a "
+            "difference is an alarm. 0 for none.",
+            60_000,
+            least=0,
+        ),
+    )
     log_format: str = field(default="console", metadata=_of("LEDGER_LOG_FORMAT", "`console` for people, `json` for machines."))
 
     @classmethod
@@ -153,7 +163,7 @@ class Settings:
 
 def _read(variable: str, text: str, setting: "Field[Any]") -> object:
     if setting.type in (int, int | None):
-        return _number(variable, text, setting.metadata["most"])
+        return _number(variable, text, setting.metadata["least"], setting.metadata["most"])
     if not text.strip() or not text.isprintable():
         raise OperatorError(f"{variable} is {text[:100]!r}: it is blank, or holds what cannot be printed. Set it anew, or leave it out.")
     if setting.name == "api_key" and not _KEY.fullmatch(text):
@@ -161,10 +171,10 @@ def _read(variable: str, text: str, setting: "Field[Any]") -> object:
     return Path(text) if "Path" in str(setting.type) else text
 
 
-def _number(variable: str, text: str, most: int) -> int:
+def _number(variable: str, text: str, least: int, most: int) -> int:
     # The length first, since Python refuses to read thousands of digits.
-    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(most)) and 1 <= int(text) <= most):
-        raise OperatorError(f"{variable} is {text[:100]!r}, and should be a whole number from 1 to {most}.")
+    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(most)) and least <= int(text) <= most):
+        raise OperatorError(f"{variable} is {text[:100]!r}, and should be a whole number from {least} to {most}.")
     return int(text)
 
 

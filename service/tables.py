@@ -16,6 +16,7 @@ from sqlalchemy import (
     Column,
     Date,
     DateTime,
+    Double,
     ForeignKey,
     Index,
     Integer,
@@ -328,6 +329,53 @@ import_lines = Table(
 )
 """The fate of each line: the position it was recorded at, with the line's digest under the import's salt, or why it was not. Never what
 it held; an erasure clears the digest, and the number alone answers from then on."""
+
+replays = Table(
+    "replays",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("replay_id", Uuid, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("known_position", BigInteger),
+    Column("effective_on", Date),
+    Column("requested_by", Uuid),
+    Column("request_key", LargeBinary),
+    Column("salt", LargeBinary),
+    Column("request_digest", LargeBinary),
+    Column("software_version", Text, nullable=False),
+    Column("head", BigInteger),
+    Column("head_hash", LargeBinary),
+    Column("head_root", LargeBinary),
+    Column("events", BigInteger, nullable=False, server_default=text("0")),
+    Column("total", BigInteger, nullable=False, server_default=text("0")),
+    Column("contracts", BigInteger, nullable=False, server_default=text("0")),
+    Column("erased", BigInteger, nullable=False, server_default=text("0")),
+    Column("changed", BigInteger, nullable=False, server_default=text("0")),
+    Column("difference_at", Text),
+    Column("difference", Text),
+    Column("failure", Text),
+    Column("digest", LargeBinary),
+    Column("course", Text),
+    Column("seconds", Double, nullable=False, server_default=text("0")),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("worker", Uuid),
+    Column("leased_until", _instant),
+    Column("created_at", _instant, nullable=False, server_default=text("clock_timestamp()")),
+    Column("started_at", _instant),
+    Column("ended_at", _instant),
+    PrimaryKeyConstraint("ledger_id", "replay_id"),
+    Index(
+        "replays_at_work",
+        *("ledger_id", "kind", "known_position", "effective_on"),
+        unique=True,
+        postgresql_nulls_not_distinct=True,
+        postgresql_where=text("status IN ('waiting', 'running')"),
+    ),
+    Index("replays_request_key", "ledger_id", "request_key", unique=True, postgresql_where=text("request_key IS NOT NULL")),
+)
+"""Replays, from the wish to the verdict: the history of all runs. No part of the log. `course` is what a walk goes on from, `worker` who
+runs it, until `leased_until` unless that is moved on. They hold positions and counts, and nothing of what events say."""
 
 principals = Table(
     "principals",

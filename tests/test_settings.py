@@ -47,13 +47,23 @@ def refusal(monkeypatch: pytest.MonkeyPatch, folder: Path, **stated: str) -> str
 
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize(
-    "text", ["0", "-1", "1.5", "1e3", "0x10", "ten", "1_000", "+5", "\u0663", "9" * 30, "9" * 5_000, "NaN", *UNPRINTABLE]
+    "text", ["-0", "-1", "1.5", "1e3", "0x10", "ten", "1_000", "+5", "\u0663", "9" * 30, "9" * 5_000, "NaN", *UNPRINTABLE]
 )
 def test_a_number_that_is_none_or_out_of_bounds_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, text: str) -> None:
-    most = next(setting.metadata["most"] for setting in fields(Settings) if setting.name == name)
+    least, most = next((setting.metadata["least"], setting.metadata["most"]) for setting in fields(Settings) if setting.name == name)
     sentence = refusal(monkeypatch, tmp_path, **{name: text})
     assert sentence.startswith(f"{VARIABLES[name]} is ")
-    assert sentence.endswith(f"a whole number from 1 to {most}.")
+    assert sentence.endswith(f"a whole number from {least} to {most}.")
+
+
+@pytest.mark.parametrize("name", [name for name in NUMBERS if name != "reconcile_contracts_per_minute"])
+def test_none_at_all_is_refused_where_it_would_mean_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    assert "from 1 to" in refusal(monkeypatch, tmp_path, **{name: "0"})
+
+
+def test_reconciliation_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEDGER_RECONCILE_CONTRACTS_PER_MINUTE", "0")
+    assert Settings.from_environment().reconcile_contracts_per_minute == 0
 
 
 @pytest.mark.parametrize("name", NUMBERS)

@@ -415,6 +415,60 @@ class PartyPage(msgspec.Struct, omit_defaults=True, kw_only=True):
     count_is_exact: bool | None = None
 
 
+class ReplayHead(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """The last event that a replay is of: its position, and its hash unless the ledger is empty; and the root of the tree that ends there,
+    where a batch ends, as a checkpoint of this size states it."""
+
+    position: int
+    event_hash: str | None = None
+    root: str | None = None
+
+
+class ReplayDifference(msgspec.Struct, kw_only=True):
+    """The first place at which what is stored is not what the log says."""
+
+    where: str
+    sentence: str
+
+
+class Replay(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """A replay: how far it is, and what it has found. `events_per_second` is the mean over the time that it was worked on.
+
+    `book_digest` is SHA-256 of a book's lines but the last, which says it too.
+    """
+
+    replay_id: str
+    kind: str
+    status: str
+    created_at: str
+    software_version: str
+    events_done: int
+    events_total: int
+    contracts_done: int
+    worked_milliseconds: int
+    started_at: str | None = None
+    ended_at: str | None = None
+    requested_by: str | None = None
+    events_per_second: int | None = None
+    seconds_left: int | None = None
+    erased_events: int | None = None
+    changed_contracts: int | None = None
+    head: ReplayHead | None = None
+    known_position: int | None = None
+    effective_on: str | None = None
+    verdict: str | None = None
+    difference: ReplayDifference | None = None
+    failure: str | None = None
+    book_digest: str | None = None
+
+
+class ReplayPage(msgspec.Struct, omit_defaults=True, kw_only=True):
+    items: list[Replay]
+    next: str | None = None
+    count: int | None = None
+    count_is_exact: bool | None = None
+
+
 def encode(answer: Any) -> bytes:
     return msgspec.json.encode(answer)
 

@@ -99,7 +99,7 @@ async def _append(call: Call, event_type: str | None, *, opening: bool) -> Respo
     request = call.request
     query = call.query(AppendQuery) if request.scope["query_string"] else _AS_USUAL
     validate_only = query.validate_only == "true"
-    key = secrets.token_bytes(16) if validate_only and "idempotency-key" not in request.headers else _idempotency_key(call)
+    key = secrets.token_bytes(16) if validate_only and "idempotency-key" not in request.headers else idempotency_key(call)
     contract_id = str(uuid7()) if opening else call.contract_id
     expected = _expected_revision(call, opening=opening)
     body = await read_body(request)
@@ -145,7 +145,7 @@ def _expected_revision(call: Call, *, opening: bool) -> int | None:
     return None if opening else expected
 
 
-def _idempotency_key(call: Call) -> bytes:
+def idempotency_key(call: Call) -> bytes:
     """16 bytes of SHA-256 of principal, method, path and the key that was sent."""
     sent = call.request.headers.get("idempotency-key", "").strip()
     if not sent:

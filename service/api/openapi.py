@@ -19,6 +19,7 @@ from service.api.envelope import RecordEventsRequest, request_class
 from service.api.ledgers import CreateLedgerRequest, SetPolicyRequest
 from service.api.operations import OPERATIONS, Documented
 from service.api.problems import Problem
+from service.api.replays import StartReplayRequest
 from service.domain.contract import EVENT_TYPES
 from service.errors import Forbidden, LedgerError, LedgerNotFound, TooManyRequests, Unauthorized, Unavailable
 
@@ -29,7 +30,7 @@ _TAGS = {
     "outlook": "What lies ahead over all contracts: commitments, deadlines, parties.",
     "events": "The log, event by event.",
     "imports": "Many events at once: in by the line, each with its fate, and out.",
-    "audit": "What proves the log: its tree, its tiles, its proofs.",
+    "audit": "What proves the log: checkpoints, tiles, proofs, and replays of a whole ledger.",
     "ledgers": "Books of contracts.",
     "service": "The service itself.",
 }
@@ -184,6 +185,8 @@ def _response_headers(documented: Documented, status: int) -> dict[str, Any]:
     if documented.appends and status == 201:
         headers = {"ETag": header("The contract's revision, for If-Match."), "Idempotent-Replayed": header("`true` for a retry.")}
         return headers if documented.conditional else headers | {"Location": header("The contract's address.")}
+    if documented.appends and status == 202:
+        return {"Idempotent-Replayed": header("`true` for a retry."), "Location": header("Where to ask how far it is.")}
     if documented.etag:
         return {"ETag": header("A digest of the answer without `as_of`; of a contract, after its revision.")}
     if documented.paged:
@@ -216,7 +219,8 @@ def _header_parameters(documented: Documented) -> Iterable[dict[str, Any]]:
 
 
 def _request_schemas() -> dict[str, Any]:
-    classes = [request_class(event_type) for event_type in EVENT_TYPES] + [RecordEventsRequest, CreateLedgerRequest, SetPolicyRequest]
+    named = [RecordEventsRequest, CreateLedgerRequest, SetPolicyRequest, StartReplayRequest]
+    classes = [request_class(event_type) for event_type in EVENT_TYPES] + named
     inputs: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = [(cls.__name__, "validation", TypeAdapter(cls)) for cls in classes]
     _, schema = TypeAdapter.json_schemas(inputs, ref_template=_REF + "{model}", schema_generator=_Schemas)
     definitions = schema["$defs"]

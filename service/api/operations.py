@@ -172,9 +172,10 @@ STRANGER = Principal("", {})
 """Who calls without a token what a ledger opens to everyone."""
 
 
-def route(router: APIRouter, method: str, path: str, right: str, documented: Documented, handler: Handler) -> None:
-    """Declare an operation in a ledger: the caller is known and has the right before the handler runs, unless the operation is one that
-    the ledger's policy `public_log` opens."""
+def route(router: APIRouter, method: str, path: str, right: str | Sequence[str], documented: Documented, handler: Handler) -> None:
+    """Declare an operation in a ledger: the caller is known and has the right, or one of several, before the handler runs, unless the
+    operation is one that the ledger's policy `public_log` opens."""
+    rights = (right,) if isinstance(right, str) else right
 
     async def endpoint(request: Request) -> Response:
         services: Services = request.app.state.services
@@ -186,9 +187,9 @@ def route(router: APIRouter, method: str, path: str, right: str, documented: Doc
         except LedgerNotFound:
             # Which ledgers there are is nothing for one who might not enter them.
             if not principal.may("ledger:admin", None):
-                principal.require(right, None)
+                principal.require(_held(principal, rights, None), None)
             raise
-        principal.require(right, ledger.ledger_id)
+        principal.require(_held(principal, rights, ledger.ledger_id), ledger.ledger_id)
         return await handler(Call(request, services, principal, ledger, epoch))
 
     declare(router, method, path, documented, endpoint)
@@ -201,6 +202,11 @@ async def _public(services: Services, request: Request) -> tuple[Ledger, int] | 
     except LedgerNotFound:
         return None
     return (ledger, epoch) if ledger.public_log else None
+
+
+def _held(principal: Principal, rights: Sequence[str], ledger_id: str | None) -> str:
+    """The first of some rights that a caller has, else the first."""
+    return next((right for right in rights if principal.may(right, ledger_id)), rights[0])
 
 
 OPERATIONS: list[tuple[str, str, Documented]] = []

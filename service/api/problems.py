@@ -48,6 +48,7 @@ class Problem(msgspec.Struct, omit_defaults=True, kw_only=True):
     expected_revision: int | None = None
     current_revision: int | None = None
     contract_id: str | None = None
+    replay_id: str | None = None
 
 
 def problem_response(request: Request, error: LedgerError) -> Response:

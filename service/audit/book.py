@@ -22,7 +22,10 @@ SELECT ledger_id::text, name, time_zone, if_match_required, generation, layout,
        (SELECT coalesce(max(last_position), 0) FROM batches b WHERE b.ledger_id = l.ledger_id), clock_timestamp()
 FROM ledgers l WHERE name = %s
 """
-_SIZES = "SELECT contract_id::text, max(revision) FROM events WHERE ledger_id = %s::uuid GROUP BY contract_id ORDER BY contract_id"
+_SIZES = """
+SELECT contract_id::text, max(revision) FROM events
+WHERE ledger_id = %s::uuid AND contract_id > %s::uuid GROUP BY contract_id ORDER BY contract_id
+"""
 _EVENTS = """
 SELECT contract_id::text, position, revision, event_id::text, event_type, recorded_at, header, event_hash
 FROM events
@@ -32,16 +35,17 @@ ORDER BY events.contract_id, revision
 _EVENTS_OF_ONE = _EVENTS.replace("contract_id > %(after)s::uuid AND contract_id <=", "contract_id =")
 # By one walk over the index: to look up the body of each event beside it takes twice as long.
 _BODIES = "SELECT position, body, sealed FROM payloads WHERE ledger_id = %(ledger_id)s::uuid AND position = ANY(%(positions)s::bigint[])"
+# Of the generation that is live in this snapshot: a rebuild may have put another in its place since the walk began.
 _ROWS = """
 SELECT contract_id::text, revision, position, encode(last_hash, 'hex'), last_on, has_pending, settled_on,
        holds_until, filters, state, beside
 FROM contracts
-WHERE ledger_id = %(ledger_id)s::uuid AND generation = %(generation)s
+WHERE ledger_id = %(ledger_id)s::uuid AND generation = (SELECT generation FROM ledgers WHERE ledger_id = %(ledger_id)s::uuid)
   AND contract_id > %(after)s::uuid AND contract_id <= %(upto)s::uuid
 """
 _DELIVERIES = """
 SELECT contract_id::text, delivery_id, revision FROM deliveries
-WHERE ledger_id = %(ledger_id)s::uuid AND generation = %(generation)s
+WHERE ledger_id = %(ledger_id)s::uuid AND generation = (SELECT generation FROM ledgers WHERE ledger_id = %(ledger_id)s::uuid)
   AND contract_id > %(after)s::uuid AND contract_id <= %(upto)s::uuid
 """
 _SCHEMES = "SELECT unique_reference_schemes FROM ledgers WHERE ledger_id = %(ledger_id)s::uuid"
@@ -49,8 +53,8 @@ _HELD = """
 SELECT contract_id::text, scheme, id FROM unique_references
 WHERE ledger_id = %(ledger_id)s::uuid AND contract_id > %(after)s::uuid AND contract_id <= %(upto)s::uuid
 """
-_FIRST_ID = "00000000-0000-0000-0000-000000000000"
-_LAST_ID = "ffffffff-ffff-ffff-ffff-ffffffffffff"
+FIRST_ID = "00000000-0000-0000-0000-000000000000"
+LAST_ID = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
 
 class Difference(NamedTuple):
@@ -123,22 +127,23 @@ def open_book(connection: Connection, name: str) -> Book:
     return Book(ledger, row[4], row[5], row[6], row[7].astimezone(zone(ledger.time_zone)).date())
 
 
-def chunks_of(connection: Connection, book: Book) -> Iterator[Chunk]:
-    """The whole ledger, in chunks of about CHUNK_EVENTS events; the first and the last reach to the ends of all ids."""
-    after, upto, events = _FIRST_ID, _FIRST_ID, 0
+def chunks_of(connection: Connection, book: Book, after: str = FIRST_ID, most: int | None = None) -> Iterator[Chunk]:
+    """The ledger after a contract, in chunks of about CHUNK_EVENTS events, or `most`; the last reaches to the end of all ids."""
+    upto, events = after, 0
+    most = min(most or CHUNK_EVENTS, CHUNK_EVENTS)
     with connection.transaction(), connection.cursor("sizes") as cursor:
         cursor.itersize = 5_000
-        for contract_id, revisions in cursor.execute(_SIZES, [book.ledger.ledger_id]):
-            if events and events + revisions > CHUNK_EVENTS:
+        for contract_id, revisions in cursor.execute(_SIZES, [book.ledger.ledger_id, after]):
+            if events and events + revisions > most:
                 yield Chunk(after, upto, events)
                 after, events = upto, 0
             upto, events = contract_id, events + revisions
-    yield Chunk(after, _LAST_ID, events)
+    yield Chunk(after, LAST_ID, events)
 
 
 def read_chunk(connection: Connection, book: Book, chunk: Chunk) -> Stored:
     """The events, rows and delivery ids of a chunk, in one snapshot."""
-    parameters = {"ledger_id": book.ledger.ledger_id, "generation": book.generation, "after": chunk.after, "upto": chunk.upto}
+    parameters = {"ledger_id": book.ledger.ledger_id, "after": chunk.after, "upto": chunk.upto}
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         events, bodies = _read_events(connection, _EVENTS, parameters)
@@ -151,6 +156,13 @@ def read_chunk(connection: Connection, book: Book, chunk: Chunk) -> Stored:
         for contract_id, scheme, known in connection.execute(_HELD, parameters):
             held.setdefault(contract_id, set()).add((scheme, known))
     return Stored(events, bodies, rows, ids, schemes, held)
+
+
+def read_events(connection: Connection, book: Book, chunk: Chunk) -> tuple[list[Row], dict[int, Row]]:
+    """The events of a chunk, and by position their bodies, in one snapshot."""
+    with connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        return _read_events(connection, _EVENTS, {"ledger_id": book.ledger.ledger_id, "after": chunk.after, "upto": chunk.upto})
 
 
 def read_schemes(connection: Connection, book: Book) -> frozenset[str]:

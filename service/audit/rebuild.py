@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
+
+from msgspec.structs import asdict
 
 from service.audit.book import (
     Book,
@@ -22,7 +24,8 @@ from service.audit.book import (
     read_schemes,
 )
 from service.audit.chain import check_chain
-from service.audit.replay import Progress, Told, check_deliveries, check_references, check_row, fold_stored, held_of
+from service.audit.crew import Crew
+from service.audit.replay import Course, Progress, Told, check_deliveries, check_references, check_row, fold_stored, held_of
 from service.domain.corrections import delivery_ids
 from service.domain.events import RecordedEvent
 from service.errors import OperatorError
@@ -32,9 +35,17 @@ from service.tables import contracts, deliveries, insert_rows, rows_of
 
 CATCH_UP_CONTRACTS = 200
 DELETE_ROWS = 5_000
+WRITE_ROWS = 500
+"""Rows that are written under the ledger's lock at a time."""
 _LOCK = "SELECT 1 FROM ledger_locks WHERE ledger_id = %(ledger_id)s::uuid FOR NO KEY UPDATE"
 _ONE_REBUILD = "SELECT pg_try_advisory_lock(hashtextextended('contract-ledger rebuild ' || %s, 0))"
 _MOVED = "SELECT DISTINCT contract_id::text FROM events WHERE ledger_id = %(ledger_id)s::uuid AND position > %(position)s"
+_GENERATION = "SELECT generation FROM ledgers WHERE ledger_id = %(ledger_id)s::uuid"
+# What an erasure took away meanwhile, or another rebuild between two parts of this one.
+_MISSING = """
+SELECT contract_id::text FROM events e WHERE ledger_id = %(ledger_id)s::uuid AND revision = 1 AND NOT EXISTS (
+    SELECT FROM contracts c WHERE c.ledger_id = e.ledger_id AND c.generation = %(generation)s AND c.contract_id = e.contract_id)
+"""
 _HEAD = "SELECT max(last_position) FROM batches WHERE ledger_id = %(ledger_id)s::uuid"
 _SWAP = "UPDATE ledgers SET generation = %(generation)s, layout = %(layout)s WHERE ledger_id = %(ledger_id)s::uuid"
 _STALE = """
@@ -61,37 +72,87 @@ class Rebuilt:
     difference: Difference | None
 
 
-def rebuild(database_url: str, ledger: str, progress: Progress) -> Rebuilt:
+class LogDamaged(OperatorError):
+    """The log itself is not intact, so nothing is rebuilt from it."""
+
+    def __init__(self, difference: Difference) -> None:
+        super().__init__(f"The log itself is not intact, so nothing is rebuilt from it: {difference}")
+        self.difference = difference
+
+    def __reduce__(self) -> Any:
+        return LogDamaged, (self.difference,)
+
+
+class RebuildRuns(OperatorError):
+    """Another rebuild of the ledger runs."""
+
+
+def rebuild(database_url: str, ledger: str, progress: Progress, processes: int = 0, course: Course | None = None) -> Rebuilt:
     """Write the projection of a ledger anew beside the live one, compare the two, and put the new one in its place.
 
-    Appends go on: what they change meanwhile is folded again, at the end under the ledger's lock. OperatorError when another rebuild runs.
+    Appends go on: what they change meanwhile is folded again, at the end under the ledger's lock. `course` is as of `verify`: given again,
+    the rebuild goes on with the rows that it has written. RebuildRuns when another runs, LogDamaged when there is nothing to build on.
     """
     began = time.monotonic()
+    course = course or Course()
     with open_connection(database_url) as connection:
+        head = open_book(connection, ledger).head
+    with Crew(database_url, head, processes) as crew, open_connection(database_url) as connection:
         book = open_book(connection, ledger)
         if connection.execute(_ONE_REBUILD, [book.ledger.ledger_id]).fetchone() != (True,):
-            raise OperatorError(f"Another rebuild of ledger {ledger} runs; wait for it to end.")
+            raise RebuildRuns(f"Another rebuild of ledger {ledger} runs; wait for it to end.")
+        # Under the lock, since the one before may just have put its rows in place.
+        book = _taken_up(connection, open_book(connection, ledger), course)
+        if book.generation + 1 == course.generation:
+            _build(connection, crew, book, course, progress)
+        _delete_stale(connection, book, course.generation or 0)
+    return Rebuilt(ledger, course.contracts, course.events, time.monotonic() - began, course.changed, course.difference)
+
+
+def _taken_up(connection: Connection, book: Book, course: Course) -> Book:
+    """The ledger as it was when the rebuild began; the course begins anew where it has none, or another has put rows in its place."""
+    if course.generation == book.generation:
+        return book  # its rows were put in place, and then it was interrupted
+    if course.generation != book.generation + 1 or course.head is None:
+        _begin_anew(course)
+        course.head, course.generation = book.head, book.generation + 1
         _delete_stale(connection, book, book.generation)
-        chunks = list(chunks_of(connection, book))
-        total = sum(chunk.events for chunk in chunks)
-        events, found, changed, difference = 0, 0, 0, None
-        misheld: set[str] = set()
-        for chunk in chunks:
-            told, differ = _rebuild_chunk(connection, book, chunk, misheld)
-            events, found, changed = events + told.events, found + told.contracts, changed + differ
-            difference = difference or told.difference
-            progress(events, total, "events")
-        _swap(connection, book, misheld)
-        _delete_stale(connection, book, book.generation + 1)
-    return Rebuilt(ledger, found, events, time.monotonic() - began, changed, difference)
+    return replace(book, head=course.head)
 
 
-def _rebuild_chunk(connection: Connection, book: Book, chunk: Chunk, misheld: set[str]) -> tuple[Told, int]:
-    """Fold a chunk, write its rows under the next generation, and count the live rows that are not the same.
+def _begin_anew(course: Course) -> None:
+    """Forget what a course had come to."""
+    for name, value in asdict(Course()).items():
+        setattr(course, name, value)
 
-    The contracts whose references are not those of their events are added to `misheld`: these rows have no generation.
+
+def _build(connection: Connection, crew: Crew, book: Book, course: Course, progress: Progress) -> None:
+    """Write the rows of the next generation chunk by chunk, and put them in place."""
+    chunks = list(chunks_of(connection, book, course.after))
+    total = course.events + sum(chunk.events for chunk in chunks)
+    for chunk, made in zip(chunks, crew.in_order(_rebuild_chunk, book, chunks), strict=True):
+        course.add(chunk, made.told)
+        course.changed += made.changed
+        course.misheld = [*course.misheld, *made.misheld] if made.misheld else course.misheld
+        progress(course.events, total, "events")
+    _swap(connection, book, set(course.misheld))
+
+
+class _Made(NamedTuple):
+    """What a chunk came to: how many of its live rows are not what was made, and which contracts' references are to be written anew."""
+
+    told: Told
+    changed: int
+    misheld: list[str]
+
+
+def _rebuild_chunk(connection: Connection, book: Book, chunk: Chunk) -> _Made:
+    """Fold a chunk, write its rows under the next generation, and compare the live ones.
+
+    What contracts hold of unique references is written at the end, for those of which it differs: these rows have no generation.
     """
     events, bodies, rows, ids, schemes, held = read_chunk(connection, book, chunk)
+    misheld: set[str] = set()
     folded: list[ContractRow] = []
     delivered: list[dict[str, Any]] = []
     count, changed, difference = 0, 0, None
@@ -117,21 +178,32 @@ def _rebuild_chunk(connection: Connection, book: Book, chunk: Chunk, misheld: se
     misheld.update(held)
     for contract_id in {**rows, **ids, **held} if book.layout == LAYOUT else ():
         changed, difference = changed + 1, difference or Difference(f"contract {contract_id}", "it has a row, and no event")
-    with connection.transaction():
-        connection.execute(_LOCK, {"ledger_id": book.ledger.ledger_id})
-        _write_rows(connection, book, folded, delivered)
-    return Told(count, len(folded), 0, difference), changed
+    for start in range(0, len(folded), WRITE_ROWS):
+        rows_now = folded[start : start + WRITE_ROWS]
+        ids_now = {row.contract_id for row in rows_now}
+        with connection.transaction():
+            _lock(connection, book)
+            _write_rows(connection, book, rows_now, [row for row in delivered if row["contract_id"] in ids_now])
+    return _Made(Told(count, len(folded), 0, difference), changed, sorted(misheld))
 
 
 def _checked_fold(
     book: Book, contract_id: str, stored: Sequence[Row], bodies: Mapping[int, Row]
 ) -> tuple[list[RecordedEvent], ContractRow]:
-    """The events of a contract and the row they make today. OperatorError when they are not what was recorded."""
+    """The events of a contract and the row they make today. LogDamaged when they are not what was recorded."""
     try:
         history = check_chain(book.ledger, contract_id, stored, bodies)
         return history, fold_stored(contract_id, history, stored[-1], book.today)
     except Found as error:
-        raise OperatorError(f"The log itself is not intact, so nothing is rebuilt from it: {error.difference}") from None
+        raise LogDamaged(error.difference) from None
+
+
+def _lock(connection: Connection, book: Book) -> None:
+    """Take the ledger's lock. RebuildRuns when the rows that are written have been put in place meanwhile: then they are not ours."""
+    ledger_id = {"ledger_id": book.ledger.ledger_id}
+    connection.execute(_LOCK, ledger_id)
+    if connection.execute(_GENERATION, ledger_id).fetchone() != (book.generation,):
+        raise RebuildRuns(f"Another rebuild of ledger {book.ledger.name} has put its rows in place meanwhile.")
 
 
 def _write_rows(connection: Connection, book: Book, rows: Sequence[ContractRow], delivered: Sequence[dict[str, Any]]) -> None:
@@ -145,6 +217,8 @@ def _swap(connection: Connection, book: Book, misheld: Iterable[str]) -> None:
     """Fold again what was appended meanwhile, first without the lock, at last with it, and make the new generation live."""
     ledger_id = {"ledger_id": book.ledger.ledger_id}
     position = book.head
+    for (contract_id,) in connection.execute(_MISSING, ledger_id | {"generation": book.generation + 1}).fetchall():
+        _refold(connection, book, contract_id)
     while True:
         head = (connection.execute(_HEAD, ledger_id).fetchone() or (0,))[0]
         moved = [row[0] for row in connection.execute(_MOVED, ledger_id | {"position": position})]
@@ -154,7 +228,7 @@ def _swap(connection: Connection, book: Book, misheld: Iterable[str]) -> None:
             _refold(connection, book, contract_id)
         position = head
     with connection.transaction():
-        connection.execute(_LOCK, ledger_id)
+        _lock(connection, book)
         for (contract_id,) in connection.execute(_MOVED, ledger_id | {"position": position}).fetchall():
             _refold(connection, book, contract_id)
         _hold_anew(connection, book, sorted(misheld))
@@ -164,7 +238,7 @@ def _swap(connection: Connection, book: Book, misheld: Iterable[str]) -> None:
 def _refold(connection: Connection, book: Book, contract_id: str) -> None:
     """Fold one contract under the ledger's lock, which is taken here where it is not held yet."""
     with connection.transaction():
-        connection.execute(_LOCK, {"ledger_id": book.ledger.ledger_id})
+        _lock(connection, book)
         next_generation = {"generation": book.generation + 1}
         stored, bodies = read_contract(connection, book, contract_id)
         history, row = _checked_fold(book, contract_id, stored, bodies)

@@ -5,31 +5,27 @@ always belong together while appends go on, memory is bounded by a chunk, and ch
 gaps, and that its instants rise, is checked by position.
 """
 
-import gc
-import multiprocessing
 import os
 import resource
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from service.audit.book import Book, Chunk, Connection, Difference, Found, chunks_of, open_book, open_connection, read_chunk
+import msgspec
+
+from service.audit.book import FIRST_ID, Book, Chunk, Connection, Difference, Found, chunks_of, open_book, open_connection, read_chunk
 from service.audit.chain import check_chain, check_order
+from service.audit.crew import Crew
 from service.audit.outlook import check_outlook
 from service.audit.tree import check_tree
 from service.domain.corrections import delivery_ids, resolve
 from service.domain.events import RecordedEvent
 from service.domain.references import ReferenceId, held_references
 from service.projections.contracts import LAYOUT, ContractRow, contract_row, project
-
-SMALL_LEDGER = 50_000
-"""Below this many events one process is quicker than starting several."""
 
 Progress = Callable[[int, int, str], None]
 
@@ -58,81 +54,62 @@ class Told(NamedTuple):
     erased: int = 0
 
 
-def verify(database_url: str, ledger: str, progress: Progress, processes: int = 0) -> Verdict:
+class Course(msgspec.Struct):
+    """How far a walk is, and what it has found: enough for another process to go on from, after the last contract that is done."""
+
+    after: str = FIRST_ID
+    events: int = 0
+    contracts: int = 0
+    erased: int = 0
+    changed: int = 0
+    difference: Difference | None = None
+    head: int | None = None
+    """Of a rebuild: the head when it began, and the generation that it writes."""
+    generation: int | None = None
+    misheld: list[str] = []
+    """Of a rebuild: the contracts whose unique references are to be written anew."""
+
+    def add(self, chunk: Chunk, told: "Told") -> None:
+        """A chunk is done."""
+        self.after = chunk.upto
+        self.events, self.contracts, self.erased = self.events + told.events, self.contracts + told.contracts, self.erased + told.erased
+        self.difference = self.difference or told.difference
+
+
+def verify(database_url: str, ledger: str, progress: Progress, processes: int = 0, course: Course | None = None) -> Verdict:
     """Check a whole ledger: hashes, chains, digests, copies, order, and each contract's row against the fold of its events.
 
-    `processes` 0 uses one for each core, up to four. OperatorError when there is no such ledger.
+    `processes` 0 uses one for each core, up to four. `course` is brought forward with each chunk, before `progress` is told, which may
+    end the walk by an exception; given again, it goes on from there. OperatorError when there is no such ledger.
     """
     began = time.monotonic()
+    course = course or Course()
     with open_connection(database_url) as connection:
         book = open_book(connection, ledger)
-    events, found, erased, difference = 0, 0, 0, None
+        chunks = list(chunks_of(connection, book, course.after))
     peaks: dict[int, int] = {os.getpid(): _peak_bytes()}
-    for worker, told in _walk(database_url, book, processes):
-        events, found, erased = events + told.events, found + told.contracts, erased + told.erased
-        peaks[worker] = max(peaks.get(worker, 0), told.peak_bytes)
-        difference = difference or told.difference
-        progress(events, max(events, book.head), "events")
+    with Crew(database_url, book.head, processes) as crew:
+        order = crew.submit(_verify_order, book)
+        for chunk, (worker, told) in zip(chunks, crew.in_order(verify_chunk, book, chunks), strict=True):
+            course.add(chunk, told)
+            peaks[worker] = max(peaks.get(worker, 0), told.peak_bytes)
+            progress(course.events, max(course.events, book.head), "events")
+        difference = order.result() or course.difference
     if difference is None and book.layout != LAYOUT:
         difference = Difference(f"ledger {ledger}", f"its rows have layout {book.layout}, not {LAYOUT}: run `contract-ledger rebuild`")
     if difference is None:
         with open_connection(database_url) as connection:
             difference = check_outlook(connection, open_book(connection, ledger))
-    return Verdict(ledger, events, found, time.monotonic() - began, sum(peaks.values()), difference, erased)
+    seconds = time.monotonic() - began
+    return Verdict(ledger, course.events, course.contracts, seconds, sum(peaks.values()), difference, course.erased)
 
 
-def _walk(url: str, book: Book, processes: int) -> Iterator[tuple[int, Told]]:
-    """What the check of the order and each chunk came to, with the process that did it."""
-    workers = processes or min(os.cpu_count() or 1, 4)
-    if workers == 1 or book.head <= SMALL_LEDGER:
-        with open_connection(url) as connection:
-            chunks = list(chunks_of(connection, book))
-        _start_worker(url, book)
-        try:
-            yield _verify_order()
-            yield from (_verify_chunk(chunk) for chunk in chunks)
-        finally:
-            _end_worker()
-        return
-    # A forked process is there at once; one that is spawned imports everything anew, but forking is safe on Linux only, and before
-    # there is a connection that the fork would share.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_process, initargs=(url, book)) as pool:
-        order = pool.submit(_verify_order)
-        with open_connection(url) as connection:
-            walked = [pool.submit(_verify_chunk, chunk) for chunk in chunks_of(connection, book)]
-        yield from (chunk.result() for chunk in walked)
-        yield order.result()
+def _verify_order(connection: Connection, book: Book) -> Difference | None:
+    return check_order(connection, book) or check_tree(connection, book)
 
 
-def _start_process(url: str, book: Book) -> None:
-    gc.disable()  # a chunk makes no cycles, and the collector would walk all of its rows again and again
-    _start_worker(url, book)
-
-
-_worker: tuple[Connection, Book] | None = None
-
-
-def _start_worker(url: str, book: Book) -> None:
-    global _worker  # noqa: PLW0603 - a process of the pool keeps its connection
-    _worker = open_connection(url), book
-
-
-def _end_worker() -> None:
-    global _worker  # noqa: PLW0603
-    if _worker:
-        _worker[0].close()
-    _worker = None
-
-
-def _verify_order() -> tuple[int, Told]:
-    assert _worker is not None
-    return os.getpid(), Told(0, 0, _peak_bytes(), check_order(*_worker) or check_tree(*_worker))
-
-
-def _verify_chunk(chunk: Chunk) -> tuple[int, Told]:
-    assert _worker is not None
-    connection, book = _worker
+def verify_chunk(connection: Connection, book: Book, chunk: Chunk) -> tuple[int, Told]:
+    """What the contracts of a chunk come to, and the process that looked."""
     events, bodies, rows, ids, schemes, held = read_chunk(connection, book, chunk)
     count, found, erased, difference = 0, 0, 0, None
     for contract_id, group in groupby(events, key=itemgetter(0)):
@@ -171,7 +148,7 @@ def fold_stored(contract_id: str, history: Sequence[RecordedEvent], last: tuple[
     try:
         return fold_row(contract_id, history, last[7].hex(), day)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise Found(f"contract {contract_id}", f"its events cannot be folded: {error!r}") from error
+        raise Found(f"contract {contract_id}", f"its events cannot be folded: {type(error).__name__}") from error
 
 
 def fold_row(contract_id: str, history: Sequence[RecordedEvent], last_hash: str, day: date) -> ContractRow:

@@ -3,16 +3,15 @@
 import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from service import __version__
 from service.cli import groups
 from service.cli.ocds import ocds
-from service.cli.options import AnyLedger, DataDir, LedgerName, Url, client_of, databases_of, option, settings_of
+from service.cli.options import AnyLedger, DataDir, LedgerName, Url, client_of, option, settings_of
 from service.errors import OperatorError
 
 app = typer.Typer(
@@ -211,13 +210,13 @@ def migrate(
 def verify(ledger: AnyLedger = None, data_dir: DataDir = None) -> None:
     """Check the whole log: every hash, every link, the order, and that each current state is exactly the fold of its events.
 
-    Reads only. Exit status 1 at a difference, which is named.
+    Reads only, and writes what came of it into the history of replays. Exit status 1 at a difference, which is named.
     """
     from service.audit.replay import verify as check
+    from service.cli.replays import replay
     from service.cli.report import verified
 
-    if _replay(ledger, data_dir, check, verified):
-        raise typer.Exit(1)
+    raise typer.Exit(1 if replay("verify", ledger, data_dir, check, verified) else 0)
 
 
 @app.command()
@@ -227,29 +226,35 @@ def rebuild(ledger: AnyLedger = None, data_dir: DataDir = None) -> None:
     On a sound ledger this changes nothing, else it says what it changed. Exit status 1 when the log itself is not sound.
     """
     from service.audit.rebuild import rebuild as make
+    from service.cli.replays import replay
     from service.cli.report import rebuilt
 
-    _replay(ledger, data_dir, make, rebuilt)
+    replay("rebuild", ledger, data_dir, make, rebuilt)
 
 
-def _replay(ledger: str | None, data_dir: Path | None, run: Callable[..., Any], sentence: Callable[[Any], str]) -> bool:
-    """Run a replay over one ledger or all, with its progress, and say what came of each; whether any differed from its log."""
-    from service.cli.admin import ledger_id, ledger_names
-    from service.cli.deployment import connected
-    from service.cli.report import progress
+@app.command()
+def book(
+    ledger: LedgerName = "main",
+    known_position: Annotated[int | None, option("As the ledger knew it at this position; its head if not said.", min=1)] = None,
+    known_at: Annotated[str | None, option("As the ledger knew it at this instant, such as 2026-11-22T09:30:00Z.")] = None,
+    effective_on: Annotated[str | None, option("As in effect on this day, such as 2023-07-01; today if not said.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Write the whole book as it was believed to be, one contract a line (NDJSON), to standard output.
 
-    different = False
-    with databases_of(data_dir) as urls:
-        with connected(urls.service_url) as connection:
-            names = ledger_names(connection)
-            if ledger is not None:
-                ledger_id(connection, ledger)
-        for name in [ledger] if ledger is not None else names:
-            with progress(name) as advance:
-                outcome = run(urls.service_url, name, advance)
-            different = different or outcome.difference is not None
-            typer.secho(sentence(outcome), fg="red" if outcome.difference else "green")
-    return different
+    Exit status 1 when a contract cannot be told, since its events are not what was recorded; its line says where.
+    """
+    from service.cli.replays import tell_book
+
+    raise typer.Exit(0 if tell_book(ledger, data_dir, known_position, known_at, effective_on) else 1)
+
+
+@app.command()
+def replays(ledger: LedgerName = "main", data_dir: DataDir = None) -> None:
+    """List the last replays of a ledger: what verified, rebuilt or told it, when, and what came of it."""
+    from service.cli.replays import list_replays
+
+    list_replays(ledger, data_dir)
 
 
 @app.command()

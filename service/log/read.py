@@ -59,7 +59,7 @@ SELECT position FROM events WHERE ledger_id = %(ledger_id)s::uuid AND contract_i
 """
 _RECORDED_AT = "SELECT recorded_at FROM events WHERE ledger_id = %(ledger_id)s::uuid AND position = %(position)s"
 # The newest batch that was whole by the instant (the first is of 1970), and the events of the next that were recorded by it.
-_POSITION_AT = """
+POSITION_AT = """
 WITH whole AS (
     SELECT last_position FROM batches
     WHERE ledger_id = %(ledger_id)s::uuid AND recorded_at <= greatest(%(known_at)s::timestamptz, '1970-01-01T00:00:00Z')
@@ -328,10 +328,17 @@ class Reader:
         if times.known_at is not None:
             if times.known_at > now:
                 raise _refused(times.prefix + "known_at", f"the instant is in the future; it is {instant(now)} now")
-            return int((await self.database.rows(_POSITION_AT, parameters | {"known_at": times.known_at}))[0][0])
+            return int((await self.database.rows(POSITION_AT, parameters | {"known_at": times.known_at}))[0][0])
         if times.known_position is not None and times.known_position > head:
             raise _refused(times.prefix + "known_position", f"the ledger has {head} events so far")
         return head if times.known_position is None else times.known_position
+
+    async def position_at(self, ledger: Ledger, known_at: datetime) -> int | None:
+        """The ledger's last position at an instant; None for one in the future."""
+        _, _, now = (await self.database.rows(_HEAD, {"ledger_id": ledger.ledger_id}))[0]
+        if known_at > now:
+            return None
+        return int((await self.database.rows(POSITION_AT, {"ledger_id": ledger.ledger_id, "known_at": known_at}))[0][0])
 
     async def recorded_at(self, ledger: Ledger, position: int) -> datetime:
         """The instant at which an event was recorded."""

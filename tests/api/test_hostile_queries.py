@@ -14,6 +14,7 @@ import pytest
 from tests.api.bodies import SIGNED, event, open_contract
 from tests.api.documented import Operation, document, operations
 from tests.api.running import RunningService
+from tests.servers import wait_for
 
 VALUES: Final = [
     *("", "%00", "%FF", "%ED%A0%80", "%F0%9F%98%80", "%0D%0AX:y", "%25", "%27%3B--", "%5C", "*", "_", ":", "x:", ",", ",,", "a%2C" * 200),
@@ -41,15 +42,19 @@ def places(api: httpx.Client) -> dict[str, str]:
     line = event({"text": "a note"}) | {"contract": contract_id, "event_type": "note.added"}
     sent = api.post("/imports", content=orjson.dumps(line), headers={"Idempotency-Key": import_id, "Content-Type": "application/x-ndjson"})
     assert sent.status_code == 200, sent.text
-    return {
-        "ledger": "main",
-        "contract_id": contract_id,
-        "event_id": event_id,
-        "import_id": import_id,
-        "party_id": "lges",
-        "level": "0",
-        "tile": "000.p/1",
-    }
+    replay_id = told_book(api)
+    ids = {"contract_id": contract_id, "event_id": event_id, "import_id": import_id, "replay_id": replay_id}
+    return {"ledger": "main", "party_id": "lges", "level": "0", "tile": "000.p/1", **ids}
+
+
+def told_book(api: httpx.Client) -> str:
+    """The id of a replay that has told a book."""
+    asked = api.post("/replays", json={"kind": "book"}, headers={"Idempotency-Key": "a book"})
+    assert asked.status_code == 202, asked.text
+    address = f"/replays/{asked.json()['replay_id']}"
+    wait_for(lambda: api.get(address).json()["status"] == "done", "the book is told")
+    replay_id: str = asked.json()["replay_id"]
+    return replay_id
 
 
 @pytest.mark.parametrize("operation", READS, ids=lambda operation: operation.operation_id)

@@ -167,7 +167,7 @@ def test_a_service_whose_port_for_metrics_is_taken_ends_and_says_why(new_databas
         with pytest.raises(AssertionError, match="ended while it started"), running(database, tmp_path, metrics_port=port):
             pass
         with pytest.raises(OperatorError, match=f"LEDGER_METRICS_PORT: port {port} on 127.0.0.1 is in use"):
-            MetricsServer(port, Requests(), int, dict)
+            MetricsServer(port, Requests(), int, dict, int)
 
 
 def test_nothing_is_counted_or_told_if_no_port_is_set() -> None:

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
-from service.audit import book, replay
+from service.audit import book, crew, replay
 from service.audit import rebuild as rebuilding
 from service.audit.rebuild import Rebuilt, rebuild
 from service.cli import app
@@ -222,9 +223,10 @@ def test_a_rebuild_that_is_killed_midway_leaves_all_as_it_was_and_the_next_one_w
 
 def wait_for_release(filled: Filled, ledger: str) -> None:
     """Postgres notices that a client is gone a moment after it is."""
-    query = (
-        "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-    )
+    query = """
+        SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    """
     wait_for(lambda: not rows(filled.database.superuser_url, query), "the lock of the killed rebuild is gone")
 
 
@@ -262,3 +264,54 @@ def test_an_empty_ledger_is_rebuilt_to_nothing(filled: Filled) -> None:
     told = rebuilt(filled, empty)
     assert (told.contracts, told.events, told.changed) == (0, 0, 0)
     verified(filled.database.service_url, empty)
+
+
+def test_a_rebuild_that_processes_share_writes_the_same_rows(filled: Filled, ledger: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "SMALL_LEDGER", 0)
+    before = projected(filled, ledger)
+    told = rebuild(filled.database.service_url, ledger, lambda *_: None, processes=2)
+    assert (told.changed, told.difference, told.contracts) == (0, None, len(before[0]))
+    assert projected(filled, ledger) == before
+    shared = replay.verify(filled.database.service_url, ledger, lambda *_: None, processes=2)
+    alone = replay.verify(filled.database.service_url, ledger, lambda *_: None, processes=1)
+    assert (shared.difference, shared.events, shared.contracts) == (None, alone.events, alone.contracts)
+
+
+def test_what_one_of_several_processes_finds_damaged_ends_the_rebuild(filled: Filled, ledger: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "SMALL_LEDGER", 0)
+    url, before = filled.database.superuser_url, projected(filled, ledger)
+    change = "UPDATE payloads SET body = {} WHERE position = 9 AND ledger_id = (SELECT ledger_id FROM ledgers WHERE name = %s)"
+    rows(url, "ALTER TABLE payloads DISABLE TRIGGER USER")
+    try:
+        rows(url, change.format("body || ' '::bytea"), ledger)
+        with pytest.raises(rebuilding.LogDamaged) as damaged:
+            rebuild(filled.database.service_url, ledger, lambda *_: None, processes=2)
+        assert damaged.value.difference.where == "position 9"
+        assert projected(filled, ledger) == before
+        rows(url, change.format("substring(body FOR octet_length(body) - 1)"), ledger)
+    finally:
+        rows(url, "ALTER TABLE payloads ENABLE ALWAYS TRIGGER refuse_change; ALTER TABLE payloads ENABLE ALWAYS TRIGGER refuse_truncate")
+
+
+CREW = """
+import sys
+from service.audit.crew import Crew
+
+with Crew(sys.argv[1], 10**9, 2):
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_the_processes_that_share_a_walk_end_with_the_one_that_started_them(filled: Filled) -> None:
+    command = [sys.executable, "-c", CREW, filled.database.service_url]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        shared = psutil.Process(process.pid).children(recursive=True)
+        assert len(shared) == 2
+    finally:
+        process.kill()
+        process.communicate()
+    wait_for(lambda: not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in shared), "all are gone")

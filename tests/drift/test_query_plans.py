@@ -113,9 +113,9 @@ MORE: Final[list[tuple[str, dict[str, Any]]]] = [
     ("read._EVENTS_AFTER", {"after": 4_000}),
     ("read._EVENTS_AFTER", {"after": 4_000, "event_type": "figure.stated"}),
     ("read._EVENTS_AFTER", {"event_type": "figure.stated"}),
-    ("read._POSITION_AT", {"known_at": "0001-01-01T00:00:00Z"}),
-    ("read._POSITION_AT", {"known_at": "2026-01-01T00:10:01Z"}),
-    ("read._POSITION_AT", {"known_at": "2999-01-01T00:00:00Z"}),
+    ("read.POSITION_AT", {"known_at": "0001-01-01T00:00:00Z"}),
+    ("read.POSITION_AT", {"known_at": "2026-01-01T00:10:01Z"}),
+    ("read.POSITION_AT", {"known_at": "2999-01-01T00:00:00Z"}),
 ]
 
 
