@@ -123,7 +123,7 @@ class ReferencesShared(LedgerError):
 
 
 class HistoryForked(LedgerError):
-    code, status, title = "history-forked", 409, "The cursor belongs to another history"
+    code, status, title = "history-forked", 409, "This belongs to another history"
 
 
 class StaleRevision(LedgerError):
@@ -236,6 +236,11 @@ class ClockUntrusted(Unavailable):
 
 class HistoryLost(Unavailable):
     code, title = "history-lost", "The database lacks an event that this deployment had committed"
+    retry_after_seconds = 60
+
+
+class StoreUnusable(Unavailable):
+    code, title = "checkpoint-store-unusable", "The store of kept checkpoints cannot be used, so nothing is signed"
     retry_after_seconds = 60
 
 
