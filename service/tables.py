@@ -84,6 +84,40 @@ tiles = Table(
 )
 """The full tiles of the tree (C2SP tlog-tiles): 256 hashes, of events at level 0 and of the roots of tiles above it, and their own root."""
 
+epochs = Table(
+    "epochs",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("begun_at", _instant, nullable=False, server_default=text("clock_timestamp()")),
+    Column("note", Text, nullable=False),
+    PrimaryKeyConstraint("ledger_id", "epoch"),
+)
+"""The epochs that operators began after the first, each with the signed checkpoint that it begins with."""
+
+witnesses = Table(
+    "witnesses",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("verifier_key", Text, nullable=False),
+    PrimaryKeyConstraint("ledger_id", "name"),
+)
+"""Who is asked to cosign a ledger's checkpoints: by the name in its verifier key."""
+
+cosignatures = Table(
+    "cosignatures",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("line", Text, nullable=False),
+    PrimaryKeyConstraint("ledger_id", "epoch", "size", "name"),
+)
+"""What witnesses cosigned, as the line that stands under the checkpoint."""
+
 events = Table(
     "events",
     metadata,

@@ -135,6 +135,14 @@ def keep_head(folder: Path, ledger_id: str, head: Head, *, backwards: bool = Fal
     keep_heads(folder, {ledger_id: head}, backwards=backwards)
 
 
+def replace_head(folder: Path, ledger_id: str, head: Head | None) -> None:
+    """Keep a ledger's head in place of any that was kept; or none, for a ledger without events."""
+    if head is None:
+        (folder / f"{ledger_id}.json").unlink(missing_ok=True)
+    else:
+        keep_head(folder, ledger_id, head, backwards=True)
+
+
 def keep_heads(folder: Path, heads: Mapping[str, Head], *, backwards: bool = False) -> None:
     """Keep heads by ledger_id. Once it returns, a power cut leaves them whole."""
     if not heads:
