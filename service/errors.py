@@ -249,6 +249,15 @@ class ProjectionUnknown(Unavailable):
     retry_after_seconds = 60
 
 
+class NotSigned(Unavailable):
+    code, title = "not-signed", "There is no signed checkpoint to tell of"
+    retry_after_seconds = 60
+
+
+class CheckpointNotFound(LedgerError):
+    code, status, title = "checkpoint-not-found", 404, "No checkpoint of this size was signed"
+
+
 class TreeUnknown(Unavailable):
     code, title = "tree-unknown", "The tree of the ledger's log is not built yet"
     retry_after_seconds = 60

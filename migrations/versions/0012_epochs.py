@@ -3,7 +3,7 @@
 from alembic import context, op
 
 revision = "0012"
-down_revision = "0009"
+down_revision = "0010"
 
 TABLES = """
 CREATE TABLE epochs (

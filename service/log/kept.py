@@ -6,7 +6,6 @@ out: by us, before a reader holds two histories. It is written, and on disk, bef
 
 import asyncio
 import fcntl
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
@@ -137,23 +136,15 @@ class PostgresStore:
         self._is_made = True
 
 
-def open_store(where: str | None, deployment: str, database_url: str) -> CheckpointStore:
-    """The store that LEDGER_CHECKPOINT_STORE names, a folder or a postgresql:// URL; else the folder of a deployment among the user's
-    state. OperatorError for the ledger's own database, which would be restored together with what it is to be compared with."""
-    if where is not None and where.startswith(("postgresql://", "postgres://")):
+def open_store(where: str, deployment: str, database_url: str) -> CheckpointStore:
+    """The store that LEDGER_CHECKPOINT_STORE names, a postgresql:// URL or a folder, in which each deployment has one of its own.
+    OperatorError for the ledger's own database, which would be restored together with what it is to be compared with."""
+    if where.startswith(("postgresql://", "postgres://")):
         if _place(where) == _place(database_url):
             raise OperatorError("LEDGER_CHECKPOINT_STORE names the ledger's own database: name another one, on another server.")
         return PostgresStore(where, deployment)
-    return FolderStore(Path(where).absolute() if where is not None else default_folder(deployment))
-
-
-def default_folder(deployment: str) -> Path:
-    """Where a deployment keeps its checkpoints unless told otherwise."""
-    stated = os.environ.get("XDG_STATE_HOME", "")
-    # What is relative is to be ignored, says the specification of these variables.
-    state = Path(stated) if stated.startswith("/") else Path.home() / ".local" / "state"
     name = quote(deployment, safe="")
-    return state / "contract-ledger" / (name if name.strip(".") else name.replace(".", "%2E"))
+    return FolderStore(Path(where).absolute() / (name if name.strip(".") else name.replace(".", "%2E")))
 
 
 async def keep(store: CheckpointStore, database: Database, ledger_id: str, checkpoint: Checkpoint, signed: Checkpoint | None) -> None:

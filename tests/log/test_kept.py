@@ -10,7 +10,7 @@ from service.database import Database as Connections
 from service.errors import HistoryForked, OperatorError, StoreUnusable
 from service.log import kept
 from service.log.checkpoint import Checkpoint, origin_of
-from service.log.kept import CheckpointStore, FolderStore, PostgresStore, check, default_folder, keep, open_store
+from service.log.kept import CheckpointStore, FolderStore, PostgresStore, check, keep, open_store
 from service.log.proofs import root_at
 from service.log.tree import EMPTY
 from service.settings import Settings
@@ -111,12 +111,10 @@ def test_a_second_database_is_not_the_ledgers_own() -> None:
     assert isinstance(open_store("postgresql://other@kept.example/ledger", DEPLOYMENT, url), PostgresStore)
 
 
-def test_the_default_folder_is_among_the_users_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    assert default_folder("ledger.example/eu") == tmp_path / "contract-ledger" / "ledger.example%2Feu"
-    assert default_folder("..") == tmp_path / "contract-ledger" / "%2E%2E"
-    monkeypatch.setenv("XDG_STATE_HOME", "relative")
-    assert default_folder("a") == Path.home() / ".local" / "state" / "contract-ledger" / "a"
+def test_each_deployment_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    for deployment, folder in (("ledger.example/eu", "ledger.example%2Feu"), ("..", "%2E%2E")):
+        assert open_store(str(tmp_path), deployment, "").swap(LEDGER_ID, None, at(1))
+        assert (tmp_path / folder / f"{LEDGER_ID}.checkpoint").exists()
 
 
 async def test_a_log_that_grows_is_kept_as_it_grows(connections: Connections, ledger_id: str, tmp_path: Path) -> None:
