@@ -269,6 +269,11 @@ class HistoryLost(Unavailable):
     retry_after_seconds = 60
 
 
+class StoreUnusable(Unavailable):
+    code, title = "checkpoint-store-unusable", "The store of kept checkpoints cannot be used, so nothing is signed"
+    retry_after_seconds = 60
+
+
 class ProjectionUnknown(Unavailable):
     code, title = "projection-unknown", "The ledger's projection has a layout that this release does not know"
     retry_after_seconds = 60

@@ -121,11 +121,12 @@ class Settings:
             "takes the place of another. Needed with LEDGER_DATABASE_URL; the embedded database has its own in the data folder.",
         ),
     )
-    checkpoint_store: Path | None = field(
+    checkpoint_store: str | None = field(
         default=None,
         metadata=_of(
             "LEDGER_CHECKPOINT_STORE",
-            "Folder, outside the database and the data folder, that keeps the last checkpoint of each ledger. Needed with "
+            "Folder, outside the database and the data folder, that keeps the last checkpoint of each ledger; or the `postgresql://` URL "
+            "of a second database that does, for when several machines sign. Needed with "
             "LEDGER_DATABASE_URL to sign; else `$XDG_STATE_HOME/contract-ledger` (`~/.local/state/contract-ledger`).",
         ),
     )

@@ -124,6 +124,40 @@ signing_keys = Table(
 )
 """The keys that sign checkpoints; a process with another key signs none."""
 
+epochs = Table(
+    "epochs",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("begun_at", _instant, nullable=False, server_default=text("clock_timestamp()")),
+    Column("note", Text, nullable=False),
+    PrimaryKeyConstraint("ledger_id", "epoch"),
+)
+"""The epochs that operators began after the first, each with the signed checkpoint that it begins with."""
+
+witnesses = Table(
+    "witnesses",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("verifier_key", Text, nullable=False),
+    PrimaryKeyConstraint("ledger_id", "name"),
+)
+"""Who is asked to cosign a ledger's checkpoints: by the name in its verifier key."""
+
+cosignatures = Table(
+    "cosignatures",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("line", Text, nullable=False),
+    PrimaryKeyConstraint("ledger_id", "epoch", "size", "name"),
+)
+"""What witnesses cosigned, as the line that stands under the checkpoint."""
+
 events = Table(
     "events",
     metadata,

@@ -17,7 +17,7 @@ from service.database import Database
 from service.domain.events import MAX_NAME
 from service.errors import LedgerError, OperatorError
 from service.log.decide import CLOCK_TOLERANCE
-from service.log.heads import Head, keep_head, read_heads
+from service.log.heads import Head, read_heads, replace_head
 from service.log.ledger import instant, is_time_zone
 from service.log.ledgers import make_ledger, open_log
 from service.log.read import Reader
@@ -245,10 +245,7 @@ def accept_head(connection: Connection, heads_folder: Path, ledger: str) -> tupl
         )
     row = connection.execute(_HEAD, [found]).fetchone()
     head = Head(row[0], row[1]) if row and row[1] is not None else None
-    if head is None:
-        (heads_folder / f"{found}.json").unlink()
-    else:
-        keep_head(heads_folder, found, head, backwards=True)
+    replace_head(heads_folder, found, head)
     return kept, head
 
 

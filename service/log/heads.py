@@ -135,6 +135,14 @@ def keep_head(folder: Path, ledger_id: str, head: Head, *, backwards: bool = Fal
     keep_heads(folder, {ledger_id: head}, backwards=backwards)
 
 
+def replace_head(folder: Path, ledger_id: str, head: Head | None) -> None:
+    """Keep a ledger's head in place of any that was kept; or none, for a ledger without events."""
+    if head is None:
+        (folder / f"{ledger_id}.json").unlink(missing_ok=True)
+    else:
+        keep_head(folder, ledger_id, head, backwards=True)
+
+
 def keep_heads(folder: Path, heads: Mapping[str, Head], *, backwards: bool = False) -> None:
     """Keep heads by ledger_id. Once it returns, a power cut leaves them whole."""
     if not heads:
@@ -163,6 +171,7 @@ def replace_file(file: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
+    """Names given and taken in a folder survive a power cut once this returns."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

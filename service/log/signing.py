@@ -17,15 +17,11 @@ import structlog
 from service.database import Database
 from service.errors import HistoryForked, NotSigned, OperatorError, TreeUnknown
 from service.log.checkpoint import Checkpoint, origin_of
-from service.log.kept import Kept, KeptCheckpoints, KeptElsewhere
+from service.log.kept import CheckpointStore, keep, open_store
 from service.log.ledger import Ledger
 from service.log.notes import Note, NoteError, Signer, Verifier
-from service.log.proofs import root_at
 from service.log.tree import root_of
 from service.settings import Settings
-
-TRIES = 5
-"""How often signing begins anew when other processes keep checkpoints of the same ledger at the same moment."""
 
 _DEPLOYMENT = "INSERT INTO deployment (name) VALUES (%(name)s) ON CONFLICT DO NOTHING"
 _NAME = "SELECT name FROM deployment"
@@ -95,7 +91,8 @@ class Signing:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._wanted_name = settings.deployment
-        self._store_folder = settings.checkpoint_store
+        self._settings = settings
+        self._store: CheckpointStore | None = None
         self._signers = read_signers(settings.signing_key) if settings.signing_key else []
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.deployment = ""
@@ -108,7 +105,9 @@ class Signing:
         self.deployment = (await self._database.rows(_NAME))[0][0]
         if self._wanted_name not in (None, self.deployment):
             raise OperatorError(f"LEDGER_DEPLOYMENT is {self._wanted_name}, and this database is of the deployment {self.deployment}.")
-        if self._signers and self._store_folder is not None:
+        if self._settings.checkpoint_store is not None:
+            self._store = open_store(self._settings.checkpoint_store, self.deployment, self._settings.database_url or "")
+        if self._signers and self._store is not None:
             async with self._database.transaction() as connection:
                 await connection.execute(_REGISTER, {"public_key": self._signers[0].public_key})
             if not await self._active():
@@ -141,12 +140,7 @@ class Signing:
                 return _published(last[0][1])
             raise NotSigned(f"No checkpoint of ledger {ledger.name} has been signed, and this process has no key of the deployment.")
         async with self._locks[ledger.ledger_id]:
-            for _ in range(TRIES):
-                try:
-                    return await self._sign(ledger, epoch, signers)
-                except KeptElsewhere:
-                    continue
-        raise NotSigned(f"Other processes sign checkpoints of ledger {ledger.name} at this moment; ask again.")
+            return await self._sign(ledger, epoch, signers)
 
     async def at(self, ledger: Ledger, epoch: int, size: int) -> Published | None:
         """The checkpoint that was signed of a size, if one was."""
@@ -160,42 +154,26 @@ class Signing:
 
     async def _active(self) -> list[Signer]:
         """The private keys at hand that are registered and not retired."""
-        if not self._signers or self._store_folder is None:
+        if not self._signers or self._store is None:
             return []
         active = {key.public_key for key in await self.keys() if key.retired_at is None}
         return [signer for signer in self._signers if signer.public_key in active]
 
     async def _sign(self, ledger: Ledger, epoch: int, signers: list[Signer]) -> Published:
-        """Keep, sign and store the checkpoint of the newest batch. KeptElsewhere when another process came between."""
-        assert self._store_folder is not None
-        store = KeptCheckpoints(self._store_folder / self.deployment)
-        # In this order: a head that is read after what is kept can only be behind it in another history.
-        kept = await asyncio.to_thread(store.read, ledger.ledger_id)
+        """Keep, sign and store the checkpoint of the newest batch, as `service.log.kept.keep` lets it."""
+        assert self._store is not None
+        last = await self._database.rows(_LAST, {"ledger_id": ledger.ledger_id, "epoch": epoch})
         size, frontier = (await self._database.rows(_HEAD, {"ledger_id": ledger.ledger_id}))[0]
         if frontier is None:
             raise TreeUnknown(f"The tree of ledger {ledger.name} is not built yet: run `contract-ledger migrate` to its end.")
-        await self.require(ledger, epoch, kept, size)
-        wanted = Kept(epoch, size, root_of(frontier))
-        if kept != wanted:
-            await asyncio.to_thread(store.keep, ledger.ledger_id, kept, wanted)
-        return await self._publish(ledger, wanted, signers)
+        wanted = Checkpoint(self.origin(ledger, epoch), size, root_of(frontier), (f"time zone {ledger.time_zone}",))
+        await keep(self._store, self._database, ledger.ledger_id, wanted, _published(last[0][1]).checkpoint if last else None)
+        return await self._publish(ledger, epoch, wanted, signers)
 
-    async def require(self, ledger: Ledger, epoch: int, kept: Kept | None, size: int) -> None:
-        """HistoryForked unless the log, of so many events, continues the one of which a checkpoint is kept."""
-        if kept is None or kept.epoch < epoch:
-            return
-        if kept.epoch > epoch or kept.size > size or await root_at(self._database, ledger.ledger_id, kept.size) != kept.root:
-            raise HistoryForked(
-                f"Ledger {ledger.name} is not the one of which a checkpoint of {kept.size} events in epoch {kept.epoch} is kept: the "
-                "database is an older copy, or another. Restore the newer one, or begin a new epoch with "
-                f"`contract-ledger epoch begin {ledger.name}`."
-            )
-
-    async def _publish(self, ledger: Ledger, wanted: Kept, signers: list[Signer]) -> Published:
-        origin = self.origin(ledger, wanted.epoch)
-        text = Checkpoint(origin, wanted.size, wanted.root, (f"time zone {ledger.time_zone}",)).text()
-        note = Note(text, tuple(signer.sign(origin, text) for signer in signers)).format()
-        parameters = {"ledger_id": ledger.ledger_id, "epoch": wanted.epoch, "size": wanted.size, "root": wanted.root, "note": note}
+    async def _publish(self, ledger: Ledger, epoch: int, wanted: Checkpoint, signers: list[Signer]) -> Published:
+        text = wanted.text()
+        note = Note(text, tuple(signer.sign(wanted.origin, text) for signer in signers)).format()
+        parameters = {"ledger_id": ledger.ledger_id, "epoch": epoch, "size": wanted.size, "root": wanted.root, "note": note}
         async with self._database.transaction() as connection:
             await connection.execute(_STORE, parameters)
             await connection.execute(_SIGNED, parameters)

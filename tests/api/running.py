@@ -98,7 +98,7 @@ def make_key_of(database: Database, principal_id: str, expires_at: datetime | No
 @contextmanager
 def running(database: Database, folder: Path, **settings: Any) -> Iterator[RunningService]:
     """The service over a database, with its kept heads in a folder, while the block runs."""
-    signs = {"signing_key": SIGNING_KEY, "checkpoint_store": folder / "kept-checkpoints"}
+    signs = {"signing_key": SIGNING_KEY, "checkpoint_store": str(folder / "kept-checkpoints")}
     given: dict[str, Any] = {"max_body_bytes": MAX_BODY_BYTES, "pool_connections": 4, **signs, **settings}
     stated = Settings(database_url=database.service_url, data_dir=folder, **given)
     listening = socket.create_server(("127.0.0.1", 0))
