@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -96,28 +96,34 @@ def _sentence(outcome: Json) -> str:
 
 def export_file(client: Client, contract_id: str | None, file: Path | None) -> None:
     """Write a ledger's events, or a contract's, to a file, which is there whole or not at all; or to standard output."""
+    lines = write_pieces(client.export(contract_id), f"events of {client.ledger}", file)
+    if file is not None:
+        console(stderr=True).print(Text(f"{lines:,} events of ledger {visible(client.ledger)} are in {file}."), soft_wrap=True)
+
+
+def write_pieces(pieces: Iterable[bytes], what: str, file: Path | None) -> int:
+    """Write what comes in pieces to a file, which is there whole or not at all, or to standard output; how many lines it has."""
     if file is None:
-        for piece in client.export(contract_id):
-            sys.stdout.buffer.write(piece)
+        count = _write(pieces, what, sys.stdout.buffer)
         sys.stdout.buffer.flush()
-        return
+        return count
     draft = file.with_name(f".{file.name}.{os.getpid()}.draft")
     try:
         with draft.open("wb") as lines:
-            count = _write(client, contract_id, lines)
+            count = _write(pieces, what, lines)
         draft.replace(file)
     except OSError as error:
         raise OperatorError(f"{file} cannot be written: {error.strerror or error}.") from None
     finally:
         with suppress(OSError):
             draft.unlink()
-    console(stderr=True).print(Text(f"{count:,} events of ledger {visible(client.ledger)} are in {file}."), soft_wrap=True)
+    return count
 
 
-def _write(client: Client, contract_id: str | None, lines: IO[bytes]) -> int:
+def _write(pieces: Iterable[bytes], what: str, lines: IO[bytes]) -> int:
     count = 0
-    with _moving(f"events of {client.ledger}", None) as moved:
-        for piece in client.export(contract_id):
+    with _moving(what, None) as moved:
+        for piece in pieces:
             lines.write(piece)
             count += piece.count(b"\n")
             moved(len(piece))
