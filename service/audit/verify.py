@@ -16,7 +16,10 @@ import hashlib
 import json
 import re
 import sys
+from typing import Any, BinaryIO, Collection, Dict, NoReturn, Sequence, Tuple
 
+Members = Dict[str, Any]
+Point = Tuple[int, int, int, int]
 FORMAT = "contract-ledger/bundle/v1"
 HEADER_SCHEMA = "contract-ledger/header/v1"
 MAX_LINE_BYTES = 64 * 1024 * 1024
@@ -38,7 +41,7 @@ class Unusable(Exception):
 # ---- JSON that is text, with whole numbers below 2^53, without a member twice, and nothing else
 
 
-def read_json(text: bytes | str, what: str):
+def read_json(text: bytes | str, what: str) -> Members:
     """A JSON object. Unusable for anything that two readers could read differently."""
     try:
         if isinstance(text, bytes):
@@ -54,24 +57,24 @@ def read_json(text: bytes | str, what: str):
     return found
 
 
-def _members(pairs):
+def _members(pairs: list[tuple[str, Any]]) -> Members:
     members = dict(pairs)
     if len(members) != len(pairs):
         raise ValueError("a member stands there twice")
     return members
 
 
-def _no_float(text):
+def _no_float(text: str) -> NoReturn:
     raise ValueError(f"{text[:30]} is no whole number")
 
 
-def _whole(text):
+def _whole(text: str) -> int:
     if len(text) > 17 or not -(2**53) < int(text) < 2**53:
         raise ValueError("a number beyond 2^53")
     return int(text)
 
 
-def canonical(value) -> bytes:
+def canonical(value: Any) -> bytes:
     """Canonical JSON (RFC 8785) of a value without floats. Unusable for text that UTF-8 cannot hold."""
     try:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode("utf-8")
@@ -79,21 +82,21 @@ def canonical(value) -> bytes:
         raise Unusable("a text holds half of a surrogate pair, or is nested too deeply") from None
 
 
-def member(members, name, kind, what, pattern=None):
+def member(members: Members, name: str, kind: Any, what: str, pattern: re.Pattern[str] | None = None) -> Any:
     """A member that has to be there, of a type and spelt so."""
-    value = members.get(name)
-    if type(value) is not kind or (pattern is not None and not pattern.fullmatch(value)) or (kind is str and not _encodes(value)):
+    value: Any = members.get(name)
+    if type(value) is not kind or (kind is str and not _encodes(value)) or (pattern is not None and not pattern.fullmatch(value)):
         raise Unusable(f"{what} has no proper `{name}`")
     return value
 
 
-def _encodes(text) -> bool:
+def _encodes(text: str) -> bool:
     """Whether a text has no half of a surrogate pair, which JSON can write and UTF-8 cannot."""
     return not any("\ud800" <= sign <= "\udfff" for sign in text) if not text.isascii() else True
 
 
-def only(members, allowed, what):
-    unknown = sorted(members.keys() - allowed)
+def only(members: Members, allowed: Collection[str], what: str) -> None:
+    unknown = sorted(name for name in members if name not in allowed)
     if unknown:
         raise Unusable(f"{what} has a member that this format does not know: {ascii(unknown[0])[:50]}")
 
@@ -109,7 +112,7 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
-def verify_inclusion(index, size, leaf, path, root) -> bool:
+def verify_inclusion(index: int, size: int, leaf: bytes, path: Sequence[bytes], root: bytes) -> bool:
     """Whether a path proves a leaf at an index of a tree (RFC 9162, section 2.1.3.2)."""
     if not 0 <= index < size or any(len(one) != 32 for one in [leaf, root, *path]):
         return False
@@ -127,7 +130,7 @@ def verify_inclusion(index, size, leaf, path, root) -> bool:
     return last == 0 and node == root
 
 
-def verify_consistency(size1, size2, root1, root2, path) -> bool:
+def verify_consistency(size1: int, size2: int, root1: bytes, root2: bytes, path: Sequence[bytes]) -> bool:
     """Whether a path proves that one tree continues another (RFC 9162, section 2.1.4.2)."""
     if not 0 <= size1 <= size2 or any(len(one) != 32 for one in [root1, root2, *path]):
         return False
@@ -156,8 +159,9 @@ def verify_consistency(size1, size2, root1, root2, path) -> bool:
 class Tree:
     """A tree that grows from the left: the roots of its complete subtrees, each with its height, the greatest first."""
 
-    def __init__(self):
-        self.size, self.nodes = 0, []
+    def __init__(self) -> None:
+        self.size = 0
+        self.nodes: list[tuple[int, bytes]] = []
 
     def add(self, node: bytes, height: int = 0) -> None:
         """Add a complete subtree; it has to begin where one of its height may."""
@@ -174,7 +178,7 @@ class Tree:
             root = node_hash(node, root)
         return root
 
-    def grow(self, size: int, hashes) -> None:
+    def grow(self, size: int, hashes: Sequence[bytes]) -> None:
         """Add the complete subtrees, as great as they can be, that lead to a size, given their hashes in order."""
         for node in hashes:
             if self.size >= size:
@@ -195,7 +199,7 @@ _D = -121665 * pow(121666, _P - 2, _P) % _P
 _ROOT_OF_MINUS_1 = pow(2, (_P - 1) // 4, _P)
 
 
-def _add(a, b):
+def _add(a: Point, b: Point) -> Point:
     """The sum of two points (X, Y, Z, T) with x = X/Z, y = Y/Z, xy = T/Z."""
     e, f = (a[1] - a[0]) * (b[1] - b[0]) % _P, (a[1] + a[0]) * (b[1] + b[0]) % _P
     g, h = 2 * a[3] * b[3] * _D % _P, 2 * a[2] * b[2] % _P
@@ -203,7 +207,7 @@ def _add(a, b):
     return i * j % _P, k * m % _P, j * k % _P, i * m % _P
 
 
-def _multiply(scalar, point):
+def _multiply(scalar: int, point: Point) -> Point:
     product = (0, 1, 1, 0)
     while scalar:
         if scalar & 1:
@@ -212,7 +216,7 @@ def _multiply(scalar, point):
     return product
 
 
-def _point(encoded: bytes):
+def _point(encoded: bytes) -> Point | None:
     """The point of 32 bytes; None for those of none."""
     y = int.from_bytes(encoded, "little")
     sign, y = y >> 255, y & (2**255 - 1)
@@ -228,7 +232,7 @@ def _point(encoded: bytes):
     return x, y, 1, x * y % _P
 
 
-_BASE = _point((4 * pow(5, _P - 2, _P) % _P).to_bytes(32, "little"))
+_BASE = _point((4 * pow(5, _P - 2, _P) % _P).to_bytes(32, "little")) or (0, 1, 1, 0)
 
 
 def ed25519_verify(public: bytes, message: bytes, signature: bytes) -> bool:
@@ -256,7 +260,7 @@ def _base64(text: str) -> bytes:
 class Key:
     """A verifier key, `name+hash+key`, as the one who verifies has pinned it."""
 
-    def __init__(self, text: str):
+    def __init__(self, text: str) -> None:
         parts = text.strip().split("+", 2)
         key = _base64(parts[2]) if len(parts) == 3 else b""
         if len(key) != 33 or key[0] != 1:
@@ -270,7 +274,7 @@ class Key:
 class Checkpoint:
     """The head of a log as its operator signed it: origin, size and root, and who signed."""
 
-    def __init__(self, note: str):
+    def __init__(self, note: str) -> None:
         body, found, signatures = note.rpartition("\n\n")
         self.text = body + "\n"
         lines = body.split("\n")
@@ -284,7 +288,7 @@ class Checkpoint:
         if len(self.root) != 32 or len(self.signatures) > 100:
             raise Unusable("the checkpoint's root is not a hash, or it has too many signatures")
 
-    def signer(self, keys):
+    def signer(self, keys: Sequence[Key]) -> str | None:
         """The name of a key, among those pinned, that signed it; None when none did."""
         text = self.text.encode("utf-8")
         for name, signed in self.signatures:
@@ -294,7 +298,7 @@ class Checkpoint:
         return None
 
 
-def _signature(line: str):
+def _signature(line: str) -> tuple[str, bytes]:
     dash, _, rest = line.partition(" ")
     name, _, signature = rest.partition(" ")
     if dash != "\u2014" or not name:
@@ -327,24 +331,26 @@ OF_A_PART = "That the ledger has nothing more: this bundle is a part, and later 
 class Verdict:
     """What was found of each check: faults (it is invalid), doubts (it cannot be told), and remarks."""
 
-    def __init__(self):
-        self.faults, self.doubts, self.remarks = ({name: [] for name in CHECKS} for _ in range(3))
+    def __init__(self) -> None:
+        self.faults: dict[str, list[str]] = {name: [] for name in CHECKS}
+        self.doubts: dict[str, list[str]] = {name: [] for name in CHECKS}
+        self.remarks: dict[str, list[str]] = {name: [] for name in CHECKS}
         self.counts = dict.fromkeys(CHECKS, 0)
         self.done = False
 
-    def fault(self, check, where, what):
+    def fault(self, check: str, where: str, what: str) -> None:
         self.counts[check] += 1
         if self.counts[check] == 1:
             self.faults[check].append(f"{where}: {what}")
 
-    def doubt(self, check, what):
+    def doubt(self, check: str, what: str) -> None:
         if len(self.doubts[check]) < 3:
             self.doubts[check].append(what)
 
-    def of(self, check):
+    def of(self, check: str) -> tuple[str, str]:
         """The verdict on a check, and why."""
         if self.faults[check]:
-            more = " (and %d more such)" % (self.counts[check] - 1) if self.counts[check] > 1 else ""
+            more = f" (and {self.counts[check] - 1} more such)" if self.counts[check] > 1 else ""
             return "invalid", self.faults[check][0] + more
         if self.doubts[check]:
             return "indeterminate", "; ".join(self.doubts[check])
@@ -354,7 +360,7 @@ class Verdict:
             return "not asked", "no checkpoint that you kept was given (--kept)"
         return "valid", "; ".join([CHECKS[check], *self.remarks[check]])
 
-    def overall(self):
+    def overall(self) -> str:
         found = {self.of(check)[0] for check in CHECKS}
         return "invalid" if "invalid" in found else "indeterminate" if "indeterminate" in found else "valid"
 
@@ -375,7 +381,7 @@ _REQUIRED = {
 _OPTIONAL = {"causation_id": _UUID, "correlation_id": _UUID, "effective_on": _DAY, "hypothetical": None, "sealed_digest": _HEX}
 
 
-def read_header(text: str, what: str):
+def read_header(text: str, what: str) -> Members:
     """The members of a header. Unusable unless it is canonical, and has those that a header has."""
     header = read_json(text, what)
     only(header, _REQUIRED.keys() | _OPTIONAL.keys(), what)
@@ -389,18 +395,18 @@ def read_header(text: str, what: str):
     return header
 
 
-def hashes(members, name, what):
+def hashes(members: Members, name: str, what: str) -> list[bytes]:
     """A list of hashes in hex."""
     found = member(members, name, list, what)
     if len(found) > MAX_PROOF_HASHES or not all(type(one) is str and _HEX.fullmatch(one) for one in found):
-        raise Unusable("`%s` of %s is not a list of at most %d hashes" % (name, what, MAX_PROOF_HASHES))
+        raise Unusable(f"`{name}` of {what} is not a list of at most {MAX_PROOF_HASHES} hashes")
     return [bytes.fromhex(one) for one in found]
 
 
 class Walk:
     """One way through a bundle, from its opening line to its closing one."""
 
-    def __init__(self, opening, keys, kept, verdict):
+    def __init__(self, opening: Members, keys: Sequence[Key], kept: Checkpoint | None, verdict: Verdict) -> None:
         what = "the opening line"
         only(opening, OPENING, what)
         if opening.get("format") != FORMAT:
@@ -410,18 +416,20 @@ class Walk:
         self.contract_id = member(opening, "contract_id", str, what, _UUID) if self.kind == "contract" else None
         self.checkpoint = Checkpoint(member(opening, "checkpoint", str, what))
         self.opening, self.verdict, self.kept = opening, verdict, kept
-        self.tree, self.last, self.events, self.erased, self.sealed, self.opened = Tree(), {}, 0, 0, 0, 0
-        self.recorded_at, self.kept_root = "", None
+        self.tree, self.events, self.erased, self.sealed, self.opened = Tree(), 0, 0, 0, 0
+        self.last: Dict[bytes, Tuple[int, str]] = {}
+        self.recorded_at = ""
+        self.kept_root: bytes | None = None
         self.first, self.to = 1, self.checkpoint.size
         if self.kind == "range":
             self.first, self.to = member(opening, "from_position", int, what), member(opening, "to_position", int, what)
             if not 1 <= self.first <= self.to <= self.checkpoint.size:
-                raise Unusable("the range of the bundle is none within the %d events of its checkpoint" % self.checkpoint.size)
+                raise Unusable(f"the range of the bundle is none within the {self.checkpoint.size} events of its checkpoint")
             self.tree.grow(self.first - 1, hashes(opening, "before", what))
         self.position = self.first - 1
         self._check_head(keys)
 
-    def _check_head(self, keys):
+    def _check_head(self, keys: Sequence[Key]) -> None:
         """Who signed the checkpoint, and what it says of the ledger."""
         if not keys:
             self.verdict.doubt("signature", "no verifier key was given (--key), so anybody may have signed this")
@@ -434,13 +442,13 @@ class Walk:
             origins = ascii(self.checkpoint.origin), ascii(self.kept.origin)
             self.verdict.fault("consistency", "the checkpoint", "it is of the log {}, and the one you kept of {}".format(*origins))
 
-    def event(self, line, where):
+    def event(self, line: Members, where: str) -> None:
         """Check the line of an event."""
         only(line, LINE, where)
         text = member(line, "header", str, where)
         header = read_header(text, "the header in " + where)
         position, leaf = header["position"], leaf_hash(text.encode("utf-8"))
-        where = "%s (position %d)" % (where, position)
+        where = f"{where} (position {position})"
         self.events += 1
         self._check_order(header, where)
         self._check_chain(header, leaf.hex(), where)
@@ -455,19 +463,19 @@ class Walk:
         else:
             self._check_body(line, header, where)
 
-    def _check_order(self, header, where):
+    def _check_order(self, header: Members, where: str) -> None:
         if header["ledger_id"] != self.ledger_id:
             self.verdict.fault("ledger", where, "the event is of another ledger, {}".format(header["ledger_id"]))
         if self.contract_id not in (None, header["contract_id"]):
             self.verdict.fault("ledger", where, "the event is of another contract, {}".format(header["contract_id"]))
         due = self.position + 1
         if header["position"] < due or (self.kind != "contract" and header["position"] != due):
-            self.verdict.fault("order", where, "position %d stands where %d was due" % (header["position"], due))
+            self.verdict.fault("order", where, f"position {header['position']} stands where {due} was due")
         if header["recorded_at"] < self.recorded_at:
             self.verdict.fault("order", where, "it was recorded before the event in front of it")
         self.position, self.recorded_at = header["position"], header["recorded_at"]
 
-    def _check_chain(self, header, event_hash, where):
+    def _check_chain(self, header: Members, event_hash: str, where: str) -> None:
         contract = bytes.fromhex(header["contract_id"].replace("-", ""))
         revision, last = self.last.get(contract, (0, ZEROS))
         begins_outside = self.kind == "range" and contract not in self.last and header["revision"] > 1
@@ -475,12 +483,12 @@ class Walk:
         if begins_outside:
             pass
         elif header["revision"] != revision + 1:
-            self.verdict.fault("order", where, "revision %d of its contract stands where %d was due" % (header["revision"], revision + 1))
+            self.verdict.fault("order", where, f"revision {header['revision']} of its contract stands where {revision + 1} was due")
         elif header["prev"] != last:
             self.verdict.fault("chain", where, "it does not name the hash of the event before it in its contract")
         self.last[contract] = header["revision"], event_hash
 
-    def _check_body(self, line, header, where):
+    def _check_body(self, line: Members, header: Members, where: str) -> None:
         text = member(line, "body", str, where)
         if "erased" in line:
             raise Unusable(f"{where} has both a body and its erasure")
@@ -498,7 +506,7 @@ class Walk:
                 read_json('{{"parts":{}}}'.format(member(line, "sealed", str, where)), "what is sealed in " + where), digests, where
             )
 
-    def _check_sealed(self, sealed, digests, where):
+    def _check_sealed(self, sealed: Members, digests: Any, where: str) -> None:
         """Each value that is shown, with its salt, has its digest in the body's map, and there is no other."""
         shown = {}
         for part in member(sealed, "parts", list, where):
@@ -509,7 +517,7 @@ class Walk:
         if shown != digests:
             self.verdict.fault("sealed", where, "a sealed value or salt is not the one whose digest the body holds")
 
-    def _check_erasure(self, line, header, where):
+    def _check_erasure(self, line: Members, header: Members, where: str) -> None:
         """A missing body is explained by an event of the same contract that stands in the same tree and names it."""
         self.erased += 1
         if "erased" not in line:
@@ -526,14 +534,14 @@ class Walk:
         if digest != by["body_digest"] or not (names_it and same) or by["position"] <= header["position"]:
             self.verdict.fault("erasures", where, "what is said to be its erasure is no later event of its contract that erases it")
         elif by["position"] > self.checkpoint.size:
-            late = "%s was erased by position %d, after the checkpoint, which so does not prove it" % (where, by["position"])
+            late = f"{where} was erased by position {by['position']}, after the checkpoint, which so does not prove it"
             self.verdict.doubt("erasures", late + ": ask for a bundle of a newer one")
         elif not verify_inclusion(
             by["position"] - 1, self.checkpoint.size, leaf_hash(text.encode()), hashes(erased, "proof", where), self.checkpoint.root
         ):
             self.verdict.fault("erasures", where, "its erasure is not in the tree whose root was signed")
 
-    def close(self, line, digest, where):
+    def close(self, line: Members, digest: str, where: str) -> None:
         """Check the closing line, and what can be told only now."""
         only(line, CLOSING, where)
         counted = {"events": self.events, "erased": self.erased, "contracts": len(self.last)}
@@ -545,17 +553,17 @@ class Walk:
             self.verdict.fault("order", where, "there is no event of the contract")
         if self.kind != "contract":
             if self.position != self.to or self.events != self.to - self.first + 1:
-                message = "the bundle goes to position %d with %d events, and not to %d" % (self.position, self.events, self.to)
+                message = f"the bundle goes to position {self.position} with {self.events} events, and not to {self.to}"
                 self.verdict.fault("order", where, message)
             self._check_root(where)
         if self.opened:
-            self.verdict.remarks["chain"].append("%d contracts begin before this range, which does not show it" % self.opened)
+            self.verdict.remarks["chain"].append(f"{self.opened} contracts begin before this range, which does not show it")
         if self.sealed:
-            self.verdict.remarks["sealed"].append("%d values shown" % self.sealed)
+            self.verdict.remarks["sealed"].append(f"{self.sealed} values shown")
         if self.kept is not None:
-            self._check_consistency()
+            self._check_consistency(self.kept)
 
-    def _check_root(self, where):
+    def _check_root(self, where: str) -> None:
         if self.kept is not None and self.tree.size == self.kept.size:
             self.kept_root = self.tree.root()
         if self.tree.size != self.to:
@@ -566,28 +574,28 @@ class Walk:
         if self.tree.root() != self.checkpoint.root:
             self.verdict.fault("tree", where, "the events of the bundle do not make the root that was signed")
 
-    def _check_consistency(self):
-        kept, now, verdict = self.kept, self.checkpoint, self.verdict
+    def _check_consistency(self, kept: Checkpoint) -> None:
+        now, verdict = self.checkpoint, self.verdict
         given = self.opening.get("consistency")
-        root, path = self.kept_root, None
+        root = self.kept_root
+        path: Sequence[bytes] | None = None
         if isinstance(given, dict) and given.get("from_size") == kept.size:
             path = hashes(given, "hashes", "the consistency proof")
         if kept.size > now.size:
-            verdict.doubt("consistency", "you kept a checkpoint of %d events and this one has %d: ask for a new one; if there is none, the "
-                          "log's tail was cut" % (kept.size, now.size))  # fmt: skip
+            verdict.doubt("consistency", f"you kept a checkpoint of {kept.size} events and this one has {now.size}: ask for a new one; if there is none, the log's tail was cut")  # fmt: skip
         elif kept.size in (0, now.size):
             if kept.size == now.size and kept.root != now.root:
-                verdict.fault("consistency", "the checkpoint", "two roots for one size, %d: there are two histories" % now.size)
+                verdict.fault("consistency", "the checkpoint", f"two roots for one size, {now.size}: there are two histories")
         elif root is None and path is None:
-            verdict.doubt("consistency", "the bundle has no proof from the size %d that you kept: ask for one (from_size)" % kept.size)
+            verdict.doubt("consistency", f"the bundle has no proof from the size {kept.size} that you kept: ask for one (from_size)")
         elif root not in (None, kept.root) or (path is not None and not verify_consistency(kept.size, now.size, kept.root, now.root, path)):
             verdict.fault(
-                "consistency", "the checkpoint", "the log was changed below the %d events that you kept a checkpoint of" % kept.size
+                "consistency", "the checkpoint", f"the log was changed below the {kept.size} events that you kept a checkpoint of"
             )
-        verdict.remarks["consistency"].append("from %d events to %d" % (kept.size, now.size))
+        verdict.remarks["consistency"].append(f"from {kept.size} events to {now.size}")
 
 
-def verify(stream, keys, kept=None, ledger=None):
+def verify(stream: BinaryIO, keys: Sequence[Key], kept: Checkpoint | None = None, ledger: str | None = None) -> tuple[Verdict, Walk | None]:
     """The verdict on a bundle, and the walk through it; of a stream of bytes."""
     verdict, walk, digest, number, closed = Verdict(), None, hashlib.sha256(), 0, False
     try:
@@ -596,9 +604,9 @@ def verify(stream, keys, kept=None, ledger=None):
             if not line:
                 break
             number += 1
-            where = "line %d" % number
+            where = f"line {number}"
             if len(line) > MAX_LINE_BYTES:
-                raise Unusable("%s has more than %d bytes" % (where, MAX_LINE_BYTES))
+                raise Unusable(f"{where} has more than {MAX_LINE_BYTES} bytes")
             if closed or not line.endswith(b"\n"):
                 raise Unusable(where + (" stands after the closing line" if closed else " is cut off"))
             members = read_json(line, where)
@@ -613,7 +621,7 @@ def verify(stream, keys, kept=None, ledger=None):
                 walk.event(members, where)
             digest.update(line)
         if not closed:
-            raise Unusable("the bundle ends after line %d without its closing line: it was cut off" % number)
+            raise Unusable(f"the bundle ends after line {number} without its closing line: it was cut off")
         verdict.done = True
     except Unusable as error:
         verdict.fault("format", "unreadable", str(error))
@@ -622,11 +630,11 @@ def verify(stream, keys, kept=None, ledger=None):
     return verdict, walk
 
 
-def tell(verdict, walk) -> None:
+def tell(verdict: Verdict, walk: Walk | None) -> None:
     if walk is not None:
         head = walk.checkpoint
-        print("%s bundle of ledger %s: %d events, %d erased" % (walk.kind, walk.ledger_id, walk.events, walk.erased))
-        print("checkpoint %s, size %d, root %s" % (ascii(head.origin), head.size, head.root.hex()))
+        print(f"{walk.kind} bundle of ledger {walk.ledger_id}: {walk.events} events, {walk.erased} erased")
+        print(f"checkpoint {ascii(head.origin)}, size {head.size}, root {head.root.hex()}")
     for check in CHECKS:
         print("%-11s  %-13s  %s" % (check, *verdict.of(check)))
     print("not proven by any log:")
@@ -635,7 +643,7 @@ def tell(verdict, walk) -> None:
     print(verdict.overall())
 
 
-def main(arguments=None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Verify a bundle of contract-ledger. Exit status 0 valid, 1 invalid, 2 cannot be told.")
     parser.add_argument("bundle", help="the bundle; - for standard input")
     parser.add_argument("--key", action="append", default=[], help="a verifier key that you pinned, name+hash+key; may be given twice")
