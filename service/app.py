@@ -10,7 +10,22 @@ from fastapi import FastAPI
 
 from service import __version__
 from service.access import Keyring, Rates
-from service.api import commitments, contracts, deadlines, events, exports, history, imports, ledgers, lists, ocds, parties, status
+from service.api import (
+    audit,
+    commitments,
+    contracts,
+    deadlines,
+    events,
+    exports,
+    history,
+    imports,
+    ledgers,
+    lists,
+    ocds,
+    parties,
+    status,
+    tiles,
+)
 from service.api.dispatch import Dispatch
 from service.api.openapi import document
 from service.api.operations import LedgerDirectory, Services
@@ -20,12 +35,17 @@ from service.log.append import Writers
 from service.log.heads import Heads
 from service.log.outlook import Outlooks
 from service.log.read import Reader
+from service.log.signing import Signing
 from service.log.turn import Turning
 from service.metrics import MetricsServer, Requests
 from service.settings import Settings
 from service.telemetry import configure_logging
 
 GC_THRESHOLD = 50_000
+_MODULES = (
+    *(contracts, lists, history, ocds, commitments, deadlines, parties),
+    *(events, imports, exports, audit, tiles, ledgers, status),
+)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -44,7 +64,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.openapi = document  # type: ignore[method-assign]
-    for module in (contracts, lists, history, ocds, commitments, deadlines, parties, events, imports, exports, ledgers, status):
+    for module in _MODULES:
         app.router.routes.extend(module.router.routes)  # an included router would match every request twice
     app.state.issuer = None
     if settings.oidc_issuer is not None:
@@ -67,7 +87,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await database.open()
     reader, writers = Reader(database), Writers(database, settings, heads)
     rates = Rates(settings.rate_per_second) if settings.rate_per_second else None
-    app.state.services = Services(reader, writers, Keyring(database, rates, app.state.issuer), LedgerDirectory(reader), Outlooks(database))
+    signing = Signing(database, settings)
+    await signing.open()
+    keyring, directory = Keyring(database, rates, app.state.issuer), LedgerDirectory(reader)
+    app.state.services = Services(reader, writers, keyring, directory, Outlooks(database), signing)
     app.state.turning = turning = Turning(database, reader)
     # With Python's defaults the collector walks the whole heap every few hundred requests.
     gc.collect()

@@ -123,7 +123,7 @@ class ReferencesShared(LedgerError):
 
 
 class HistoryForked(LedgerError):
-    code, status, title = "history-forked", 409, "The cursor belongs to another history"
+    code, status, title = "history-forked", 409, "This belongs to another history"
 
 
 class StaleRevision(LedgerError):
@@ -242,6 +242,15 @@ class HistoryLost(Unavailable):
 class ProjectionUnknown(Unavailable):
     code, title = "projection-unknown", "The ledger's projection has a layout that this release does not know"
     retry_after_seconds = 60
+
+
+class NotSigned(Unavailable):
+    code, title = "not-signed", "There is no signed checkpoint to tell of"
+    retry_after_seconds = 60
+
+
+class CheckpointNotFound(LedgerError):
+    code, status, title = "checkpoint-not-found", 404, "No checkpoint of this size was signed"
 
 
 class TreeUnknown(Unavailable):

@@ -113,6 +113,30 @@ class Settings:
             65_535,
         ),
     )
+    signing_key: str | None = field(
+        default=None,
+        metadata=_of(
+            "LEDGER_SIGNING_KEY",
+            "The Ed25519 key that signs checkpoints: 32 random bytes in base64; several, separated by commas, sign together while one "
+            "takes the place of another. Needed with LEDGER_DATABASE_URL; the embedded database has its own in the data folder.",
+        ),
+    )
+    checkpoint_store: Path | None = field(
+        default=None,
+        metadata=_of(
+            "LEDGER_CHECKPOINT_STORE",
+            "Folder, outside the database and the data folder, that keeps the last checkpoint of each ledger. Needed with "
+            "LEDGER_DATABASE_URL to sign; else `$XDG_STATE_HOME/contract-ledger` (`~/.local/state/contract-ledger`).",
+        ),
+    )
+    deployment: str | None = field(
+        default=None,
+        metadata=_of(
+            "LEDGER_DEPLOYMENT",
+            "The name in the origin of checkpoints, such as `ledger.example.com`: given at the first start, and the same for ever. "
+            "Without it a random one is made.",
+        ),
+    )
     log_format: str = field(default="console", metadata=_of("LEDGER_LOG_FORMAT", "`console` for people, `json` for machines."))
 
     @classmethod

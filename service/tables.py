@@ -49,6 +49,7 @@ ledgers = Table(
     Column("layout", Integer, nullable=False),
     Column("if_match_required", Boolean, nullable=False, server_default=text("false")),
     Column("unique_reference_schemes", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    Column("public_log", Boolean, nullable=False, server_default=text("false")),
     Column("clock_accepted_at", _instant),
     Column("created_at", _instant, nullable=False, server_default=text("clock_timestamp()")),
 )
@@ -83,6 +84,37 @@ tiles = Table(
     CheckConstraint("octet_length(root) = 32", name="tiles_root_check"),
 )
 """The full tiles of the tree (C2SP tlog-tiles): 256 hashes, of events at level 0 and of the roots of tiles above it, and their own root."""
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("root", LargeBinary, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("signed_at", _instant, nullable=False, server_default=text("clock_timestamp()")),
+    PrimaryKeyConstraint("ledger_id", "epoch", "size"),
+)
+"""The checkpoints that were signed, as signed notes: one root for a size, for ever."""
+
+deployment = Table(
+    "deployment",
+    metadata,
+    Column("one", Boolean, primary_key=True, server_default=text("true")),
+    Column("name", Text, nullable=False),
+    CheckConstraint("one", name="deployment_one_check"),
+)
+"""The one name of what runs on this database, in the origin of every checkpoint."""
+
+signing_keys = Table(
+    "signing_keys",
+    metadata,
+    Column("public_key", LargeBinary, primary_key=True),
+    Column("registered_at", _instant, nullable=False, server_default=text("clock_timestamp()")),
+    Column("retired_at", _instant),
+)
+"""The keys that sign checkpoints; a process with another key signs none."""
 
 events = Table(
     "events",

@@ -309,6 +309,7 @@ class LedgerAnswer(msgspec.Struct, kw_only=True):
     name: str
     time_zone: str
     unique_reference_schemes: list[str]
+    public_log: bool
 
 
 class LedgerPage(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -416,3 +417,38 @@ class PartyPage(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 def encode(answer: Any) -> bytes:
     return msgspec.json.encode(answer)
+
+
+class CheckpointKey(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A key that signs checkpoints of a ledger, as verifiers pin it (C2SP signed-note), and for how long it has signed."""
+
+    verifier_key: str
+    registered_at: str
+    retired_at: str | None = None
+
+
+class CheckpointKeys(msgspec.Struct, kw_only=True):
+    """The keys of a ledger's checkpoints, the oldest first."""
+
+    origin: str
+    keys: list[CheckpointKey]
+
+
+class Consistency(msgspec.Struct, kw_only=True):
+    """The proof that the tree of `to` continues that of `from` (RFC 6962, section 2.1.2): hashes in base64."""
+
+    from_: int = msgspec.field(name="from")
+    to: int
+    path: list[str]
+
+
+class InclusionProof(msgspec.Struct, kw_only=True):
+    """The proof that an event is in the tree of a checkpoint (RFC 6962, section 2.1.1): hashes in base64, the leaf's sibling first."""
+
+    event_id: str
+    position: int
+    index: int
+    size: int
+    leaf_hash: str
+    path: list[str]
+    checkpoint: str

@@ -6,7 +6,7 @@ framework's, found here by what stands at their end.
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Final
@@ -27,6 +27,7 @@ _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _SINGLE = frozenset((b"authorization", b"content-length", b"content-type", b"idempotency-key", b"if-match", b"if-none-match"))
 _ANY: Final = ""
 """Stands for a parameter: no segment of a path that is served is empty."""
+_TAIL: Final = ":path}"
 _NO_OPERATION: Final = "none"
 
 
@@ -65,6 +66,8 @@ class Dispatch:
         self._router = app.router
         self._counted = counted
         self._places: dict[tuple[int, str], dict[str, _Place]] = {}
+        self._tails: dict[str, tuple[int, _Place]] = {}
+        """By path, what has a last parameter that takes any number of segments, and which segment it begins with."""
         for route in app.router.routes:
             assert isinstance(route, APIRoute)
             self._add(route)
@@ -74,8 +77,12 @@ class Dispatch:
         literals = [(index, part) for index, part in enumerate(route.path.split("/")) if part and not part.startswith("{")]
         segments = route.path.split("/")
         ending = _ANY if segments[-1].startswith("{") else segments[-1]
-        places = self._places.setdefault((len(segments), ending), {})
-        place = places.setdefault(route.path, _Place(literals, names))
+        if ending == _ANY and segments[-1].endswith(_TAIL):
+            names[-1] = (names[-1][0], names[-1][1].removesuffix(_TAIL[:-1]))
+            _, place = self._tails.setdefault(route.path, (len(segments) - 1, _Place(literals, names)))
+            self._tails = dict(sorted(self._tails.items(), key=lambda item: -len(item[1][1].literals)))
+        else:
+            place = self._places.setdefault((len(segments), ending), {}).setdefault(route.path, _Place(literals, names))
         methods = route.methods or set()
         place.endpoints |= dict.fromkeys(methods, (route.endpoint, route.name))
         if "GET" in methods:
@@ -123,15 +130,23 @@ class Dispatch:
         if b"%2f" in raw.lower():  # a slash that is part of an id
             segments = [unquote(segment) for segment in raw.decode("latin-1").partition("?")[0].split("/")]
         allowed: set[str] = set()
-        for ending in (segments[-1], _ANY):
-            for place in self._places.get((len(segments), ending), {}).values():
-                parameters = place.parameters(segments)
-                if parameters is None:
-                    continue
-                if method in place.endpoints:
-                    scope["path_params"] = parameters
-                    return place.endpoints[method]
-                allowed |= place.endpoints.keys()
+        for place, parts in self._candidates(segments):
+            parameters = place.parameters(parts)
+            if parameters is None:
+                continue
+            if method in place.endpoints:
+                scope["path_params"] = parameters
+                return place.endpoints[method]
+            allowed |= place.endpoints.keys()
         if allowed:
             raise MethodNotAllowed(f"{path[:300]} does not answer {method}.", sorted(allowed))
         raise NotFound(f"There is nothing at {path[:300]}; /docs lists every address.")
+
+    def _candidates(self, segments: list[str]) -> Iterator[tuple[_Place, list[str]]]:
+        """The places that a path of so many segments may mean, each with the segments as it has them."""
+        for ending in (segments[-1], _ANY):
+            for place in self._places.get((len(segments), ending), {}).values():
+                yield place, segments
+        for first, place in self._tails.values():
+            if len(segments) > first:
+                yield place, [*segments[:first], "/".join(segments[first:])]

@@ -60,15 +60,20 @@ class FeedQuery(EventQuery):
 async def _get_event(call: Call) -> Response:
     query = call.query(EventQuery)
     _check_sealed(call, query)
-    event_id = call.request.path_params["event_id"].lower()
-    if not _UUID.fullmatch(event_id):
-        raise EventNotFound(f"Ledger {call.ledger.name} has no event {event_id[:100]!r}; an event_id is a UUID.")
-    stored = await call.services.reader.event(call.ledger, event_id)
+    stored = await call.services.reader.event(call.ledger, known_event_id(call))
     (answer,) = await _answers(call, [stored], query)
     shown = "raw" if query.raw == "true" else answer.schema_version
     if stored.erased_by is not None:
         shown = f"{shown}.erased"
     return etag_response(call, f'"{stored.event_hash[:16]}.{shown}{".sealed" if query.sealed == "true" else ""}"', answer)
+
+
+def known_event_id(call: Call) -> str:
+    """The event_id of a path. EventNotFound for what cannot be one."""
+    event_id: str = call.request.path_params["event_id"].lower()
+    if not _UUID.fullmatch(event_id):
+        raise EventNotFound(f"Ledger {call.ledger.name} has no event {event_id[:100]!r}; an event_id is a UUID.")
+    return event_id
 
 
 def _check_sealed(call: Call, query: EventQuery) -> None:

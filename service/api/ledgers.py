@@ -26,7 +26,7 @@ from service.errors import (
     UnsupportedMediaType,
 )
 from service.log.ledger import Ledger
-from service.log.ledgers import count_ledgers, create_ledger, ledgers_after
+from service.log.ledgers import count_ledgers, create_ledger, ledgers_after, open_log
 from service.log.references import MAX_UNIQUE_SCHEMES, declare_unique
 
 LEDGERS = "/v1/ledgers"
@@ -65,6 +65,9 @@ class SetPolicyRequest:
         ),
         distinct(),
     ] = field(default_factory=list)
+    public_log: Annotated[
+        bool, Field(description="Whether checkpoints, their keys and the tiles of the log are open to callers without a token.")
+    ] = False
 
 
 _validate = TypeAdapter(CreateLedgerRequest).validator.validate_python
@@ -109,8 +112,10 @@ async def _set_policy(call: Call) -> Response:
         wanted = _validate_policy(await read_body(call.request))
     except ValidationError as error:
         raise refusal(error) from None
-    schemes = await declare_unique(call.services.reader.database, call.ledger, wanted.unique_reference_schemes)
-    return json_response(_answer(replace(call.ledger, unique_reference_schemes=schemes)))
+    database = call.services.reader.database
+    schemes = await declare_unique(database, call.ledger, wanted.unique_reference_schemes)
+    await open_log(database, call.ledger, public_log=wanted.public_log)
+    return json_response(_answer(replace(call.ledger, unique_reference_schemes=schemes, public_log=wanted.public_log)))
 
 
 def _answer(ledger: Ledger) -> answers.LedgerAnswer:
@@ -119,6 +124,7 @@ def _answer(ledger: Ledger) -> answers.LedgerAnswer:
         name=ledger.name,
         time_zone=ledger.time_zone,
         unique_reference_schemes=list(ledger.unique_reference_schemes),
+        public_log=ledger.public_log,
     )
 
 

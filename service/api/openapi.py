@@ -29,6 +29,7 @@ _TAGS = {
     "outlook": "What lies ahead over all contracts: commitments, deadlines, parties.",
     "events": "The log, event by event.",
     "imports": "Many events at once: in by the line, each with its fate, and out.",
+    "audit": "What proves the log: its tree, its tiles, its proofs.",
     "ledgers": "Books of contracts.",
     "service": "The service itself.",
 }
@@ -39,6 +40,8 @@ _DESCRIPTION = (
 _PATH_MEMBERS: dict[str, dict[str, Any]] = {
     "ledger": {"type": "string", "minLength": 1, "maxLength": 63, "example": "main"},
     "party_id": {"$ref": _REF + "LocalId"},
+    "level": {"type": "string", "pattern": "^[0-6]$", "example": "0"},
+    "tile": {"type": "string", "pattern": r"^(x[0-9]{3}/)*[0-9]{3}(\.p/[1-9][0-9]{0,2})?$", "example": "000.p/1"},
 }
 _HEADERS: dict[str, tuple[str, str | None, bool]] = {
     "Idempotency-Key": ("A value of your own for this request; a retry with it has no second effect.", "^[ -~]{1,255}$", False),
@@ -49,8 +52,8 @@ _HEADERS: dict[str, tuple[str, str | None, bool]] = {
     ),
     "If-None-Match": ("An ETag; 304 if the answer would be the same.", None, False),
 }
-_TEXTS: dict[type, str] = {str: "text/plain", bytes: "application/x-ndjson"}
-"""Answers that are text: `str` as it is, `bytes` by the line."""
+_TEXTS: dict[type, str] = {str: "text/plain", bytes: "application/x-ndjson", bytearray: "application/octet-stream"}
+"""Answers that are no JSON: `str` is text, `bytes` text by the line, `bytearray` bytes."""
 _RETRY_AFTER = {"Retry-After": {"description": "In how many seconds to try again.", "schema": {"type": "string"}}}
 _PROBLEM_HEADERS: dict[int, dict[str, Any]] = {
     401: {"headers": {"WWW-Authenticate": {"description": "`Bearer`: send a key.", "schema": {"type": "string"}}}},
@@ -129,6 +132,8 @@ def _operation(path: str, documented: Documented) -> dict[str, Any]:
         del operation["parameters"]
     if documented.public:
         operation["security"] = []
+    elif documented.opened:
+        operation["security"] = [{"key": []}, {}]
     if documented.body:
         content: dict[str, Any] = {"schema": {"$ref": _REF + documented.body}}
         if documented.example is not None:
@@ -146,8 +151,7 @@ def _responses(path: str, documented: Documented) -> dict[str, Any]:
     for status, (text, answer) in documented.answers.items():
         response: dict[str, Any] = {"description": text}
         if answer is not None:
-            schema = {"type": "string"} if answer in _TEXTS else {"$ref": _REF + _answer_name(answer)}
-            response["content"] = {_TEXTS.get(answer, "application/json"): {"schema": schema}}
+            response["content"] = dict(map(_content, _each(answer)))
         if headers := _response_headers(documented, status):
             response["headers"] = headers
         responses[str(status)] = response
@@ -161,6 +165,16 @@ def _responses(path: str, documented: Documented) -> dict[str, Any]:
             "content": {"application/problem+json": {"schema": {"$ref": _REF + "Problem"}}},
         } | _PROBLEM_HEADERS.get(status, {})
     return responses
+
+
+def _each(answer: type | tuple[type, ...]) -> tuple[type, ...]:
+    return answer if isinstance(answer, tuple) else (answer,)
+
+
+def _content(answer: type) -> tuple[str, dict[str, Any]]:
+    """The media type of an answer, and its schema."""
+    schema = {"type": "string"} if answer in _TEXTS else {"$ref": _REF + _answer_name(answer)}
+    return _TEXTS.get(answer, "application/json"), {"schema": schema}
 
 
 def _response_headers(documented: Documented, status: int) -> dict[str, Any]:
@@ -212,7 +226,7 @@ def _request_schemas() -> dict[str, Any]:
 
 def _answer_schemas() -> dict[str, Any]:
     answered = [answer for _, _, documented in OPERATIONS for _, answer in documented.answers.values()]
-    kinds = [answer for answer in answered if answer is not None and answer not in _TEXTS]
+    kinds = [kind for answer in answered if answer is not None for kind in _each(answer) if kind not in _TEXTS]
     _, schemas = msgspec.json.schema_components([*dict.fromkeys(kinds), Problem], ref_template=_REF + "{name}")
     return {name: _tidy(_open(schema)) for name, schema in schemas.items()}
 

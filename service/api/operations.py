@@ -22,6 +22,7 @@ from service.log.append import Writers
 from service.log.ledger import Ledger
 from service.log.outlook import Outlooks
 from service.log.read import Reader
+from service.log.signing import Signing
 from service.remembered import Remembered
 
 LEDGER_SECONDS = 10
@@ -74,6 +75,7 @@ class Services:
     keyring: Keyring
     ledgers: "LedgerDirectory"
     outlooks: Outlooks
+    signing: Signing
 
 
 class LedgerDirectory:
@@ -149,13 +151,16 @@ class Documented:
     tag: str
     summary: str
     description: str
-    answers: dict[int, tuple[str, type | None]]
+    answers: dict[int, tuple[str, type | tuple[type, ...] | None]]
+    """By status what it means, and the class of the answer; several where the caller's Accept chooses."""
     problems: Sequence[type[LedgerError]] = ()
     query: type[BaseModel] | None = None
     body: str | None = None
     lines: str | None = None
     """Lines such as those of a body in NDJSON."""
     example: Any = None
+    opened: bool = False
+    """Whether the ledger's policy `public_log` opens it to callers without a token."""
     appends: bool = False
     etag: bool = False
     paged: bool = False
@@ -163,11 +168,18 @@ class Documented:
     conditional: bool = False
 
 
+STRANGER = Principal("", {})
+"""Who calls without a token what a ledger opens to everyone."""
+
+
 def route(router: APIRouter, method: str, path: str, right: str, documented: Documented, handler: Handler) -> None:
-    """Declare an operation in a ledger: the caller is known and has the right before the handler runs."""
+    """Declare an operation in a ledger: the caller is known and has the right before the handler runs, unless the operation is one that
+    the ledger's policy `public_log` opens."""
 
     async def endpoint(request: Request) -> Response:
         services: Services = request.app.state.services
+        if documented.opened and "authorization" not in request.headers and (known := await _public(services, request)):
+            return await handler(Call(request, services, STRANGER, *known))
         principal = await services.keyring.principal(request.headers.get("authorization"))
         try:
             ledger, epoch = await services.ledgers.find(request.path_params["ledger"])
@@ -182,6 +194,15 @@ def route(router: APIRouter, method: str, path: str, right: str, documented: Doc
     declare(router, method, path, documented, endpoint)
 
 
+async def _public(services: Services, request: Request) -> tuple[Ledger, int] | None:
+    """The ledger that is asked for, if its log is open to everyone; of others a stranger does not learn that there are any."""
+    try:
+        ledger, epoch = await services.ledgers.find(request.path_params["ledger"])
+    except LedgerNotFound:
+        return None
+    return (ledger, epoch) if ledger.public_log else None
+
+
 OPERATIONS: list[tuple[str, str, Documented]] = []
 """Every operation as (method, path, what its document says), in the order of declaration; the OpenAPI document is made from it."""
 
@@ -194,7 +215,7 @@ def declare(
     endpoint: Callable[[Request], Awaitable[Response]],
 ) -> None:
     """Declare an operation whose endpoint looks after itself."""
-    OPERATIONS.append((method, path, documented))
+    OPERATIONS.append((method, path.replace(":path}", "}"), documented))
     router.add_api_route(path, endpoint, methods=[method], name=documented.operation_id, response_model=None)
 
 

@@ -20,7 +20,7 @@ from service.errors import LedgerError, OperatorError
 from service.log.decide import CLOCK_TOLERANCE
 from service.log.heads import Head, keep_head, read_heads
 from service.log.ledger import instant
-from service.log.ledgers import make_ledger
+from service.log.ledgers import make_ledger, open_log
 from service.log.read import Reader
 from service.log.references import MAX_UNIQUE_SCHEMES, declare_unique
 
@@ -188,25 +188,28 @@ def create_ledger(connection: Connection, name: str, time_zone: str) -> bool:
     return False
 
 
-def set_policy(service_url: str, name: str, schemes: Sequence[str]) -> list[str]:
-    """Make exactly these schemes of references unique in a ledger; the schemes, sorted. OperatorError where they cannot be."""
+def set_policy(service_url: str, name: str, schemes: Sequence[str], *, public_log: bool = False) -> list[str]:
+    """Make exactly these schemes of references unique in a ledger, and open its log or close it; the schemes, sorted. OperatorError where
+    that cannot be."""
     faulty = next((scheme for scheme in schemes if len(scheme) > MAX_NAME or not scheme.strip() or not scheme.isprintable()), None)
     if faulty is not None:
         raise OperatorError(f"{faulty!r} is no name of a scheme: it has 1 to {MAX_NAME} printable characters, and not only spaces.")
     if len(set(schemes)) > MAX_UNIQUE_SCHEMES:
         raise OperatorError(f"A ledger has at most {MAX_UNIQUE_SCHEMES} unique schemes.")
     try:
-        return asyncio.run(_set_policy(service_url, name, schemes))
+        return asyncio.run(_set_policy(service_url, name, schemes, public_log))
     except LedgerError as refusal:
         raise OperatorError("\n".join([refusal.detail, *(f"- {fault.detail}" for fault in refusal.errors[1:])])) from refusal
 
 
-async def _set_policy(service_url: str, name: str, schemes: Sequence[str]) -> list[str]:
+async def _set_policy(service_url: str, name: str, schemes: Sequence[str], public_log: bool) -> list[str]:
     database = Database(service_url, 2)
     await database.open()
     try:
         ledger, _ = await Reader(database).ledger(name)
-        return await declare_unique(database, ledger, schemes)
+        declared = await declare_unique(database, ledger, schemes)
+        await open_log(database, ledger, public_log=public_log)
+        return declared
     finally:
         await database.close()
 

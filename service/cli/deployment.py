@@ -3,6 +3,7 @@
 <data folder>/
   api-key          the first key, so that commands on this machine need no typing
   passwords.json   of the roles in the embedded database
+  signing-key      what signs the checkpoints of the embedded database
   heads/           the last committed event of each ledger
   (and what service.embedded keeps there)
 """
@@ -27,6 +28,7 @@ from psycopg.rows import TupleRow
 from service.database import connect
 from service.embedded import SOCKET_FILE, EmbeddedPostgres, FolderLock, default_data_folder
 from service.errors import OperatorError
+from service.log.signing import new_seed
 from service.settings import Settings
 
 DATABASE = "ledger"
@@ -34,6 +36,7 @@ OWNER = "ledger_owner"
 SERVICE = "ledger_service"
 API_KEY_FILE = "api-key"
 PASSWORDS_FILE = "passwords.json"
+SIGNING_KEY_FILE = "signing-key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +172,14 @@ def kept_key(folder: Path) -> str | None:
     """The key kept in the data folder, if there is one."""
     text = _read_secret(folder / API_KEY_FILE)
     return text.strip() if text else None
+
+
+def own_signing_key(folder: Path) -> str:
+    """The key, or keys, in the data folder that sign checkpoints; made if there is none, and by one process only."""
+    file = folder / SIGNING_KEY_FILE
+    if _read_secret(file) is None:
+        keep_secret(file, new_seed())
+    return (_read_secret(file) or "").strip()
 
 
 def command_key(settings: Settings) -> str:

@@ -94,14 +94,16 @@ def set_policy(
         list[str] | None,
         option("A scheme of references of which each id is that of one contract; may be said several times. None if not said."),
     ] = None,
+    public_log: Annotated[bool, typer.Option("--public-log", help="Open checkpoints, keys and tiles to callers without a token.")] = False,
     data_dir: DataDir = None,
 ) -> None:
     """Set the policy of a ledger, whole: what is not said is as in a new ledger."""
     from service.cli import admin
 
     with databases_of(data_dir) as urls:
-        schemes = admin.set_policy(urls.service_url, name, unique_scheme or [])
+        schemes = admin.set_policy(urls.service_url, name, unique_scheme or [], public_log=public_log)
     typer.echo(f"Unique schemes of references in ledger {name}: {', '.join(schemes) or 'none'}.")
+    typer.echo(f"Its checkpoints, keys and tiles are {'open to callers without a token' if public_log else 'for callers with audit:read'}.")
 
 
 @clock.command("accept")

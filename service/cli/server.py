@@ -25,12 +25,22 @@ from uvicorn.supervisors import Multiprocess
 
 from service.app import create_app
 from service.cli import admin
-from service.cli.deployment import Databases, command_name, connected, data_folder, make_data_folder, named_databases, prepare
+from service.cli.deployment import (
+    Databases,
+    command_name,
+    connected,
+    data_folder,
+    make_data_folder,
+    named_databases,
+    own_signing_key,
+    prepare,
+)
 from service.cli.welcome import Welcome, say_stopped, say_welcome
 from service.database import DURABILITY, connect, refuse_unsafe
 from service.embedded import EmbeddedPostgres, default_data_folder
 from service.errors import OperatorError
 from service.log.ledgers import make_ledger
+from service.log.signing import default_store
 from service.migration import check_migrated, migrate
 from service.settings import Settings
 from service.telemetry import configure_logging
@@ -91,6 +101,7 @@ def _serve_embedded(folder: Path, settings: Settings, address: Address, listenin
         # The database is stopped in peace: who asks once more waits for it.
         stack.callback(_ignore_signals)
         urls = prepare(server)
+        _sign_with_own_key(folder, settings)
         watch = stack.enter_context(_DatabaseWatch(server))
         status = _serve_on(urls, folder, settings, address, listening)
         return 1 if watch.died else status
@@ -135,6 +146,14 @@ def _first_things(urls: Databases, folder: Path, settings: Settings, listening: 
         folder_is_default=folder == default_data_folder(),
         embedded=settings.database_url is None,
     )
+
+
+def _sign_with_own_key(folder: Path, settings: Settings) -> None:
+    """The key of an embedded database is made once, in the data folder; its checkpoints are kept in the folder for the account's state."""
+    if settings.signing_key is None:
+        os.environ["LEDGER_SIGNING_KEY"] = own_signing_key(folder)
+    if settings.checkpoint_store is None:
+        os.environ["LEDGER_CHECKPOINT_STORE"] = str(default_store(os.environ.get("XDG_STATE_HOME")))
 
 
 def _tell_workers(urls: Databases, folder: Path) -> None:

@@ -141,17 +141,17 @@ def keep_heads(folder: Path, heads: Mapping[str, Head], *, backwards: bool = Fal
         return
     if not folder.is_dir():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _sync(folder.parent)
+        sync_folder(folder.parent)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for ledger_id, head in heads.items():
             file = folder / f"{ledger_id}.json"
             if backwards or not file.exists() or _read_head(file).position <= head.position:
-                _replace(file, msgspec.json.encode(head._asdict()))
-        _sync(folder)
+                replace_file(file, msgspec.json.encode(head._asdict()))
+        sync_folder(folder)
 
 
-def _replace(file: Path, content: bytes) -> None:
+def replace_file(file: Path, content: bytes) -> None:
     """Under its name a file is whole, the old or the new: what is renamed is on disk before."""
     unfinished = file.with_suffix(".new")
     with unfinished.open("wb") as target:
@@ -162,7 +162,7 @@ def _replace(file: Path, content: bytes) -> None:
     unfinished.replace(file)
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -16,6 +16,7 @@ class Ledger:
     time_zone: str
     if_match_required: bool = False
     unique_reference_schemes: Sequence[str] = ()
+    public_log: bool = False
 
 
 @lru_cache(256)

@@ -6,6 +6,7 @@ from typing import Any
 import psycopg
 from uuid_utils import uuid7
 
+from service.database import Database
 from service.log.ledger import Ledger
 from service.log.read import Reader
 from service.projections.contracts import LAYOUT
@@ -21,7 +22,7 @@ WITH made AS (
 )
 SELECT count(*) FROM made
 """
-_COLUMNS = "ledger_id::text, name, time_zone, if_match_required, unique_reference_schemes"
+_COLUMNS = "ledger_id::text, name, time_zone, if_match_required, unique_reference_schemes, public_log"
 _ALL = f"SELECT {_COLUMNS} FROM ledgers ORDER BY name"  # noqa: S608
 _VISIBLE = "name > %(after)s AND (%(ledger_ids)s::uuid[] IS NULL OR ledger_id = ANY(%(ledger_ids)s::uuid[]))"
 _PAGE = f"SELECT {_COLUMNS} FROM ledgers WHERE {_VISIBLE} ORDER BY name LIMIT %(limit)s"  # noqa: S608
@@ -60,3 +61,12 @@ async def count_ledgers(reader: Reader, limit: int, ledger_ids: Sequence[str] | 
     """How many ledgers there are, or are of the ids; no more than the limit are counted."""
     rows = await reader.database.rows(_COUNT, {"after": "", "limit": limit, "ledger_ids": ledger_ids})
     return int(rows[0][0])
+
+
+_OPEN = "UPDATE ledgers SET public_log = %(public_log)s WHERE ledger_id = %(ledger_id)s::uuid"
+
+
+async def open_log(database: Database, ledger: Ledger, *, public_log: bool) -> None:
+    """Open checkpoints, tiles and keys of a ledger to callers without a token, or close them."""
+    async with database.transaction() as connection:
+        await connection.execute(_OPEN, {"ledger_id": ledger.ledger_id, "public_log": public_log})

@@ -101,7 +101,9 @@ SELECT min(holds_until) FROM contracts c
 WHERE c.ledger_id = %(ledger_id)s::uuid AND holds_until IS NOT NULL
   AND c.generation = (SELECT generation FROM ledgers WHERE ledger_id = %(ledger_id)s::uuid)
 """
-_LEDGER = "SELECT ledger_id::text, name, time_zone, if_match_required, unique_reference_schemes, epoch FROM ledgers WHERE name = %(name)s"
+_LEDGER = """
+SELECT ledger_id::text, name, time_zone, if_match_required, unique_reference_schemes, public_log, epoch FROM ledgers WHERE name = %(name)s
+"""
 
 
 class AsOf(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -202,7 +204,7 @@ class Reader:
         rows = await self.database.rows(_LEDGER, {"name": name})
         if not rows:
             raise LedgerNotFound(f"There is no ledger {name}; PUT /v1/ledgers/{name} makes it.")
-        return Ledger(*rows[0][:5]), rows[0][5]
+        return Ledger(*rows[0][:6]), rows[0][6]
 
     async def current(self, ledger: Ledger, contract_id: str) -> CurrentState:
         """A contract as known now, effective today: from its row, or folded afresh where the row's day has passed."""

@@ -10,9 +10,10 @@ from typing import Any
 
 import orjson
 import psycopg
+import structlog
 
 from service.database import Database
-from service.errors import Internal, OperatorError
+from service.errors import Internal
 from service.log.tree import HASH_BYTES, Extension, Full, Piece, extend
 
 BATCHES_A_STEP = 1_000
@@ -51,6 +52,7 @@ ORDER BY p.place
 """
 
 Told = Callable[[int, int], None]
+_log = structlog.get_logger()
 
 
 def full_tiles(ledger_id: str, full: Iterable[Full]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -68,6 +70,20 @@ async def read_pieces(database: Database, ledger_id: str, pieces: Sequence[Piece
     for piece, (hashes,) in zip(pieces, rows, strict=True):
         if hashes is None or len(hashes) != HASH_BYTES * piece.width:
             raise Internal("The log lacks some of its hashes; `contract-ledger verify` says where.")
+    return [row[0] for row in rows]
+
+
+_ENTRIES = """
+SELECT e.header FROM events e
+WHERE e.ledger_id = %(ledger_id)s::uuid AND e.position > %(after)s AND e.position <= %(upto)s ORDER BY e.position
+"""
+
+
+async def read_entries(database: Database, ledger_id: str, first: int, count: int) -> list[bytes]:
+    """The headers of events from an index of the tree on. Internal when the log lacks some."""
+    rows = await database.rows(_ENTRIES, {"ledger_id": ledger_id, "after": first, "upto": first + count})
+    if len(rows) != count:
+        raise Internal("The log lacks some of its events; `contract-ledger verify` says where.")
     return [row[0] for row in rows]
 
 
@@ -97,19 +113,30 @@ WHERE b.ledger_id = %(ledger_id)s::uuid AND b.last_position = f.last_position AN
 _LAST = "SELECT max(last_position) FROM batches WHERE ledger_id = %(ledger_id)s::uuid"
 
 
-def build_trees(connection: psycopg.Connection[Any], told: Told) -> None:
+def build_trees(connection: psycopg.Connection[Any], told: Told) -> list[str]:
     """Build what is missing of the trees of all ledgers, as the owner of the tables, a step at a time: what was built stays when this is
-    ended halfway. `told` hears of the events done and those there are. OperatorError when a log has gaps."""
+    ended halfway. `told` hears of the events done and those there are. The names of ledgers whose log has gaps: they get no tree."""
+    damaged: list[str] = []
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(hashtext('contract-ledger trees'))")
     for ledger_id, name in connection.execute(_TREELESS).fetchall():
         last = (connection.execute(_LAST, {"ledger_id": ledger_id}).fetchone() or (0,))[0]
-        while (done := _build_step(connection, ledger_id, name)) is not None:
-            told(done, max(done, last))
+        try:
+            while (done := _build_step(connection, ledger_id)) is not None:
+                told(done, max(done, last))
+        except _Gap:
+            _log.critical("the log has gaps, so it gets no tree and takes no appends: `contract-ledger verify` says where", ledger=name)
+            damaged.append(name)
+    return damaged
 
 
-def _build_step(connection: psycopg.Connection[Any], ledger_id: str, name: str) -> int | None:
-    """Give the next batches their frontiers, and write the tiles that become full; the position reached, or None when all is done."""
+class _Gap(Exception):
+    """Events are missing from a log."""
+
+
+def _build_step(connection: psycopg.Connection[Any], ledger_id: str) -> int | None:
+    """Give the next batches their frontiers, and write the tiles that become full; the position reached, or None when all is done. _Gap
+    where events are missing."""
     with connection.transaction():
         connection.execute("SELECT FROM ledger_locks WHERE ledger_id = %s::uuid FOR NO KEY UPDATE", [ledger_id])
         rows = connection.execute(_HEADS, {"ledger_id": ledger_id, "step": BATCHES_A_STEP}).fetchall()
@@ -119,7 +146,7 @@ def _build_step(connection: psycopg.Connection[Any], ledger_id: str, name: str) 
         size, frontier = (rows[0][0], rows[0][1]) if rows[0][1] is not None else (0, b"")
         leaves = connection.execute(_HASHES, {"ledger_id": ledger_id, "after": size, "upto": missing[-1]}).fetchall()
         if len(leaves) != missing[-1] - size:
-            raise OperatorError(f"The log of ledger {name} has gaps, so it has no tree: `contract-ledger verify` says where.")
+            raise _Gap
         grown = _grown(Extension(frontier, size, []), [row[0] for row in leaves], missing)
         frontiers = [{"last_position": one.size, "frontier": one.frontier.hex()} for one in grown]
         connection.execute(_FRONTIERS, {"ledger_id": ledger_id, "frontiers": orjson.dumps(frontiers).decode()})

@@ -1,6 +1,7 @@
 """The real service: uvicorn, as it is deployed, in a thread of the tests' process, over a database of its own."""
 
 import asyncio
+import base64
 import gc
 import secrets
 import socket
@@ -28,6 +29,7 @@ from tests.conftest import Database
 
 START_SECONDS: Final = 30
 MAX_BODY_BYTES: Final = 1_048_576
+SIGNING_KEY: Final = base64.b64encode(bytes(range(32))).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,9 @@ def make_key_of(database: Database, principal_id: str, expires_at: datetime | No
 @contextmanager
 def running(database: Database, folder: Path, **settings: Any) -> Iterator[RunningService]:
     """The service over a database, with its kept heads in a folder, while the block runs."""
-    stated = Settings(database_url=database.service_url, data_dir=folder, max_body_bytes=MAX_BODY_BYTES, pool_connections=4, **settings)
+    signs = {"signing_key": SIGNING_KEY, "checkpoint_store": folder / "kept-checkpoints"}
+    given: dict[str, Any] = {"max_body_bytes": MAX_BODY_BYTES, "pool_connections": 4, **signs, **settings}
+    stated = Settings(database_url=database.service_url, data_dir=folder, **given)
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
     config = uvicorn.Config(create_app(stated), http=Connection, ws="none", lifespan="on", log_config=None, access_log=False)

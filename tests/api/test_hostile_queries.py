@@ -41,7 +41,15 @@ def places(api: httpx.Client) -> dict[str, str]:
     line = event({"text": "a note"}) | {"contract": contract_id, "event_type": "note.added"}
     sent = api.post("/imports", content=orjson.dumps(line), headers={"Idempotency-Key": import_id, "Content-Type": "application/x-ndjson"})
     assert sent.status_code == 200, sent.text
-    return {"ledger": "main", "contract_id": contract_id, "event_id": event_id, "import_id": import_id, "party_id": "lges"}
+    return {
+        "ledger": "main",
+        "contract_id": contract_id,
+        "event_id": event_id,
+        "import_id": import_id,
+        "party_id": "lges",
+        "level": "0",
+        "tile": "000.p/1",
+    }
 
 
 @pytest.mark.parametrize("operation", READS, ids=lambda operation: operation.operation_id)

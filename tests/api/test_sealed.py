@@ -107,7 +107,7 @@ QUERIES: Final[dict[str, tuple[str, ...]]] = {
 def filled(operation: Operation, kept: Kept) -> list[str]:
     """The addresses of an operation for what was sealed. A new parameter of a path is named here, or its operation would not be walked."""
     parts = {"ledger": "main", "contract_id": kept.contract_id}
-    parts |= {"import_id": kept.import_id, "party_id": "lges"}
+    parts |= {"import_id": kept.import_id, "party_id": "lges", "level": "0", "tile": "000.p/1"}
     if "{event_id}" in operation.path:
         return [operation.at(**parts, event_id=event_id) for event_id in kept.event_ids]
     return [operation.at(**parts)]

@@ -44,6 +44,7 @@ PAGES: Final = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs
 NO_LIMITS: Final = {
     *("service.projections.contracts.LAYOUT", "service.cli.demo.HASH_SHOWN"),
     *("service.log.tree.HASH_BYTES", "service.log.tree.TILE_HEIGHT", "service.log.tree.TILE_WIDTH"),
+    *("service.log.notes.ED25519", "service.log.notes.COSIGNATURE"),
 }
 START_SECONDS: Final = 90
 STOP_SECONDS: Final = 60

@@ -23,12 +23,13 @@ from tests.conftest import Database, NewDatabase
 from tests.guarantees.load import delivery, note, opening
 from tests.servers import in_process, make_key, make_ledger, rows, verified
 
-LOG = ("batches", "events", "payloads", "tiles")
+LOG = ("batches", "events", "payloads", "tiles", "checkpoints")
 _DIGEST = """
 SELECT (SELECT md5(string_agg(e::text, '|' ORDER BY ledger_id, position)) FROM events e),
        (SELECT md5(string_agg(p::text, '|' ORDER BY ledger_id, position)) FROM payloads p),
        (SELECT md5(string_agg(b::text, '|' ORDER BY ledger_id, last_position)) FROM batches b),
-       (SELECT md5(string_agg(t::text, '|' ORDER BY ledger_id, level, number)) FROM tiles t)
+       (SELECT md5(string_agg(t::text, '|' ORDER BY ledger_id, level, number)) FROM tiles t),
+       (SELECT md5(string_agg(c::text, '|' ORDER BY ledger_id, epoch, size)) FROM checkpoints c)
 """
 
 
@@ -52,6 +53,7 @@ async def filled(database: Database, tmp_path_factory: pytest.TempPathFactory) -
     async with service_on(database, tmp_path_factory.mktemp("data")):
         with psycopg.connect(database.service_url, autocommit=True) as connection:
             connection.execute("INSERT INTO tiles SELECT ledger_id, 7, 0, decode(repeat('00', 8192), 'hex'), sha256('') FROM ledgers")
+            connection.execute("INSERT INTO checkpoints SELECT ledger_id, 1, 0, sha256(''), '' FROM ledgers")
         return database
 
 
@@ -204,7 +206,7 @@ def test_the_services_rights_are_those_and_no_more(filled: Database) -> None:
         WHERE table_schema = 'public' AND grantee IN ('ledger_service', 'PUBLIC') GROUP BY table_name
     """
     assert {table: set(rights) for table, rights in rows(filled.superuser_url, query)} == {
-        **dict.fromkeys((*LOG, "ledgers", "idempotency", "principals"), add),
+        **dict.fromkeys((*LOG, "ledgers", "idempotency", "principals", "deployment", "signing_keys"), add),
         "ledger_locks": {*add, "UPDATE"},
         **dict.fromkeys(("contracts", "deliveries"), keep),
         **dict.fromkeys(("outlook_heads", "outlooks", "deadlines", "commitments", "parties"), keep),
@@ -219,6 +221,7 @@ def test_the_services_rights_are_those_and_no_more(filled: Database) -> None:
     assert rows(filled.superuser_url, columns) == [
         ("ledgers", "generation"),
         ("ledgers", "layout"),
+        ("ledgers", "public_log"),
         ("ledgers", "unique_reference_schemes"),
     ]
 

@@ -310,6 +310,9 @@ COLUMNS: dict[str, dict[str, str]] = {
         "recorded_at": "not hashed: equals that of the event at last_position, compared in verification",
         "frontier": "the tree of the events up to last_position, in verification",
     },
+    "checkpoints": dict.fromkeys(("ledger_id", "epoch", "size", "root", "note", "signed_at"), "the note's signature and the tree"),
+    "deployment": dict.fromkeys(("one", "name"), OUTSIDE_THE_LOG),
+    "signing_keys": dict.fromkeys(("public_key", "registered_at", "retired_at"), OUTSIDE_THE_LOG),
     "tiles": dict.fromkeys(("ledger_id", "level", "number", "hashes", "root"), "the tree of the events, in verification"),
     "contracts": dict.fromkeys((*ContractRow.__struct_fields__, "ledger_id", "generation"), FOLD),
     "deliveries": dict.fromkeys(("ledger_id", "generation", "contract_id", "delivery_id", "revision"), FOLD),
@@ -317,7 +320,7 @@ COLUMNS: dict[str, dict[str, str]] = {
     "ledgers": dict.fromkeys(
         (
             *("ledger_id", "name", "time_zone", "epoch", "generation", "layout", "if_match_required"),
-            *("unique_reference_schemes", "clock_accepted_at", "created_at"),
+            *("unique_reference_schemes", "public_log", "clock_accepted_at", "created_at"),
         ),
         OUTSIDE_THE_LOG,
     ),

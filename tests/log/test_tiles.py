@@ -8,7 +8,6 @@ import psycopg
 import pytest
 
 from service.database import Database as Connections
-from service.errors import OperatorError
 from service.log import proofs, tiles
 from service.log.tiles import build_trees
 from service.log.tree import EMPTY, extend, root_of, verify_consistency, verify_inclusion
@@ -139,12 +138,11 @@ def test_a_log_with_a_gap_gets_no_tree(database: Database, ledger: str) -> None:
         superuser.execute("ALTER TABLE events DISABLE TRIGGER USER")
         superuser.execute("CREATE TABLE one AS SELECT * FROM events WHERE position = 300")
         superuser.execute("DELETE FROM events WHERE position = 300")
-        with pytest.raises(OperatorError, match="has gaps"):
-            build_trees(superuser, lambda *_: None)
+        assert build_trees(superuser, lambda *_: None) == [ledger]
         superuser.execute("INSERT INTO events TABLE one")
         superuser.execute("DROP TABLE one")
         superuser.execute("ALTER TABLE events ENABLE ALWAYS TRIGGER refuse_change, ENABLE ALWAYS TRIGGER refuse_truncate")
-        build_trees(superuser, lambda *_: None)
+        assert build_trees(superuser, lambda *_: None) == []
     verified(database.service_url, ledger)
 
 

@@ -29,6 +29,7 @@ from service.log.heads import Heads
 from service.log.ledger import Ledger
 from service.log.outlook import Outlooks
 from service.log.read import Reader
+from service.log.signing import Signing
 from service.log.turn import turn, turn_back
 from service.settings import Settings
 from tests.conftest import Database
@@ -97,7 +98,8 @@ async def book_of(database: Database, folder: Path) -> AsyncIterator[Book]:
     reader, writers = Reader(connections), Writers(connections, stated, heads)
     app = create_app(stated)
     # What the service's start puts together, but for the turning.
-    app.state.services = Services(reader, writers, Keyring(connections), LedgerDirectory(reader, seconds=0), Outlooks(connections))
+    keyring, directory = Keyring(connections), LedgerDirectory(reader, seconds=0)
+    app.state.services = Services(reader, writers, keyring, directory, Outlooks(connections), Signing(connections, stated))
     name, key = make_ledger(database.service_url, LAST_ZONE), make_key(database.service_url)
     headers = {"Authorization": f"Bearer {key}"}
     transport = httpx.ASGITransport(app)

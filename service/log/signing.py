@@ -1,0 +1,208 @@
+"""Signing: the checkpoints of a deployment's ledgers, each kept outside before it is published, and never two for one size.
+
+A checkpoint is made when somebody asks for one, of the newest batch, at most once a second for each ledger.
+"""
+
+import asyncio
+import base64
+import binascii
+import secrets
+from collections import defaultdict
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import structlog
+
+from service.database import Database
+from service.errors import HistoryForked, NotSigned, OperatorError, TreeUnknown
+from service.log.checkpoint import Checkpoint, origin_of
+from service.log.kept import Kept, KeptCheckpoints, KeptElsewhere
+from service.log.ledger import Ledger
+from service.log.notes import Note, NoteError, Signer, Verifier
+from service.log.proofs import root_at
+from service.log.tree import root_of
+from service.settings import Settings
+
+TRIES = 5
+"""How often signing begins anew when other processes keep checkpoints of the same ledger at the same moment."""
+
+_DEPLOYMENT = "INSERT INTO deployment (name) VALUES (%(name)s) ON CONFLICT DO NOTHING"
+_NAME = "SELECT name FROM deployment"
+# The first key is registered by whoever comes first; no other ever is but by a rotation.
+_REGISTER = """
+WITH alone AS MATERIALIZED (SELECT pg_advisory_xact_lock(hashtext('contract-ledger signing key')) AS locked)
+INSERT INTO signing_keys (public_key)
+SELECT %(public_key)s FROM alone WHERE NOT EXISTS (SELECT FROM signing_keys) ON CONFLICT DO NOTHING
+"""
+_KEYS = "SELECT public_key, registered_at, retired_at FROM signing_keys ORDER BY registered_at, public_key"
+_HEAD = """
+SELECT b.last_position, b.frontier FROM batches b WHERE b.ledger_id = %(ledger_id)s::uuid ORDER BY b.last_position DESC LIMIT 1
+"""
+_LAST = """
+SELECT c.size, c.note, c.signed_at > clock_timestamp() - interval '1 second' FROM checkpoints c
+WHERE c.ledger_id = %(ledger_id)s::uuid AND c.epoch = %(epoch)s ORDER BY c.size DESC LIMIT 1
+"""
+_AT = "SELECT c.note, c.root FROM checkpoints c WHERE c.ledger_id = %(ledger_id)s::uuid AND c.epoch = %(epoch)s AND c.size = %(size)s"
+_COVERING = """
+SELECT c.note FROM checkpoints c
+WHERE c.ledger_id = %(ledger_id)s::uuid AND c.epoch = %(epoch)s AND c.size >= %(size)s ORDER BY c.size LIMIT 1
+"""
+_STORE = """
+INSERT INTO checkpoints (ledger_id, epoch, size, root, note) VALUES (%(ledger_id)s::uuid, %(epoch)s, %(size)s, %(root)s, %(note)s)
+ON CONFLICT DO NOTHING
+"""
+_log = structlog.get_logger()
+
+
+class RegisteredKey(NamedTuple):
+    """A key of the deployment, and from when until when it signs."""
+
+    public_key: bytes
+    registered_at: datetime
+    retired_at: datetime | None
+
+
+class Published(NamedTuple):
+    """A signed checkpoint, and what its text says."""
+
+    note: str
+    checkpoint: Checkpoint
+
+
+def read_signers(text: str) -> list[Signer]:
+    """The private keys that a setting states: 32 bytes each in base64, separated by commas. OperatorError for anything else."""
+    try:
+        return [Signer(base64.b64decode(part.strip(), validate=True)) for part in text.split(",")]
+    except (NoteError, binascii.Error, ValueError):
+        raise OperatorError("LEDGER_SIGNING_KEY is no key: it is 32 random bytes in base64; several are separated by commas.") from None
+
+
+def new_seed() -> str:
+    """A new private key, as the setting states it."""
+    return base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+class Signing:
+    """Makes, keeps and finds the checkpoints of all ledgers of a database."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._wanted_name = settings.deployment
+        self._store_folder = settings.checkpoint_store
+        self._signers = read_signers(settings.signing_key) if settings.signing_key else []
+        self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self.deployment = ""
+
+    async def open(self) -> None:
+        """Learn the deployment's name, or give it one, and register its first key. OperatorError when it has another name."""
+        name = self._wanted_name or f"ledger-{secrets.token_hex(8)}"
+        async with self._database.transaction() as connection:
+            await connection.execute(_DEPLOYMENT, {"name": name})
+        self.deployment = (await self._database.rows(_NAME))[0][0]
+        if self._wanted_name not in (None, self.deployment):
+            raise OperatorError(f"LEDGER_DEPLOYMENT is {self._wanted_name}, and this database is of the deployment {self.deployment}.")
+        if self._signers and self._store_folder is not None:
+            async with self._database.transaction() as connection:
+                await connection.execute(_REGISTER, {"public_key": self._signers[0].public_key})
+            if not await self._active():
+                _log.warning("no checkpoint is signed here: the key in LEDGER_SIGNING_KEY is not one that is registered and not retired")
+        else:
+            _log.info("no checkpoint is signed here: that takes LEDGER_SIGNING_KEY and LEDGER_CHECKPOINT_STORE")
+
+    def origin(self, ledger: Ledger, epoch: int) -> str:
+        return origin_of(self.deployment, ledger.name, epoch)
+
+    async def keys(self) -> list[RegisteredKey]:
+        """Every key that signs or has signed for the deployment."""
+        return [RegisteredKey(*row) for row in await self._database.rows(_KEYS)]
+
+    async def verifiers(self, ledger: Ledger, epoch: int) -> list[tuple[Verifier, RegisteredKey]]:
+        """The keys as verifiers of a ledger's checkpoints pin them."""
+        return [(Verifier(self.origin(ledger, epoch), key.public_key), key) for key in await self.keys()]
+
+    async def newest(self, ledger: Ledger, epoch: int) -> Published:
+        """The newest checkpoint of a ledger: one of its last batch, unless one was signed within the last second.
+
+        NotSigned when there is none and none can be made; HistoryForked when the log is not the one that was kept.
+        """
+        last = await self._database.rows(_LAST, {"ledger_id": ledger.ledger_id, "epoch": epoch})
+        if last and last[0][2]:
+            return _published(last[0][1])
+        signers = await self._active()
+        if not signers:
+            if last:
+                return _published(last[0][1])
+            raise NotSigned(f"No checkpoint of ledger {ledger.name} has been signed, and this process has no key of the deployment.")
+        async with self._locks[ledger.ledger_id]:
+            for _ in range(TRIES):
+                try:
+                    return await self._sign(ledger, epoch, signers)
+                except KeptElsewhere:
+                    continue
+        raise NotSigned(f"Other processes sign checkpoints of ledger {ledger.name} at this moment; ask again.")
+
+    async def at(self, ledger: Ledger, epoch: int, size: int) -> Published | None:
+        """The checkpoint that was signed of a size, if one was."""
+        rows = await self._database.rows(_AT, {"ledger_id": ledger.ledger_id, "epoch": epoch, "size": size})
+        return _published(rows[0][0]) if rows else None
+
+    async def covering(self, ledger: Ledger, epoch: int, size: int) -> Published:
+        """The first checkpoint whose tree has so many leaves or more; the newest, made now if need be, where there is none yet."""
+        rows = await self._database.rows(_COVERING, {"ledger_id": ledger.ledger_id, "epoch": epoch, "size": size})
+        return _published(rows[0][0]) if rows else await self.newest(ledger, epoch)
+
+    async def _active(self) -> list[Signer]:
+        """The private keys at hand that are registered and not retired."""
+        if not self._signers or self._store_folder is None:
+            return []
+        active = {key.public_key for key in await self.keys() if key.retired_at is None}
+        return [signer for signer in self._signers if signer.public_key in active]
+
+    async def _sign(self, ledger: Ledger, epoch: int, signers: list[Signer]) -> Published:
+        """Keep, sign and store the checkpoint of the newest batch. KeptElsewhere when another process came between."""
+        assert self._store_folder is not None
+        store = KeptCheckpoints(self._store_folder / self.deployment)
+        # In this order: a head that is read after what is kept can only be behind it in another history.
+        kept = await asyncio.to_thread(store.read, ledger.ledger_id)
+        size, frontier = (await self._database.rows(_HEAD, {"ledger_id": ledger.ledger_id}))[0]
+        if frontier is None:
+            raise TreeUnknown(f"The tree of ledger {ledger.name} is not built yet: run `contract-ledger migrate` to its end.")
+        await self.require(ledger, epoch, kept, size)
+        wanted = Kept(epoch, size, root_of(frontier))
+        if kept != wanted:
+            await asyncio.to_thread(store.keep, ledger.ledger_id, kept, wanted)
+        return await self._publish(ledger, wanted, signers)
+
+    async def require(self, ledger: Ledger, epoch: int, kept: Kept | None, size: int) -> None:
+        """HistoryForked unless the log, of so many events, continues the one of which a checkpoint is kept."""
+        if kept is None or kept.epoch < epoch:
+            return
+        if kept.epoch > epoch or kept.size > size or await root_at(self._database, ledger.ledger_id, kept.size) != kept.root:
+            raise HistoryForked(
+                f"Ledger {ledger.name} is not the one of which a checkpoint of {kept.size} events in epoch {kept.epoch} is kept: the "
+                "database is an older copy, or another. Restore the newer one, or begin a new epoch with "
+                f"`contract-ledger epoch begin {ledger.name}`."
+            )
+
+    async def _publish(self, ledger: Ledger, wanted: Kept, signers: list[Signer]) -> Published:
+        origin = self.origin(ledger, wanted.epoch)
+        text = Checkpoint(origin, wanted.size, wanted.root, (f"time zone {ledger.time_zone}",)).text()
+        note = Note(text, tuple(signer.sign(origin, text) for signer in signers)).format()
+        parameters = {"ledger_id": ledger.ledger_id, "epoch": wanted.epoch, "size": wanted.size, "root": wanted.root, "note": note}
+        async with self._database.transaction() as connection:
+            await connection.execute(_STORE, parameters)
+        stored, root = (await self._database.rows(_AT, parameters))[0]
+        if root != wanted.root:
+            raise HistoryForked(f"A checkpoint of {wanted.size} events of ledger {ledger.name} was signed with another root.")
+        return _published(stored)
+
+
+def _published(note: str) -> Published:
+    return Published(note, Checkpoint.parse(Note.parse(note).text))
+
+
+def default_store(state_home: str | None) -> Path:
+    """Where checkpoints are kept unless a setting says otherwise: below the folder of the XDG specification for state."""
+    base = Path(state_home) if state_home and Path(state_home).is_absolute() else Path.home() / ".local" / "state"
+    return base / "contract-ledger"
