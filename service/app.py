@@ -12,6 +12,7 @@ from service import __version__
 from service.access import Keyring, Rates
 from service.api import (
     audit,
+    bundles,
     commitments,
     contracts,
     deadlines,
@@ -44,7 +45,7 @@ from service.telemetry import configure_logging
 GC_THRESHOLD = 50_000
 _MODULES = (
     *(contracts, lists, history, ocds, commitments, deadlines, parties),
-    *(events, imports, exports, audit, tiles, ledgers, status),
+    *(events, imports, exports, audit, bundles, tiles, ledgers, status),
 )
 
 

@@ -23,14 +23,17 @@ _log = structlog.get_logger()
 
 
 class BundleQuery(QueryModel):
-    contract_id: Annotated[str | None, Field(pattern=UUID_PATTERN, description="Only the events of this contract, each with its proof.")] = None
+    contract_id: Annotated[
+        str | None, Field(pattern=UUID_PATTERN, description="Only the events of this contract, each with its proof.")
+    ] = None
     from_position: Annotated[int | None, Field(ge=1, lt=2**53, description="A range of the log, from this position on."), WHOLE] = None
     to_position: Annotated[int | None, Field(ge=1, lt=2**53, description="A range of the log, to this position."), WHOLE] = None
     from_size: Annotated[
         int | None, Field(ge=0, lt=2**53, description="With the proof that the log continues a checkpoint of this size, as kept."), WHOLE
     ] = None
     sealed: Annotated[
-        Flag, Field(description="With values and salts of what is sealed; takes the right `sealed:read`, and each event shown so is logged.")
+        Flag,
+        Field(description="With values and salts of what is sealed; takes the right `sealed:read`, and each event shown so is logged."),
     ] = "false"
 
 
@@ -73,9 +76,7 @@ async def _logged(call: Call, bundle: Bundle) -> AsyncIterator[bytes]:
     async for piece in bundle.lines(principal_id):
         if bundle.shown:
             request_id = call.request.scope.get("request_id", "")
-            _log.info(
-                "sealed data read", principal_id=principal_id, ledger=call.ledger.name, event_ids=bundle.shown, request_id=request_id
-            )
+            _log.info("sealed data read", principal_id=principal_id, ledger=call.ledger.name, event_ids=bundle.shown, request_id=request_id)
             bundle.shown = []
         yield piece
 

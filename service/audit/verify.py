@@ -134,7 +134,7 @@ def verify_consistency(size1: int, size2: int, root1: bytes, root2: bytes, path:
     """Whether a path proves that one tree continues another (RFC 9162, section 2.1.4.2)."""
     if not 0 <= size1 <= size2 or any(len(one) != 32 for one in [root1, root2, *path]):
         return False
-    if size1 == size2 or size1 == 0:
+    if size1 in (0, size2):
         return not path and root1 == (root2 if size1 == size2 else hashlib.sha256(b"").digest())
     nodes = [root1, *path] if size1 & (size1 - 1) == 0 else list(path)
     if not path:
@@ -268,7 +268,7 @@ class Key:
         self.name, self.public = parts[0], key[1:]
         self.id = hashlib.sha256(self.name.encode() + b"\n" + key).digest()[:4]
         if self.id.hex() != parts[1]:
-            raise Unusable(f"the verifier key of {ascii(self.name)} does not have the hash {ascii(parts[1])[:20]} that it names")
+            raise Unusable(f"the verifier key of {self.name!a} does not have the hash {ascii(parts[1])[:20]} that it names")
 
 
 class Checkpoint:
@@ -582,7 +582,8 @@ class Walk:
         if isinstance(given, dict) and given.get("from_size") == kept.size:
             path = hashes(given, "hashes", "the consistency proof")
         if kept.size > now.size:
-            verdict.doubt("consistency", f"you kept a checkpoint of {kept.size} events and this one has {now.size}: ask for a new one; if there is none, the log's tail was cut")  # fmt: skip
+            newer = "ask for a new one; if there is none, the log's tail was cut"
+            verdict.doubt("consistency", f"you kept a checkpoint of {kept.size} events and this one has {now.size}: {newer}")
         elif kept.size in (0, now.size):
             if kept.size == now.size and kept.root != now.root:
                 verdict.fault("consistency", "the checkpoint", f"two roots for one size, {now.size}: there are two histories")
@@ -634,9 +635,10 @@ def tell(verdict: Verdict, walk: Walk | None) -> None:
     if walk is not None:
         head = walk.checkpoint
         print(f"{walk.kind} bundle of ledger {walk.ledger_id}: {walk.events} events, {walk.erased} erased")
-        print(f"checkpoint {ascii(head.origin)}, size {head.size}, root {head.root.hex()}")
+        print(f"checkpoint {head.origin!a}, size {head.size}, root {head.root.hex()}")
     for check in CHECKS:
-        print("%-11s  %-13s  %s" % (check, *verdict.of(check)))
+        found, why = verdict.of(check)
+        print(f"{check:<11}  {found:<13}  {why}")
     print("not proven by any log:")
     for sentence in (*NOT_PROVEN, *([OF_A_PART] if walk is not None and walk.kind != "ledger" else [])):
         print("  - " + sentence)

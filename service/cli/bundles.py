@@ -12,7 +12,7 @@ from service.errors import OperatorError
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The file of the bundle.")]
 
 
-def bundle(  # noqa: PLR0917 - the options of a command
+def bundle(  # noqa: PLR0913, PLR0917 - the options of a command
     ledger: LedgerName = "main",
     contract: Annotated[str | None, option("Only the events of this contract, by its contract_id.")] = None,
     from_position: Annotated[int | None, option("From this position of the ledger's log on.", min=1)] = None,

@@ -156,7 +156,9 @@ def test_a_ledger_restored_into_another_database_is_the_same_byte_for_byte(
             assert answer.json()["events"][0]["position"] == done.events + 1
 
 
-def test_a_restore_that_was_ended_goes_on(filled: Filled, new_database: NewDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_restore_that_was_ended_goes_on(
+    filled: Filled, new_database: NewDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines, bundle = bundle_of(filled, sealed=True)
     file = tmp_path / "bundle.ndjson"
     file.write_bytes(bundle)
@@ -179,7 +181,9 @@ def test_a_restore_that_was_ended_goes_on(filled: Filled, new_database: NewDatab
 # The checkpoint that an auditor kept
 
 
-def kept_file(folder: Path, filled: Filled, size: int, operator: Operator = OPERATOR, root: bytes | None = None, **more: Any) -> tuple[str, str]:
+def kept_file(
+    folder: Path, filled: Filled, size: int, operator: Operator = OPERATOR, root: bytes | None = None, **more: Any
+) -> tuple[str, str]:
     lines, _ = bundle_of(filled)
     grown = verify.Tree()
     for line in lines[1 : size + 1]:
@@ -188,7 +192,9 @@ def kept_file(folder: Path, filled: Filled, size: int, operator: Operator = OPER
     return "--kept", "kept"
 
 
-@pytest.mark.parametrize(("kind", "size"), [("contract", size) for size in (0, 1, 64, 255, 277)] + [("range", 3), ("range to the end", 100)])
+@pytest.mark.parametrize(
+    ("kind", "size"), [("contract", size) for size in (0, 1, 64, 255, 277)] + [("range", 3), ("range to the end", 100)]
+)
 def test_a_bundle_continues_the_checkpoint_that_was_kept(filled: Filled, tmp_path: Path, kind: str, size: int) -> None:
     wanted = KINDS[kind] | ({"contract_id": filled.contract_id} if "contract" in kind else {})
     kept = kept_file(tmp_path, filled, size)
