@@ -26,10 +26,12 @@ class BundleQuery(QueryModel):
     contract_id: Annotated[
         str | None, Field(pattern=UUID_PATTERN, description="Only the events of this contract, each with its proof.")
     ] = None
-    from_position: Annotated[int | None, Field(ge=1, lt=2**53, description="A range of the log, from this position on."), WHOLE] = None
-    to_position: Annotated[int | None, Field(ge=1, lt=2**53, description="A range of the log, to this position."), WHOLE] = None
+    from_position: Annotated[int | None, Field(ge=1, le=2**53 - 1, description="A range of the log, from this position on."), WHOLE] = None
+    to_position: Annotated[int | None, Field(ge=1, le=2**53 - 1, description="A range of the log, to this position."), WHOLE] = None
     from_size: Annotated[
-        int | None, Field(ge=0, lt=2**53, description="With the proof that the log continues a checkpoint of this size, as kept."), WHOLE
+        int | None,
+        Field(ge=0, le=2**53 - 1, description="With the proof that the log continues a checkpoint of this size, as kept."),
+        WHOLE,
     ] = None
     sealed: Annotated[
         Flag,

@@ -1,6 +1,7 @@
-"""The whole way, as an auditor goes it: a bundle from the running service, its key, and verify.py; who may, what is logged, the commands."""
+"""The whole way, as an auditor goes it: a bundle of the running service, its key, and verify.py; who may, and the commands."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -126,3 +127,26 @@ def test_the_commands_fetch_verify_fold_and_restore(
             assert connection.execute("SELECT name, time_zone, epoch FROM ledgers WHERE name = 'main'").fetchall() == [
                 ("main", "Asia/Seoul", 1)
             ]
+
+
+def test_the_page_for_auditors_works_as_it_is_pasted(
+    service: RunningService, api: httpx.Client, contract_id: str, new_database: NewDatabase, tmp_path: Path
+) -> None:
+    page = (Path(verify.__file__).parents[2] / "docs" / "auditors.md").read_text()
+    blocks = re.findall("```console\n(.*?)```", page, re.DOTALL)
+    with new_database() as database:
+        environment = {
+            "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+            "HOME": str(tmp_path),
+            "LEDGER_API_KEY": service.admin,
+            "LEDGER_URL": service.url,
+            "LEDGER_DATABASE_URL": database.service_url,
+            "VERIFIER_KEY": key_of(api),
+        }
+        script = "set -euo pipefail\n" + "".join(blocks)
+        ended = subprocess.run(
+            ["bash", "-c", script], capture_output=True, text=True, timeout=120, check=False, env=environment, cwd=tmp_path
+        )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.count("\nvalid\n") == 2
+    assert len(blocks) == 7

@@ -1,5 +1,6 @@
 """The verifier's own functions against other people's vectors: RFC 8032, RFC 6962 proofs, a C2SP log."""
 
+import ast
 import base64
 import json
 import os
@@ -10,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.audit import verify
 from service.audit.verify import (
     Checkpoint,
     Key,
@@ -173,3 +175,10 @@ def test_a_tree_grown_by_subtrees_has_the_root_of_one_grown_by_leaves(begin: int
     assert grown.root() == whole.root()
     with pytest.raises(Unusable):
         grown.grow(size, [bytes(32)])
+
+
+def test_the_verifier_is_one_file_for_any_python_since_3_9() -> None:
+    tree = ast.parse(Path(verify.__file__).read_text(), feature_version=(3, 9))
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert imported == {"__future__", "argparse", "base64", "hashlib", "json", "re", "sys", "typing"}
