@@ -12,6 +12,7 @@ from service import __version__
 from service.access import Keyring, Rates
 from service.api import (
     audit,
+    bundles,
     commitments,
     contracts,
     deadlines,
@@ -47,7 +48,7 @@ from service.telemetry import configure_logging
 GC_THRESHOLD = 50_000
 _MODULES = (
     *(contracts, lists, history, ocds, commitments, deadlines, parties),
-    *(events, imports, exports, audit, tiles, replays, ledgers, status),
+    *(events, imports, exports, audit, bundles, tiles, replays, ledgers, status),
 )
 
 

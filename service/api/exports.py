@@ -19,14 +19,14 @@ from service.log.read import Reader, StoredEvent
 
 EXPORT = "/v1/ledgers/{ledger}/export"
 PAGE_EVENTS = 500
-_UUID = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+UUID_PATTERN = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 
 router = APIRouter()
 
 
 class ExportQuery(QueryModel):
     contract_id: Annotated[
-        str | None, Field(pattern=f"^{_UUID}$", description="Only the events of this contract; of all of them if not said.")
+        str | None, Field(pattern=UUID_PATTERN, description="Only the events of this contract; of all of them if not said.")
     ] = None
     sealed: Annotated[
         Flag,

@@ -118,9 +118,16 @@ class Client:
 
     def export(self, contract_id: str | None, *, sealed: bool = False) -> Iterator[bytes]:
         """The events of the ledger or of a contract as lines, as they come. OperatorError where they break off."""
-        params = {**({} if contract_id is None else {"contract_id": contract_id}), **({"sealed": "true"} if sealed else {})}
+        known = {} if contract_id is None else {"contract_id": contract_id}
+        return self._streamed("/export", known | ({"sealed": "true"} if sealed else {}))
+
+    def bundle(self, wanted: Json) -> Iterator[bytes]:
+        """A bundle of the ledger, as it comes. OperatorError where it breaks off."""
+        return self._streamed("/bundle", wanted)
+
+    def _streamed(self, path: str, params: Json) -> Iterator[bytes]:
         try:
-            with self._http.stream("GET", f"{self.base}/export", params=params) as response:
+            with self._http.stream("GET", self.base + path, params=params) as response:
                 if response.is_error:
                     response.read()
                     self._told(response)

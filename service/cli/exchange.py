@@ -102,22 +102,28 @@ def ocds_packages(client: Client, contract_id: str | None, kind: str = "record")
 
 def export_file(client: Client, pieces: Iterable[bytes], what: str, file: Path | None) -> None:
     """Write lines of a ledger to a file, which is there whole or not at all; or to standard output. `what` a line has, in words."""
+    lines = write_pieces(pieces, f"{what} of {client.ledger}", file)
+    if file is not None:
+        console(stderr=True).print(Text(f"{lines:,} {what} of ledger {visible(client.ledger)} are in {file}."), soft_wrap=True)
+
+
+def write_pieces(pieces: Iterable[bytes], what: str, file: Path | None) -> int:
+    """Write what comes in pieces to a file, which is there whole or not at all, or to standard output; how many lines it has."""
     if file is None:
-        for piece in pieces:
-            sys.stdout.buffer.write(piece)
+        count = _write(pieces, what, sys.stdout.buffer)
         sys.stdout.buffer.flush()
-        return
+        return count
     draft = file.with_name(f".{file.name}.{os.getpid()}.draft")
     try:
         with draft.open("wb") as lines:
-            count = _write(pieces, f"{what} of {client.ledger}", lines)
+            count = _write(pieces, what, lines)
         draft.replace(file)
     except OSError as error:
         raise OperatorError(f"{file} cannot be written: {error.strerror or error}.") from None
     finally:
         with suppress(OSError):
             draft.unlink()
-    console(stderr=True).print(Text(f"{count:,} {what} of ledger {visible(client.ledger)} are in {file}."), soft_wrap=True)
+    return count
 
 
 def _write(pieces: Iterable[bytes], what: str, lines: IO[bytes]) -> int:

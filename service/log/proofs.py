@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from service.database import Database
 from service.log.tiles import read_pieces
-from service.log.tree import EMPTY, Range, consistency_ranges, inclusion_ranges, pieces_of, range_hash
+from service.log.tree import EMPTY, Range, consistency_ranges, inclusion_ranges, pieces_of, range_hash, subtree_ranges
 
 
 async def inclusion(database: Database, ledger_id: str, index: int, size: int) -> list[bytes]:
@@ -22,6 +22,19 @@ async def root_at(database: Database, ledger_id: str, size: int) -> bytes:
     if size == 0:
         return EMPTY
     return (await _hashes(database, ledger_id, [Range(0, size)]))[0]
+
+
+async def inclusions(database: Database, ledger_id: str, indices: Sequence[int], size: int) -> list[list[bytes]]:
+    """The audit paths of several leaves, which share most of what they are made of. ValueError when one is beyond the size."""
+    paths = [inclusion_ranges(index, size) for index in indices]
+    ranges = sorted({part for path in paths for part in path})
+    found = dict(zip(ranges, await _hashes(database, ledger_id, ranges), strict=True))
+    return [[found[part] for part in path] for path in paths]
+
+
+async def subtrees(database: Database, ledger_id: str, begin: int, end: int) -> list[bytes]:
+    """The roots of the complete subtrees, each as great as its place allows, that lead from one size of the tree to another."""
+    return await _hashes(database, ledger_id, subtree_ranges(begin, end))
 
 
 async def _hashes(database: Database, ledger_id: str, ranges: Sequence[Range]) -> list[bytes]:

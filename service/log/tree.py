@@ -125,6 +125,19 @@ def consistency_ranges(size1: int, size2: int) -> list[Range]:
     return found[::-1]
 
 
+def subtree_ranges(begin: int, end: int) -> list[Range]:
+    """The complete subtrees, each as great as its place allows, that lead from a tree of one size to one of another."""
+    if not 0 <= begin <= end:
+        raise ValueError(f"a tree of {end} leaves does not continue one of {begin}")
+    found = []
+    while begin < end:
+        width = 1 << ((end - begin).bit_length() - 1)
+        width = min(width, begin & -begin) if begin else width
+        found.append(Range(begin, begin + width))
+        begin += width
+    return found
+
+
 def _split(count: int) -> int:
     """The greatest power of two below a count."""
     return 1 << ((count - 1).bit_length() - 1)

@@ -1,0 +1,229 @@
+"""Restore: a whole ledger out of its bundle into another database, byte for byte: headers, bodies, positions, hashes, batches and tree.
+
+The bundle is read twice: nothing is written before all of it was found to hang together and to make the root of its checkpoint. Until the
+projection is built the ledger has a layout that no release writes, so nothing is appended to it; a restore that was ended goes on there.
+"""
+
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, LiteralString
+
+import orjson
+import psycopg
+
+from service.audit.book import Connection, open_connection
+from service.audit.bundle_file import BundleFile, Read, opened
+from service.audit.rebuild import rebuild
+from service.errors import OperatorError
+from service.log.header import NO_PREVIOUS, SCHEMA, body_digest, event_hash
+from service.log.ledger import zone
+from service.log.notes import Note, NoteError, Verifier
+from service.log.tiles import full_tiles
+from service.log.tree import Extension, Full, extend, root_of
+
+RESTORING: Final = 0
+"""The layout of a ledger that is not restored to its end."""
+STEP_EVENTS = 2_000
+STEP_BYTES = 16_777_216
+_LEDGER_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+_FOUND = """
+SELECT l.ledger_id::text, l.name, l.layout, b.last_position, b.frontier FROM ledgers l
+CROSS JOIN LATERAL (SELECT * FROM batches b WHERE b.ledger_id = l.ledger_id ORDER BY b.last_position DESC LIMIT 1) b
+WHERE l.ledger_id = %(ledger_id)s::uuid OR l.name = %(name)s
+"""
+_MAKE = """
+WITH made AS (
+    INSERT INTO ledgers (ledger_id, name, time_zone, epoch, layout, if_match_required, unique_reference_schemes, public_log)
+    VALUES (%(ledger_id)s::uuid, %(name)s, %(time_zone)s, %(epoch)s, %(layout)s, %(if_match_required)s, %(schemes)s, %(public_log)s)
+    RETURNING ledger_id
+), lock AS (
+    INSERT INTO ledger_locks (ledger_id) SELECT ledger_id FROM made
+)
+INSERT INTO batches (ledger_id, last_position, recorded_at, frontier) SELECT ledger_id, 0, '1970-01-01T00:00:00Z', '' FROM made
+"""
+_ONE_RESTORE = "SELECT pg_try_advisory_lock(hashtextextended('contract-ledger restore ' || %s, 0))"
+_LOCK = "SELECT FROM ledger_locks WHERE ledger_id = %s::uuid FOR NO KEY UPDATE"
+_EVENTS = """
+COPY events (ledger_id, position, contract_id, revision, event_id, event_type, recorded_at, header, event_hash) FROM STDIN
+"""
+_PAYLOADS = "COPY payloads (ledger_id, position, body, sealed) FROM STDIN"
+_BATCHES = """
+INSERT INTO batches (ledger_id, last_position, recorded_at, frontier)
+SELECT %(ledger_id)s::uuid, b.last_position, b.recorded_at, decode(b.frontier, 'hex')
+FROM jsonb_to_recordset(%(batches)s::jsonb) AS b(last_position bigint, recorded_at timestamptz, frontier text)
+"""
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What was restored; of the events, `found` were there from a restore that was ended."""
+
+    ledger: str
+    events: int
+    found: int
+    contracts: int
+    seconds: float
+
+
+def restore(database_url: str, file: Path, progress: Progress, verifier_key: str | None = None) -> Restored:
+    """Put the ledger of a bundle into a migrated database that has none of its id or name, or goes on with that.
+
+    OperatorError, before anything is written, for a bundle that is not whole, not of a whole ledger, without sealed values that the
+    ledger has, not the tree of its checkpoint, or not signed by the key that is given.
+    """
+    began = time.monotonic()
+    with opened(file) as bundle:
+        _check_opening(bundle, verifier_key)
+        _check_events(bundle, progress)
+    with opened(file) as bundle, open_connection(database_url) as connection:
+        try:
+            tree = _begin(connection, bundle)
+            _write(connection, bundle, tree, progress)
+        except psycopg.Error as error:
+            raise OperatorError(f"The database refused: {str(error).strip()}. What was written stays: run the same again.") from error
+        name, size = bundle.opening.ledger, bundle.checkpoint.size
+    rebuilt = rebuild(database_url, name, progress)
+    return Restored(name, size, tree.size, rebuilt.contracts, time.monotonic() - began)
+
+
+def _check_opening(bundle: BundleFile, verifier_key: str | None) -> None:
+    opening = bundle.opening
+    if opening.kind != "ledger":
+        raise OperatorError(f"This bundle is of a {opening.kind}: what restores is the bundle of a whole ledger.")
+    if not _UUID.fullmatch(opening.ledger_id) or not _LEDGER_NAME.fullmatch(opening.ledger):
+        bundle.refuse("names a ledger that there cannot be")
+    try:
+        zone(opening.time_zone)
+        signed = verifier_key is None or Verifier.parse(verifier_key).signed(Note.parse(opening.checkpoint))
+    except NoteError as error:
+        raise OperatorError(f"The signature cannot be verified: {error}.") from None
+    except (KeyError, ValueError):
+        bundle.refuse("names a time zone that there is not")
+    if not signed:
+        raise OperatorError("The checkpoint of the bundle is not signed by the key that was given.")
+
+
+def _check_events(bundle: BundleFile, progress: Progress) -> None:
+    """Position, chain, digests and root are what they have to be."""
+    tree = Extension(b"", 0, [])
+    last: dict[str, tuple[int, str]] = {}
+    for read in bundle.events():
+        header, leaf = read.header, event_hash(read.line.header.encode())
+        revision, prev = last.get(header.contract_id, (0, NO_PREVIOUS))
+        if (header.ledger_id, header.schema) != (bundle.opening.ledger_id, SCHEMA):
+            bundle.refuse("is an event of another ledger, or of another schema")
+        if (header.position, header.revision, header.prev) != (tree.size + 1, revision + 1, prev):
+            bundle.refuse(f"is not event {tree.size + 1}, with the revision {revision + 1} and the link that its contract needs")
+        if read.line.body is not None and body_digest(read.line.body.encode()) != header.body_digest:
+            bundle.refuse("has a body that is not the one which was recorded")
+        if read.line.body is not None and (read.line.sealed is None) != (header.sealed_digest is None):
+            bundle.refuse("lacks what is sealed in it: what restores is a bundle that was made with what is sealed (--sealed)")
+        last[header.contract_id] = header.revision, leaf.hex()
+        tree = extend(tree.frontier, tree.size, (leaf,))
+        if tree.size % STEP_EVENTS == 0:
+            progress(tree.size, bundle.checkpoint.size, "events checked")
+    if (tree.size, root_of(tree.frontier)) != (bundle.checkpoint.size, bundle.checkpoint.root):
+        raise OperatorError("The events of the bundle do not make the root of its checkpoint; verify.py says more.")
+
+
+def _begin(connection: Connection, bundle: BundleFile) -> Extension:
+    """The ledger, made, or found as an earlier restore left it; the tree that it has. OperatorError when there is another."""
+    opening = bundle.opening
+    if connection.execute(_ONE_RESTORE, [opening.ledger_id]).fetchone() != (True,):
+        raise OperatorError(f"Another restore of ledger {opening.ledger} runs; wait for it to end.")
+    found = connection.execute(_FOUND, {"ledger_id": opening.ledger_id, "name": opening.ledger}).fetchall()
+    if not found:
+        connection.execute(_MAKE, _made(bundle))
+        return Extension(b"", 0, [])
+    ledger_id, name, layout, position, frontier = found[0]
+    if (ledger_id, name, len(found)) != (opening.ledger_id, opening.ledger, 1) or layout != RESTORING:
+        raise OperatorError(f"The database has a ledger {name} ({ledger_id}) already; nothing is restored over it.")
+    return Extension(frontier, position, [])
+
+
+def _made(bundle: BundleFile) -> dict[str, Any]:
+    opening, policies = bundle.opening, bundle.opening.policies
+    epoch = bundle.checkpoint.origin.rpartition("/")[2]
+    return {
+        "ledger_id": opening.ledger_id,
+        "name": opening.ledger,
+        "time_zone": opening.time_zone,
+        "epoch": int(epoch) if re.fullmatch("[1-9][0-9]{0,8}", epoch) else 1,
+        "layout": RESTORING,
+        "if_match_required": policies is not None and policies.if_match_required,
+        "public_log": policies is not None and policies.public_log,
+        "schemes": policies.unique_reference_schemes if policies else [],
+    }
+
+
+def _write(connection: Connection, bundle: BundleFile, there: Extension, progress: Progress) -> None:
+    """Write the events after those that are there, which have to be the same, a step of whole batches in a transaction."""
+    events = bundle.events()
+    tree = Extension(b"", 0, [])
+    for read in islice(events, there.size):
+        tree = extend(tree.frontier, tree.size, (event_hash(read.line.header.encode()),))
+    if tree.frontier != there.frontier:
+        raise OperatorError(f"What is there of ledger {bundle.opening.ledger} was restored from another bundle.")
+    for step in _steps(bundle, events):
+        tree = _write_step(connection, bundle.opening.ledger_id, tree, step)
+        progress(tree.size, bundle.checkpoint.size, "events")
+
+
+def _steps(bundle: BundleFile, events: Iterator[Read]) -> Iterator[list[Read]]:
+    """Events in steps of whole batches."""
+    step: list[Read] = []
+    size = 0
+    for read in events:
+        step.append(read)
+        size += len(read.line.body or "")
+        if read.line.ends_batch and (len(step) >= STEP_EVENTS or size >= STEP_BYTES):
+            yield step
+            step, size = [], 0
+    if step:
+        if not step[-1].line.ends_batch:
+            bundle.refuse("comes after an event that ends no batch, which the last one does")
+        yield step
+
+
+def _write_step(connection: Connection, ledger_id: str, tree: Extension, step: Sequence[Read]) -> Extension:
+    """The tree with the events of a step, once these are committed."""
+    leaves = [event_hash(read.line.header.encode()) for read in step]
+    grown, batches, done = tree, [], 0
+    full: list[Full] = []
+    for count, read in enumerate(step, 1):
+        if read.line.ends_batch:
+            grown, done = extend(grown.frontier, grown.size, leaves[done:count]), count
+            full += grown.full
+            batches.append({"last_position": grown.size, "recorded_at": read.header.recorded_at, "frontier": grown.frontier.hex()})
+    with connection.transaction():
+        connection.execute(_LOCK, [ledger_id])
+        _copy(connection, _EVENTS, (_event_row(ledger_id, read, leaf) for read, leaf in zip(step, leaves, strict=True)))
+        _copy(connection, _PAYLOADS, (_payload_row(ledger_id, read, read.line.body) for read in step if read.line.body is not None))
+        connection.execute(_BATCHES, {"ledger_id": ledger_id, "batches": orjson.dumps(batches).decode()})
+        for statement, parameters in full_tiles(ledger_id, sorted(full)):
+            connection.execute(statement, parameters)
+    return grown
+
+
+def _copy(connection: Connection, statement: LiteralString, rows: Iterable[Sequence[Any]]) -> None:
+    with connection.cursor() as cursor, cursor.copy(statement) as copy:
+        for row in rows:
+            copy.write_row(row)
+
+
+def _event_row(ledger_id: str, read: Read, leaf: bytes) -> Sequence[Any]:
+    header = read.header
+    known = (header.position, header.contract_id, header.revision, header.event_id, header.event_type, header.recorded_at)
+    return (ledger_id, *known, read.line.header.encode(), leaf)
+
+
+def _payload_row(ledger_id: str, read: Read, body: str) -> Sequence[Any]:
+    return (ledger_id, read.header.position, body.encode(), None if read.line.sealed is None else read.line.sealed.encode())
