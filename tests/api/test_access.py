@@ -36,11 +36,7 @@ def right_for(operation: Operation) -> str | None:
         return None
     if operation.operation_id in ("create_ledger", "set_ledger_policy"):
         return "ledger:admin"
-<<<<<<< HEAD
     if operation.documented["tags"] == ["audit"]:
-=======
-    if "/replays" in operation.path:
->>>>>>> 2920dac8e341550aaab89b91cc8ebbacca14c3c9
         return "audit:read"
     if "{import_id}" in operation.path:  # what was refused of an import quotes what its sender wrote
         return "contracts:write"
