@@ -36,7 +36,9 @@ from service.audit.replaying import Books, Replaying
 from service.database import Database
 from service.errors import OperatorError
 from service.log.append import Writers
+from service.log.cosigning import Cosigning
 from service.log.heads import Heads
+from service.log.ledgers import all_ledgers
 from service.log.outlook import Outlooks
 from service.log.read import Reader
 from service.log.signing import Signing
@@ -89,13 +91,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     database = Database(settings.database_url, settings.pool_connections)
     database.on_connect.append(heads.check)
     await database.open()
-    reader, writers = Reader(database), Writers(database, settings, heads)
-    rates = Rates(settings.rate_per_second) if settings.rate_per_second else None
-    signing = Signing(database, settings)
-    await signing.open()
-    keyring, directory = Keyring(database, rates, app.state.issuer), LedgerDirectory(reader)
-    app.state.services = Services(reader, writers, keyring, directory, Outlooks(database), signing)
-    app.state.turning = turning = Turning(database, reader)
+    services, cosigning = await _services(app, database, heads)
+    app.state.services = services
+    app.state.turning = turning = Turning(database, services.reader)
     app.state.books, app.state.replaying = Books(settings.database_url), Replaying(database, settings.database_url)
     reconciling = Reconciling(database, settings.database_url, settings.reconcile_contracts_per_minute)
     # With Python's defaults the collector walks the whole heap every few hundred requests.
@@ -105,16 +103,33 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     metrics = None
     try:
         if settings.metrics_port:
-            metrics = MetricsServer(settings.metrics_port, app.state.requests, writers.waiting, database.pool_figures, reconciling.alarms)
+            metrics = MetricsServer(
+                settings.metrics_port, app.state.requests, services.writers.waiting, database.pool_figures, reconciling.alarms
+            )
         yield
     finally:
-        for task in (reconciling, app.state.replaying, turning):
+        for task in (reconciling, app.state.replaying, turning, cosigning):
             await task.close()
-        await writers.drain()
+        await services.writers.drain()
         await heads.close()
         await database.close()
         if metrics is not None:
             await asyncio.to_thread(metrics.close)
+
+
+async def _services(app: FastAPI, database: Database, heads: Heads) -> tuple[Services, Cosigning]:
+    """What the handlers work with, once the histories of all ledgers are known to be those that were signed."""
+    settings: Settings = app.state.settings
+    reader, writers = Reader(database), Writers(database, settings, heads)
+    rates = Rates(settings.rate_per_second) if settings.rate_per_second else None
+    signing, cosigning = Signing(database, settings), Cosigning(database)
+    await signing.open()
+    for ledger in await all_ledgers(reader):
+        _, epoch = await reader.ledger(ledger.name)
+        if forked := await signing.fork(ledger, epoch):
+            heads.refuse(ledger, forked)
+    keyring, directory = Keyring(database, rates, app.state.issuer), LedgerDirectory(reader)
+    return Services(reader, writers, keyring, directory, Outlooks(database), signing, cosigning), cosigning
 
 
 def heads_folder(settings: Settings) -> Path:

@@ -172,6 +172,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         _sweep_killed_runs()
         config.stash[_of_the_run] = ServerOfTheRun()
+        # Services that a test starts keep their checkpoints there, and not in the home of who runs the tests.
+        os.environ["XDG_STATE_HOME"] = str(config.stash[_of_the_run].folder / "state")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

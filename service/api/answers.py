@@ -506,3 +506,18 @@ class InclusionProof(msgspec.Struct, kw_only=True):
     leaf_hash: str
     path: list[str]
     checkpoint: str
+
+
+class Epoch(msgspec.Struct, kw_only=True):
+    """An epoch that an operator began, and the signed checkpoint that it begins with."""
+
+    epoch: int
+    begun_at: str
+    checkpoint: str
+
+
+class Epochs(msgspec.Struct, kw_only=True):
+    """The epoch of a ledger's history, and those that were begun, the oldest first."""
+
+    epoch: int
+    begun: list[Epoch]

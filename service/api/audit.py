@@ -13,6 +13,8 @@ from service.api.events import EVENTS, known_event_id
 from service.api.operations import WHOLE, Call, Documented, QueryModel, json_response, route
 from service.errors import CheckpointNotFound, EventNotFound, HistoryForked, Malformed, MemberFault, NotSigned, Refused
 from service.log import proofs
+from service.log.cosigning import cosignatures
+from service.log.epochs import epochs
 from service.log.ledger import instant
 from service.log.signing import Published
 
@@ -41,7 +43,21 @@ class ProofQuery(QueryModel):
 async def _checkpoint(call: Call) -> Response:
     call.query(CheckpointQuery)
     published = await call.services.signing.newest(call.ledger, call.epoch)
-    return Response(published.note, headers=PRIVATE, media_type=TEXT)
+    call.services.cosigning.ask(call.ledger.ledger_id, call.epoch, published.note)
+    return Response(await _cosigned(call, published), headers=PRIVATE, media_type=TEXT)
+
+
+async def _cosigned(call: Call, published: Published) -> str:
+    """A checkpoint with what witnesses have added to it."""
+    size = published.checkpoint.size
+    return published.note + await cosignatures(call.services.reader.database, call.ledger.ledger_id, call.epoch, size)
+
+
+async def _epochs(call: Call) -> Response:
+    call.query(CheckpointQuery)
+    found = await epochs(call.services.reader.database, call.ledger.ledger_id)
+    begun = [answers.Epoch(epoch=one.epoch, begun_at=instant(one.begun_at), checkpoint=one.note) for one in found]
+    return json_response(answers.Epochs(epoch=call.epoch, begun=begun))
 
 
 async def _keys(call: Call) -> Response:
@@ -94,7 +110,7 @@ async def _proof(call: Call) -> Response:
         raise Refused(f"{fault.detail}: ask for a later checkpoint.", (fault,))
     path = await proofs.inclusion(call.services.reader.database, call.ledger.ledger_id, position - 1, size)
     if _wants_text(call):
-        return Response(_tlog_proof(position - 1, path, published.note), headers=PRIVATE, media_type=TEXT)
+        return Response(_tlog_proof(position - 1, path, await _cosigned(call, published)), headers=PRIVATE, media_type=TEXT)
     return json_response(
         answers.InclusionProof(
             event_id=stored.header.event_id,
@@ -103,7 +119,7 @@ async def _proof(call: Call) -> Response:
             size=size,
             leaf_hash=base64.b64encode(bytes.fromhex(stored.event_hash)).decode(),
             path=_encoded(path),
-            checkpoint=published.note,
+            checkpoint=await _cosigned(call, published),
         )
     )
 
@@ -158,6 +174,26 @@ route(
         opened=True,
     ),
     _keys,
+)
+route(
+    router,
+    "GET",
+    LOG + "/epochs",
+    "audit:read",
+    Documented(
+        operation_id="get_epochs",
+        tag="audit",
+        summary="The epochs that an operator began after a loss",
+        description=(
+            "Each with the signed checkpoint that it begins with, whose extension line says what it follows: the origin, size and root of "
+            "what was signed before. The first epoch is begun by nobody."
+        ),
+        query=CheckpointQuery,
+        answers={200: ("The epochs", answers.Epochs)},
+        problems=(Refused,),
+        opened=True,
+    ),
+    _epochs,
 )
 route(
     router,

@@ -19,6 +19,7 @@ from service.api.answers import PRIVATE
 from service.domain.faults import MAX_LABEL, sentence
 from service.errors import ContractNotFound, LedgerError, LedgerNotFound, Malformed, MemberFault, Refused
 from service.log.append import Writers
+from service.log.cosigning import Cosigning
 from service.log.ledger import Ledger
 from service.log.outlook import Outlooks
 from service.log.read import Reader
@@ -76,6 +77,7 @@ class Services:
     ledgers: "LedgerDirectory"
     outlooks: Outlooks
     signing: Signing
+    cosigning: Cosigning
 
 
 class LedgerDirectory:

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from service import __version__
-from service.cli import bundles, groups
+from service.cli import bundles, groups, signing
 from service.cli.ocds import ocds
 from service.cli.options import AnyLedger, DataDir, LedgerName, Url, client_of, option, settings_of
 from service.errors import OperatorError
@@ -22,6 +22,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _name, _group in (("keys", groups.keys), ("ledgers", groups.ledgers), ("clock", groups.clock), ("head", groups.head), ("ocds", ocds)):
+    app.add_typer(_group, name=_name)
+for _name, _group in (("signing-keys", signing.signing_keys), ("epoch", signing.epoch), ("witness", signing.witness)):
     app.add_typer(_group, name=_name)
 for _command in (bundles.bundle, bundles.verifier, bundles.fold, bundles.restore):
     app.command()(_command)

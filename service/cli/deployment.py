@@ -16,7 +16,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from psycopg.rows import TupleRow
 from service.database import connect
 from service.embedded import SOCKET_FILE, EmbeddedPostgres, FolderLock, default_data_folder
 from service.errors import OperatorError
-from service.log.signing import new_seed
+from service.log.signing import default_store, new_seed
 from service.settings import Settings
 
 DATABASE = "ledger"
@@ -180,6 +180,19 @@ def own_signing_key(folder: Path) -> str:
     if _read_secret(file) is None:
         keep_secret(file, new_seed())
     return (_read_secret(file) or "").strip()
+
+
+def add_signing_key(folder: Path, seed: str) -> None:
+    """Have another key sign beside the one in the data folder."""
+    keep_secret(folder / SIGNING_KEY_FILE, f"{own_signing_key(folder)},{seed}")
+
+
+def with_own_signing(settings: Settings, folder: Path) -> Settings:
+    """The settings with what an embedded database signs by, and where it keeps what it signed, unless they say otherwise."""
+    if settings.database_url is not None:
+        return settings
+    store = settings.checkpoint_store or str(default_store(os.environ.get("XDG_STATE_HOME")))
+    return replace(settings, signing_key=settings.signing_key or own_signing_key(folder), checkpoint_store=store)
 
 
 def command_key(settings: Settings) -> str:

@@ -4,6 +4,7 @@ The process that was started owns the embedded PostgreSQL and the listening sock
 are processes of uvicorn's, which end when this one does, however it ends.
 """
 
+import asyncio
 import errno
 import multiprocessing
 import os
@@ -13,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,15 +33,15 @@ from service.cli.deployment import (
     data_folder,
     make_data_folder,
     named_databases,
-    own_signing_key,
     prepare,
+    with_own_signing,
 )
 from service.cli.welcome import Welcome, say_stopped, say_welcome
-from service.database import DURABILITY, connect, refuse_unsafe
+from service.database import DURABILITY, Database, connect, refuse_unsafe
 from service.embedded import EmbeddedPostgres, default_data_folder
 from service.errors import OperatorError
 from service.log.ledgers import make_ledger
-from service.log.signing import default_store
+from service.log.signing import first_verifier
 from service.migration import check_migrated, migrate
 from service.settings import Settings
 from service.telemetry import configure_logging
@@ -101,7 +102,6 @@ def _serve_embedded(folder: Path, settings: Settings, address: Address, listenin
         # The database is stopped in peace: who asks once more waits for it.
         stack.callback(_ignore_signals)
         urls = prepare(server)
-        _sign_with_own_key(folder, settings)
         watch = stack.enter_context(_DatabaseWatch(server))
         status = _serve_on(urls, folder, settings, address, listening)
         return 1 if watch.died else status
@@ -109,8 +109,9 @@ def _serve_embedded(folder: Path, settings: Settings, address: Address, listenin
 
 def _serve_on(urls: Databases, folder: Path, settings: Settings, address: Address, listening: socket.socket) -> int:
     _check_database(urls)
-    welcome = _first_things(urls, folder, settings, listening)
-    _tell_workers(urls, folder)
+    signing = with_own_signing(settings, folder)
+    welcome = _first_things(urls, folder, signing, listening)
+    _tell_workers(urls, folder, signing)
     _listen(listening, address)
     return _run(listening, address.workers, lambda: say_welcome(welcome, settings.log_format))
 
@@ -136,7 +137,9 @@ def _first_things(urls: Databases, folder: Path, settings: Settings, listening: 
             _log.warning("LEDGER_DATABASE_URL names a role that may change the log: give the service one of its own, and migrate for it")
         make_ledger(connection, "main", "UTC")
         first = admin.first_key(connection, folder, settings.api_key)
+    verifier = asyncio.run(_first_verifier(replace(settings, database_url=urls.service_url)))
     return Welcome(
+        verifier=verifier,
         url=_url(listening),
         data_folder=folder,
         key=first.key,
@@ -148,18 +151,23 @@ def _first_things(urls: Databases, folder: Path, settings: Settings, listening: 
     )
 
 
-def _sign_with_own_key(folder: Path, settings: Settings) -> None:
-    """The key of an embedded database is made once, in the data folder; its checkpoints are kept in the folder for the account's state."""
-    if settings.signing_key is None:
-        os.environ["LEDGER_SIGNING_KEY"] = own_signing_key(folder)
-    if settings.checkpoint_store is None:
-        os.environ["LEDGER_CHECKPOINT_STORE"] = str(default_store(os.environ.get("XDG_STATE_HOME")))
+async def _first_verifier(settings: Settings) -> str | None:
+    database = Database(settings.database_url or "", 2)
+    await database.open()
+    try:
+        return await first_verifier(database, settings, "main")
+    finally:
+        await database.close()
 
 
-def _tell_workers(urls: Databases, folder: Path) -> None:
+def _tell_workers(urls: Databases, folder: Path, signing: Settings) -> None:
     """What the workers need, and nothing of what only this process may do."""
     os.environ["LEDGER_DATABASE_URL"] = urls.service_url
     os.environ["LEDGER_DATA_DIR"] = str(folder)
+    if signing.signing_key is not None:
+        os.environ["LEDGER_SIGNING_KEY"] = signing.signing_key
+    if signing.checkpoint_store is not None:
+        os.environ["LEDGER_CHECKPOINT_STORE"] = signing.checkpoint_store
     for variable in ("LEDGER_MIGRATION_URL", "LEDGER_API_KEY"):
         os.environ.pop(variable, None)
 

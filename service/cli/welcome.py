@@ -20,6 +20,7 @@ _SOURCE = {"kind": "filing", "name": "LG Energy Solution"}
 class Welcome:
     """What there is to say about a service that is ready."""
 
+    verifier: str | None
     url: str
     data_folder: Path
     folder_is_default: bool
@@ -52,6 +53,8 @@ def say_stopped(log_format: str) -> None:
 def _lines(welcome: Welcome) -> list[Text]:
     address = f"contract-ledger serves at {welcome.url} (Ctrl-C stops it)"
     lines = [Text(address, style="bold"), Text(f"  documentation  {welcome.url}/docs"), Text(f"  data           {_data(welcome)}")]
+    if welcome.verifier is not None:
+        lines.append(Text(f"  checkpoints    of ledger main are signed by {welcome.verifier}"))
     if welcome.key_refused:
         lines.append(Text("LEDGER_API_KEY is not a key of this database, which has others already; it was left aside.", style="yellow"))
     if welcome.key is None:

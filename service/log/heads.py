@@ -1,7 +1,7 @@
 """The last event that this deployment committed to each ledger, kept outside the database.
 
 A database that lacks it was restored from an older copy, or lost commits: what readers saw as recorded would be recorded anew under the
-same positions. So appends stop until an operator speaks (`contract-ledger head accept`).
+same positions. So appends stop until an operator speaks (`contract-ledger epoch begin`).
 """
 
 import asyncio
@@ -17,7 +17,7 @@ import msgspec
 import structlog
 from psycopg import AsyncConnection
 
-from service.errors import HistoryLost, OperatorError
+from service.errors import HistoryForked, HistoryLost, OperatorError
 from service.log.decide import Batch
 from service.log.ledger import Ledger
 
@@ -52,19 +52,27 @@ class Heads:
         self._folder = folder
         self._heads: dict[str, Head] = read_heads(folder)
         self._lost: dict[str, Head] = {}
+        self._forked: dict[str, str] = {}
         self._unwritten: set[str] = set()
         self._writing: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
 
     def require(self, ledger: Ledger, position: int) -> None:
-        """HistoryLost when the ledger's log ends before its kept head, or was found to lack it."""
+        """HistoryLost when the ledger's log ends before its kept head, or was found to lack it; HistoryForked when it is refused."""
+        if ledger.ledger_id in self._forked:
+            raise HistoryForked(self._forked[ledger.ledger_id])
         kept = self._heads.get(ledger.ledger_id)
         lost = self._lost.get(ledger.ledger_id) or (kept if kept and position < kept.position else None)
         if lost:
             raise HistoryLost(
                 f"Ledger {ledger.name} lacks event {lost.position}, which was committed before: the database is an older copy. "
-                f"Restore the newer one, or accept the loss with `contract-ledger head accept {ledger.name}` and start again."
+                f"Restore the newer one, or accept the loss with `contract-ledger epoch begin {ledger.name}` "
+                f"(`head accept {ledger.name}` where nothing was ever signed) and start again."
             )
+
+    def refuse(self, ledger: Ledger, why: str) -> None:
+        """Let nothing be appended to a ledger whose history is not the one that was signed."""
+        self._forked[ledger.ledger_id] = why
 
     def committed(self, batch: Batch) -> None:
         """Take note of a batch's last event."""

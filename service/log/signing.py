@@ -15,11 +15,13 @@ from typing import NamedTuple
 import structlog
 
 from service.database import Database
-from service.errors import HistoryForked, NotSigned, OperatorError, TreeUnknown
+from service.errors import HistoryForked, NotSigned, OperatorError, StoreUnusable, TreeUnknown
 from service.log.checkpoint import Checkpoint, origin_of
-from service.log.kept import CheckpointStore, keep, open_store
+from service.log.epochs import Authority
+from service.log.kept import CheckpointStore, check, keep, open_store
 from service.log.ledger import Ledger
 from service.log.notes import Note, NoteError, Signer, Verifier
+from service.log.read import Reader
 from service.log.tree import root_of
 from service.settings import Settings
 
@@ -152,6 +154,21 @@ class Signing:
         rows = await self._database.rows(_COVERING, {"ledger_id": ledger.ledger_id, "epoch": epoch, "size": size})
         return _published(rows[0][0]) if rows else await self.newest(ledger, epoch)
 
+    async def fork(self, ledger: Ledger, epoch: int) -> str | None:
+        """Why a ledger is not the one of which a checkpoint is kept, if it is not. What cannot be compared now is told in the log."""
+        if self._store is None:
+            return None
+        try:
+            kept = await asyncio.to_thread(self._store.read, ledger.ledger_id)
+            if kept is not None:
+                await check(self._database, ledger.ledger_id, self.origin(ledger, epoch), kept)
+        except HistoryForked as fork:
+            _log.critical("the database is not the one that was signed for", ledger=ledger.name, why=fork.detail)
+            return fork.detail
+        except StoreUnusable as error:
+            _log.error("whether the database is the one that was signed for is not known", ledger=ledger.name, why=error.detail)
+        return None
+
     async def _active(self) -> list[Signer]:
         """The private keys at hand that are registered and not retired."""
         if not self._signers or self._store is None:
@@ -191,3 +208,25 @@ def default_store(state_home: str | None) -> Path:
     """Where checkpoints are kept unless a setting says otherwise: below the folder of the XDG specification for state."""
     base = Path(state_home) if state_home and Path(state_home).is_absolute() else Path.home() / ".local" / "state"
     return base / "contract-ledger"
+
+
+async def authority(database: Database, settings: Settings, heads_folder: Path) -> Authority:
+    """In whose name an operator begins an epoch. OperatorError where no key of the deployment, or no store, is at hand."""
+    names = await database.rows(_NAME)
+    if not names or settings.signing_key is None or settings.checkpoint_store is None:
+        raise OperatorError(
+            "A new epoch begins with a signed note, which takes LEDGER_SIGNING_KEY and LEDGER_CHECKPOINT_STORE. Where nothing has ever "
+            "been signed, `contract-ledger head accept` is enough."
+        )
+    active = {row[0] for row in await database.rows(_KEYS) if row[2] is None}
+    signers = [signer for signer in read_signers(settings.signing_key) if signer.public_key in active]
+    store = open_store(settings.checkpoint_store, names[0][0], settings.database_url or "")
+    return Authority(names[0][0], signers, store, heads_folder)
+
+
+async def first_verifier(database: Database, settings: Settings, ledger: str) -> str | None:
+    """The verifier key of a ledger's checkpoints, to be pinned; None where nothing is signed."""
+    signing, reader = Signing(database, settings), Reader(database)
+    await signing.open()
+    verifiers = await signing.verifiers(*await reader.ledger(ledger))
+    return str(verifiers[-1][0]) if verifiers else None

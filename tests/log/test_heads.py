@@ -99,7 +99,7 @@ def assert_history_lost(answer: httpx.Response, position: int) -> None:
     problem = answer.json()
     assert (answer.status_code, problem["code"], answer.headers["retry-after"]) == (503, "history-lost", "60")
     assert f"lacks event {position}," in problem["detail"]
-    assert "head accept" in problem["detail"]
+    assert "epoch begin" in problem["detail"]
 
 
 async def test_an_older_copy_takes_no_appends_and_answers_reads(server: Server, deployment: Deployment) -> None:

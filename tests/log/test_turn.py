@@ -25,6 +25,7 @@ from service.app import create_app
 from service.database import Database as Connections
 from service.log import turn as turning
 from service.log.append import Writers
+from service.log.cosigning import Cosigning
 from service.log.heads import Heads
 from service.log.ledger import Ledger
 from service.log.outlook import Outlooks
@@ -99,7 +100,9 @@ async def book_of(database: Database, folder: Path) -> AsyncIterator[Book]:
     app = create_app(stated)
     # What the service's start puts together, but for the turning.
     keyring, directory = Keyring(connections), LedgerDirectory(reader, seconds=0)
-    app.state.services = Services(reader, writers, keyring, directory, Outlooks(connections), Signing(connections, stated))
+    app.state.services = Services(
+        reader, writers, keyring, directory, Outlooks(connections), Signing(connections, stated), Cosigning(connections)
+    )
     name, key = make_ledger(database.service_url, LAST_ZONE), make_key(database.service_url)
     headers = {"Authorization": f"Bearer {key}"}
     transport = httpx.ASGITransport(app)

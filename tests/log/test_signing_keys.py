@@ -1,0 +1,60 @@
+"""Keys that sign: one takes the place of another, and both sign for a time."""
+
+import base64
+import threading
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from service.cli.commands import app
+from service.log.notes import Note, Verifier
+from service.settings import Settings
+from tests.conftest import Database, NewDatabase
+from tests.guarantees.load import opening
+from tests.servers import in_process, make_key, make_ledger
+
+OLD = base64.b64encode(bytes(range(32))).decode()
+
+
+def run(*arguments: str) -> Result:
+    """What a command comes to; in a thread, since it may run a loop of its own."""
+    told: list[Result] = []
+    thread = threading.Thread(target=lambda: told.append(CliRunner().invoke(app, [*arguments])))
+    thread.start()
+    thread.join()
+    return told[0]
+
+
+async def signed_by(database: Database, folder: Path, keys: str, ledger: str) -> list[bool]:
+    """Whether each key that is listed has signed the checkpoint of one event more."""
+    stated = Settings(database_url=database.service_url, data_dir=folder, signing_key=keys, checkpoint_store=str(folder / "kept"))
+    async with in_process(stated) as make, make(ledger, make_key(database.service_url)) as api:
+        assert (await api.post("/contracts/reported", json=opening(), headers={"Idempotency-Key": keys[:200]})).status_code == 201
+        while True:
+            note = Note.parse((await api.get("/log/checkpoint")).text)
+            events = (await api.get("/events", params={"limit": 500})).json()["items"]
+            if note.text.split("\n")[1] == str(len(events)):
+                break
+        listed = (await api.get("/log/keys")).json()["keys"]
+    return [Verifier.parse(key["verifier_key"]).signed(note) for key in listed]
+
+
+async def test_a_key_takes_the_place_of_another(new_database: NewDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with new_database() as database:
+        ledger = make_ledger(database.service_url)
+        monkeypatch.setenv("LEDGER_DATABASE_URL", database.service_url)
+        assert "No key has signed yet" in str(run("signing-keys", "rotate").exception)
+        assert await signed_by(database, tmp_path, OLD, ledger) == [True]
+        old = run("signing-keys", "list").output.split()[0]
+        assert "no other that signs" in str(run("signing-keys", "retire", old).exception)
+        rotated = run("signing-keys", "rotate")
+        assert rotated.exit_code == 0, rotated.output
+        new = next(line for line in rotated.output.splitlines() if len(line) == 44 and line.endswith("="))
+        assert await signed_by(database, tmp_path, f"{OLD},{new}", ledger) == [True, True]
+        assert run("signing-keys", "retire", old).exit_code == 0
+        assert await signed_by(database, tmp_path, f"{OLD}, {new}", ledger) == [False, True]
+        listed = run("signing-keys", "list").output.splitlines()
+        assert ["retired" in line for line in listed] == [True, False]
+        assert "no public key" in str(run("signing-keys", "retire", "a key").exception)
