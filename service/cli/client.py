@@ -1,5 +1,6 @@
 """The service over HTTP, for the commands that speak to it as anybody would."""
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Self
@@ -95,6 +96,26 @@ class Client:
     def contract_events(self, contract_id: str) -> list[Json]:
         """Every event of a contract, by revision."""
         return list(self._pages(f"{self.base}/contracts/{quote(contract_id, safe='')}/events"))
+
+    def checkpoint(self) -> str:
+        """The newest checkpoint of the ledger, as a signed note."""
+        return b"".join(self._streamed("/log/checkpoint", {})).decode()
+
+    def checkpoint_keys(self) -> list[str]:
+        """The verifier keys of its checkpoints."""
+        return [str(key["verifier_key"]) for key in self._answer("GET", f"{self.base}/log/keys")["keys"]]
+
+    def proof(self, event_id: str, size: int | None = None) -> Json:
+        """The proof that an event is in the tree of a checkpoint of a size, or in the first that covers it."""
+        params = {} if size is None else {"size": size}
+        # As it stands: what a terminal is spared would be missing from the text that was signed.
+        proof: Json = json.loads(self._exchange("GET", f"{self.base}/events/{quote(event_id, safe='')}/proof", params=params)[1])
+        return proof
+
+    def consistency(self, size1: int, size2: int) -> list[str]:
+        """The proof that the tree of one checkpoint continues that of another, in base64."""
+        told = self._answer("GET", f"{self.base}/log/consistency", params={"from": size1, "to": size2})
+        return [str(one) for one in told["path"]]
 
     def feed(self, after: str | None) -> Json:
         """A page of the ledger's events after a cursor."""

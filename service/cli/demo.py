@@ -3,6 +3,8 @@
 Nothing here knows an answer: every word is made from what the service says.
 """
 
+import base64
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,12 +21,16 @@ from service.cli.client import Client, Problem
 from service.cli.prose import Told, figure_amount, listed, money, source_words
 from service.cli.story import console, history
 from service.errors import OperatorError
+from service.log.checkpoint import Checkpoint
 from service.log.header import NO_PREVIOUS, SCHEMA, event_hash, header_bytes
+from service.log.notes import Note, Verifier
+from service.log.tree import verify_consistency, verify_inclusion
 
 Json = dict[str, Any]
 LEDGER = "demo"
 TIME_ZONE = "Asia/Seoul"
 HASH_SHOWN = 16
+_NEXT_SECONDS = 0.3
 _HEADER_MEMBERS = (
     *("body_digest", "contract_id", "event_id", "event_type", "position", "prev", "recorded_at", "recorded_by", "revision"),
     *("schema_version", "causation_id", "correlation_id", "effective_on", "hypothetical"),
@@ -61,7 +67,7 @@ def demo(client: Client, show_command: str) -> None:
         ("2. The best figure, in each currency", _best_answer(told)),
         (f"3. What was the contract on {DAY_BETWEEN}?", _day_answer(told)),
         ("4. The end of the term", _term_answer(told)),
-        ("5. What these answers rest on", _basis_answer(told, events, ledger["ledger_id"])),
+        ("5. What these answers rest on", _basis_answer(client, told, events, ledger["ledger_id"])),
         ("And then? Asked, not recorded", _continuations(client, contract_id)),
     ):
         out.print()
@@ -182,7 +188,7 @@ def _term_answer(answers: Answers) -> Iterator[RenderableType]:
         yield Text(f"Published by {told.as_of['published_by']}: the term {told.term()}.")
 
 
-def _basis_answer(told: Answers, events: Sequence[Json], ledger_id: str) -> Iterator[RenderableType]:
+def _basis_answer(client: Client, told: Answers, events: Sequence[Json], ledger_id: str) -> Iterator[RenderableType]:
     answers = {
         f"1, by {FIRST_DAY}": _value_revisions(told.first.state),
         f"1 and 2, by {LAST_DAY}": _value_revisions(told.last.state),
@@ -203,6 +209,7 @@ def _basis_answer(told: Answers, events: Sequence[Json], ledger_id: str) -> Iter
             table.add_row(str(event["position"]), event["event_type"], source_words(event["source"]), hash_shown)
     yield table
     yield Text(check_chain(events, ledger_id))
+    yield Text(check_proofs(client, events))
 
 
 def _value_revisions(state: Json) -> set[int]:
@@ -229,8 +236,55 @@ def check_chain(events: Sequence[Json], ledger_id: str) -> str:
             raise OperatorError(f"The chain of the contract breaks at {where}: run `contract-ledger verify`.")
     return (
         f"Checked just now, from the answers alone: {len(events)} events; the hash of each is that of its header, and each names the "
-        "hash of the one before it. Proofs for a stranger (a signed checkpoint, inclusion, consistency) come later."
+        "hash of the one before it."
     )
+
+
+def check_proofs(client: Client, events: Sequence[Json]) -> str:
+    """Check what a stranger would: the checkpoint's signature, that each event is in its tree, and that it continues the checkpoint which
+    first covered the contract. OperatorError if something does not hold."""
+    try:
+        newest = _covering(client, events[-1]["position"])
+    except Problem as problem:
+        return f"Nothing is proven to a stranger here: {problem}"
+    (signed, verifiers), first = _signed(client, newest), client.proof(events[0]["event_id"])
+    for event in events:
+        proof = client.proof(event["event_id"], signed.size)
+        path, leaf = _hashes(proof["path"]), bytes.fromhex(event["event_hash"])
+        _require(verify_inclusion(event["position"] - 1, signed.size, leaf, path, signed.root), f"event {event['position']} is not in it")
+    (earlier, _), path = _signed(client, first["checkpoint"]), _hashes(client.consistency(first["size"], signed.size))
+    continues = verify_consistency(earlier.size, signed.size, earlier.root, signed.root, path)
+    _require(continues, f"it does not continue the one of {earlier.size} events")
+    return (
+        f"And as a stranger would, by {verifiers[-1]}: the checkpoint of {signed.size} events is signed, {len(events)} inclusion proofs "
+        f"put these events into its tree, and it continues the checkpoint of {earlier.size} events."
+    )
+
+
+def _covering(client: Client, position: int) -> str:
+    """The newest checkpoint, once it covers a position: at most one a second is signed."""
+    while True:
+        note = client.checkpoint()
+        if Checkpoint.parse(Note.parse(note).text).size >= position:
+            return note
+        time.sleep(_NEXT_SECONDS)
+
+
+def _signed(client: Client, note: str) -> tuple[Checkpoint, list[Verifier]]:
+    """A checkpoint by its note, and the keys that have signed it. OperatorError when none has."""
+    parsed = Note.parse(note)
+    verifiers = [verifier for verifier in map(Verifier.parse, client.checkpoint_keys()) if verifier.signed(parsed)]
+    _require(bool(verifiers), "no key of the deployment has signed it")
+    return Checkpoint.parse(parsed.text), verifiers
+
+
+def _require(holds: bool, why: str) -> None:
+    if not holds:
+        raise OperatorError(f"The checkpoint proves nothing: {why}. Run `contract-ledger verify`.")
+
+
+def _hashes(encoded: Iterable[str]) -> list[bytes]:
+    return [base64.b64decode(one) for one in encoded]
 
 
 def _continuations(client: Client, contract_id: str) -> Iterator[RenderableType]:

@@ -46,7 +46,7 @@ class Filled:
 async def filled(new_database: NewDatabase, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Filled]:
     folder: Path = tmp_path_factory.mktemp("data")
     with new_database() as database:
-        signs = {"signing_key": base64.b64encode(bytes(32)).decode(), "checkpoint_store": folder / "kept"}
+        signs = {"signing_key": base64.b64encode(bytes(32)).decode(), "checkpoint_store": str(folder / "kept")}
         async with in_process(Settings(database_url=database.service_url, data_dir=folder, **signs)) as make:
             made = Filled(database, make_ledger(database.service_url), make_key(database.service_url), make)
             await made.sign()
