@@ -262,7 +262,7 @@ def test_a_postgres_of_ones_own_is_prepared_as_written(server: Server, tmp_path:
 
 
 def test_the_table_of_commands_has_each_command_once() -> None:
-    shown = [name for row in table(README, "command") for name in re.findall(r"`([a-z]+)(?: [a-z]+)?`", row[0])]
+    shown = [name for row in table(README, "command") for name in re.findall(r"`([a-z-]+)(?: [a-z]+)?`", row[0])]
     known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert sorted(set(shown)) == sorted(known)
     assert len(shown) == len(known)
