@@ -17,6 +17,7 @@ from service.audit.replay import verify
 from tests.api.bodies import SIGNED, event, figure, open_contract, record, with_key
 from tests.api.documented import Operation, operations
 from tests.api.running import RunningService, make_key
+from tests.servers import wait_for
 
 Json = dict[str, Any]
 AMOUNT: Final = "918273645546372819"
@@ -36,6 +37,9 @@ class Kept:
     contract_id: str
     event_ids: tuple[str, ...]
     import_id: str
+    replay_id: str
+    size: str
+    """Of a checkpoint that was signed."""
     reader: httpx.Client
     lines: list[Json]
 
@@ -65,8 +69,17 @@ def kept(service: RunningService, api: httpx.Client) -> Iterator[Kept]:
         answers = [first, second, noted]
         assert [answer.status_code for answer in answers] == [201, 201, 201], [answer.text for answer in answers]
         event_ids = tuple(answer.json()["events"][0]["event_id"] for answer in answers)
-        yield Kept(contract_id, event_ids, imported(reader, contract_id), reader, lines)
+        import_id = imported(reader, contract_id)
+        signed = reader.get("/log/checkpoint").text.split("\n")[1]
+        yield Kept(contract_id, event_ids, import_id, told_book(reader), signed, reader, lines)
     structlog.configure(processors=processors)
+
+
+def told_book(client: httpx.Client) -> str:
+    """The id of a replay that has told a book."""
+    replay_id: str = client.post("/replays", json={"kind": "book"}, headers=with_key()).json()["replay_id"]
+    wait_for(lambda: client.get(f"/replays/{replay_id}").json()["status"] == "done", "the book is told")
+    return replay_id
 
 
 def imported(client: httpx.Client, contract_id: str) -> str:
@@ -107,7 +120,7 @@ QUERIES: Final[dict[str, tuple[str, ...]]] = {
 def filled(operation: Operation, kept: Kept) -> list[str]:
     """The addresses of an operation for what was sealed. A new parameter of a path is named here, or its operation would not be walked."""
     parts = {"ledger": "main", "contract_id": kept.contract_id}
-    parts |= {"import_id": kept.import_id, "party_id": "lges", "level": "0", "tile": "000.p/1"}
+    parts |= {"import_id": kept.import_id, "replay_id": kept.replay_id, "party_id": "lges", "level": "0", "tile": "000.p/1"}
     if "{event_id}" in operation.path:
         return [operation.at(**parts, event_id=event_id) for event_id in kept.event_ids]
     return [operation.at(**parts)]
@@ -119,7 +132,8 @@ READS: Final = [operation for operation in operations() if operation.method == "
 @pytest.mark.parametrize("operation", READS, ids=lambda operation: operation.operation_id)
 def test_no_read_tells_what_is_sealed_to_a_reader_without_the_right(service: RunningService, kept: Kept, operation: Operation) -> None:
     known = {parameter["name"] for parameter in operation.documented.get("parameters", []) if parameter["in"] == "query"}
-    queries: list[Json] = [{}, *({name: value} for name in sorted(known & QUERIES.keys()) for value in QUERIES[name])]
+    needed = {"from": kept.size, "to": kept.size} if operation.operation_id == "get_consistency" else {}
+    queries: list[Json] = [needed, *(needed | {name: value} for name in sorted(known & QUERIES.keys()) for value in QUERIES[name])]
     with httpx.Client(base_url=service.url, headers=dict(kept.reader.headers), trust_env=False, timeout=30) as client:
         for path in filled(operation, kept):
             for query in queries:
