@@ -27,6 +27,7 @@ from service.settings import Settings
 from tests.conftest import OWNER, Database, Server
 from tests.servers import ROOT, wait_for
 
+UNSIGNED = "no checkpoint is signed here: that takes LEDGER_SIGNING_KEY and LEDGER_CHECKPOINT_STORE"
 START_SECONDS = 90
 STOP_SECONDS = 60
 ANY_PORT = Address("127.0.0.1", 0, 1)
@@ -342,7 +343,7 @@ def test_a_named_database_is_migrated_and_given_a_first_key(unmigrated: Database
         assert serving.end() == 0
         assert serving.out.read_text() == ""
         lines = [json.loads(line) for line in serving.err.read_text().splitlines()]
-        assert [line["event"] for line in lines] == ["serving", "stopped"]
+        assert [line["event"] for line in lines] == [UNSIGNED, "serving", "stopped"]
     # Elsewhere, another key and another folder: the database has its keys already.
     with served(tmp_path / "other", LEDGER_API_KEY="x" * 32, LEDGER_LOG_FORMAT="json", **urls) as serving:
         assert not (tmp_path / "other" / "api-key").exists()

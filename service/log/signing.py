@@ -99,8 +99,9 @@ class Signing:
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.deployment = ""
 
-    async def open(self) -> None:
-        """Learn the deployment's name, or give it one, and register its first key. OperatorError when it has another name."""
+    async def open(self, *, told: bool = True) -> None:
+        """Learn the deployment's name, or give it one, and register its first key; what stands in the way of signing is `told` in the
+        log. OperatorError when the deployment has another name."""
         name = self._wanted_name or f"ledger-{secrets.token_hex(8)}"
         async with self._database.transaction() as connection:
             await connection.execute(_DEPLOYMENT, {"name": name})
@@ -112,9 +113,9 @@ class Signing:
         if self._signers and self._store is not None:
             async with self._database.transaction() as connection:
                 await connection.execute(_REGISTER, {"public_key": self._signers[0].public_key})
-            if not await self._active():
+            if told and not await self._active():
                 _log.warning("no checkpoint is signed here: the key in LEDGER_SIGNING_KEY is not one that is registered and not retired")
-        else:
+        elif told:
             _log.info("no checkpoint is signed here: that takes LEDGER_SIGNING_KEY and LEDGER_CHECKPOINT_STORE")
 
     def origin(self, ledger: Ledger, epoch: int) -> str:
@@ -227,6 +228,6 @@ async def authority(database: Database, settings: Settings, heads_folder: Path) 
 async def first_verifier(database: Database, settings: Settings, ledger: str) -> str | None:
     """The verifier key of a ledger's checkpoints, to be pinned; None where nothing is signed."""
     signing, reader = Signing(database, settings), Reader(database)
-    await signing.open()
+    await signing.open(told=False)
     verifiers = await signing.verifiers(*await reader.ledger(ledger))
     return str(verifiers[-1][0]) if verifiers else None
