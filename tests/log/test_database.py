@@ -211,7 +211,10 @@ def test_the_services_rights_are_those_and_no_more(filled: Database) -> None:
         **dict.fromkeys(("contracts", "deliveries"), keep),
         **dict.fromkeys(("outlook_heads", "outlooks", "deadlines", "commitments", "parties"), keep),
         "unique_references": {*add, "DELETE"},
-        **{table: {*add, "UPDATE"} for table in ("grants", "api_keys", "imports", "import_lines", "signing_times")},
+        **{table: {*add, "UPDATE"} for table in ("grants", "api_keys", "imports", "import_lines", "signing_times", "replays")},
+        "epochs": {"SELECT"},
+        "cosignatures": add,
+        "witnesses": {*add, "DELETE"},
         "alembic_version": {"SELECT"},
     }
     columns = """
