@@ -67,6 +67,9 @@ class Attempts:
                 "event_id": receipt["events"][0]["event_id"],
                 "import_id": import_id,
             }
+            if "{replay_id}" in operation:
+                started = self._api.post("/replays", json={"kind": "book"}, headers={"Idempotency-Key": str(uuid4())})
+                self._places[operation]["replay_id"] = started.json()["replay_id"]
         return self._places[operation]
 
 

@@ -311,6 +311,14 @@ COLUMNS: dict[str, dict[str, str]] = {
         "frontier": "the tree of the events up to last_position, in verification",
     },
     "checkpoints": dict.fromkeys(("ledger_id", "epoch", "size", "root", "note"), "the note's signature and the tree"),
+    "epochs": {
+        **dict.fromkeys(("ledger_id", "epoch", "note"), "the note's signature"),
+        "begun_at": OUTSIDE_THE_LOG,
+    },
+    "cosignatures": dict.fromkeys(("ledger_id", "epoch", "size", "name", "line"), "the witness's signature"),
+    **{
+        name: dict.fromkeys((column.name for column in metadata.tables[name].columns), OUTSIDE_THE_LOG) for name in ("witnesses", "replays")
+    },
     "signing_times": dict.fromkeys(("ledger_id", "signed_at"), OUTSIDE_THE_LOG),
     "deployment": dict.fromkeys(("one", "name"), OUTSIDE_THE_LOG),
     "signing_keys": dict.fromkeys(("public_key", "registered_at", "retired_at"), OUTSIDE_THE_LOG),
