@@ -9,6 +9,7 @@ import structlog
 
 from service.audit.reconcile import LOCK, STANDING
 from service.audit.replaying import end_worker, start_worker
+from service.background import Background
 from service.database import Database
 from service.errors import LedgerError
 
@@ -33,15 +34,14 @@ class Reconciling:
         self._contracts_per_minute = contracts_per_minute
         self._process: subprocess.Popen[bytes] | None = None
         self._alarms = 0
-        self._task = asyncio.create_task(self._run())
+        self._background = Background("the task of the reconciliation", self._run, LOOK_SECONDS)
 
     def alarms(self) -> int:
         """How many ledgers had a difference at the last look, which nothing had put right."""
         return self._alarms
 
     async def close(self) -> None:
-        self._task.cancel()
-        await asyncio.wait([self._task])
+        await self._background.close()
         if self._process is not None:
             await end_worker(self._process)
 

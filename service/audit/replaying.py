@@ -19,6 +19,7 @@ from uuid import uuid4
 import psycopg
 import structlog
 
+from service.background import Background
 from service.database import Database
 from service.errors import BooksBusy, LedgerError, Unavailable
 
@@ -77,8 +78,7 @@ class Replaying:
         self._database = database
         self._url = url
         self._wake = asyncio.Event()
-        self._again: asyncio.TimerHandle | None = None
-        self._begin()
+        self._background = Background("the task of the replays", self._run, LOOK_SECONDS)
 
     def wake(self) -> None:
         """Something was asked for, or cancelled: look now."""
@@ -86,20 +86,7 @@ class Replaying:
 
     async def close(self) -> None:
         """End the task and its worker; what that had saved is gone on from at the next start."""
-        self._task.remove_done_callback(self._ended)
-        if self._again:
-            self._again.cancel()
-        self._task.cancel()
-        await asyncio.wait([self._task])
-
-    def _begin(self) -> None:
-        self._task = asyncio.create_task(self._run())
-        self._task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        """A task that ends on its own has died."""
-        _log.critical("the task of the replays died and is begun again", exc_info=None if task.cancelled() else task.exception())
-        self._again = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._begin)
+        await self._background.close()
 
     async def _run(self) -> None:
         while True:

@@ -17,6 +17,7 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 
+from service.background import Background
 from service.database import Database
 from service.domain.erasure import check_gaps
 from service.errors import ClockUntrusted, LedgerError
@@ -79,35 +80,23 @@ class Turning:
         self._reader = reader
         self._seen: dict[str, tuple[date, date]] = {}
         """The day that each ledger was last turned to, and the day of its newest batch then."""
-        self._again: asyncio.TimerHandle | None = None
-        self.failed = False
+        self._background = Background("the turn of the day", self._run, LOOK_SECONDS)
+
+    @property
+    def failed(self) -> bool:
         """Whether the task died, and has not come round since."""
-        self._begin()
+        return self._background.has_died
 
     async def close(self) -> None:
         """End the task; what it had not committed is due again at the next start."""
-        self._task.remove_done_callback(self._ended)
-        if self._again:
-            self._again.cancel()
-        self._task.cancel()
-        await asyncio.wait([self._task])
-
-    def _begin(self) -> None:
-        self._task = asyncio.create_task(self._run())
-        self._task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        """A task that ends on its own has died."""
-        self.failed = True
-        _log.critical("the turn of the day died and is begun again", exc_info=None if task.cancelled() else task.exception())
-        self._again = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._begin)
+        await self._background.close()
 
     async def _run(self) -> None:
         while True:
             try:
                 for ledger in await all_ledgers(self._reader):
                     await self._turn(ledger)
-                self.failed = False
+                self._background.is_well()
             except (psycopg.Error, LedgerError) as error:
                 _log.warning("the turn of the day waits", reason=str(error))
             await asyncio.sleep(LOOK_SECONDS)
