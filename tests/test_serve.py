@@ -196,6 +196,7 @@ def test_the_demo_tells_the_five_answers_and_again_the_same(one: Serving) -> Non
         "ends in 2026: 4 years from 2023, on the word of Korea Economic Daily",
         "ends on 2026-12-31, as stated, on the word of LG Energy Solution (filing",
         "9 events; the hash of each is that of its header",
+        "the checkpoint of 9 events is signed, 9 inclusion proofs put these events into its tree",
         "would be accepted as revision 10",
     ):
         assert words in re.sub(r"[\s│]+", " ", told), words

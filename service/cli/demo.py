@@ -31,6 +31,7 @@ LEDGER = "demo"
 TIME_ZONE = "Asia/Seoul"
 HASH_SHOWN = 16
 _NEXT_SECONDS = 0.3
+_TRIES = 20
 _HEADER_MEMBERS = (
     *("body_digest", "contract_id", "event_id", "event_type", "position", "prev", "recorded_at", "recorded_by", "revision"),
     *("schema_version", "causation_id", "correlation_id", "effective_on", "hypothetical"),
@@ -247,6 +248,8 @@ def check_proofs(client: Client, events: Sequence[Json]) -> str:
         newest = _covering(client, events[-1]["position"])
     except Problem as problem:
         return f"Nothing is proven to a stranger here: {problem}"
+    if newest is None:
+        return "Nothing is proven to a stranger here: no checkpoint covers these events, and none is signed any more."
     (signed, verifiers), first = _signed(client, newest), client.proof(events[0]["event_id"])
     for event in events:
         proof = client.proof(event["event_id"], signed.size)
@@ -261,13 +264,14 @@ def check_proofs(client: Client, events: Sequence[Json]) -> str:
     )
 
 
-def _covering(client: Client, position: int) -> str:
-    """The newest checkpoint, once it covers a position: at most one a second is signed."""
-    while True:
+def _covering(client: Client, position: int) -> str | None:
+    """The newest checkpoint, once it covers a position: at most one a second is signed. None when none comes."""
+    for _ in range(_TRIES):
         note = client.checkpoint()
         if Checkpoint.parse(Note.parse(note).text).size >= position:
             return note
         time.sleep(_NEXT_SECONDS)
+    return None
 
 
 def _signed(client: Client, note: str) -> tuple[Checkpoint, list[Verifier]]:

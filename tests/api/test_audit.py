@@ -19,6 +19,8 @@ from tests.api.running import RunningService, running
 from tests.conftest import Database, NewDatabase
 from tests.guarantees.load import note
 
+SIGN_SECONDS = 20
+
 
 @pytest.fixture
 def audited(service: RunningService, request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
@@ -36,6 +38,7 @@ def pinned(client: httpx.Client) -> Verifier:
 
 def newest(client: httpx.Client, verifier: Verifier, least: int = 0) -> Checkpoint:
     """The newest checkpoint, whose signature holds; asked for until it covers so many events."""
+    deadline = time.monotonic() + SIGN_SECONDS
     while True:
         told = client.get("/log/checkpoint")
         assert told.status_code == 200, told.text
@@ -44,6 +47,8 @@ def newest(client: httpx.Client, verifier: Verifier, least: int = 0) -> Checkpoi
         checkpoint = Checkpoint.parse(signed.text)
         if checkpoint.size >= least:
             return checkpoint
+        assert time.monotonic() < deadline, f"no checkpoint of {least} events within {SIGN_SECONDS} s"
+        time.sleep(0.05)
 
 
 def append(client: httpx.Client, events: int) -> list[str]:
