@@ -125,8 +125,7 @@ async def _services(app: FastAPI, database: Database, heads: Heads) -> tuple[Ser
     signing, cosigning = Signing(database, settings), Cosigning(database)
     await signing.open()
     for ledger in await all_ledgers(reader):
-        _, epoch = await reader.ledger(ledger.name)
-        if forked := await signing.fork(ledger, epoch):
+        if forked := await signing.fork(reader, ledger):
             heads.refuse(ledger, forked)
     keyring, directory = Keyring(database, rates, app.state.issuer), LedgerDirectory(reader)
     return Services(reader, writers, keyring, directory, Outlooks(database), signing, cosigning), cosigning

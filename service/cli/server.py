@@ -36,6 +36,7 @@ from service.cli.deployment import (
     prepare,
     with_own_signing,
 )
+from service.cli.report import progress
 from service.cli.welcome import Welcome, say_stopped, say_welcome
 from service.database import DURABILITY, Database, connect, refuse_unsafe
 from service.embedded import EmbeddedPostgres, default_data_folder
@@ -120,7 +121,8 @@ def _check_database(urls: Databases) -> None:
     """Reachable, safe, and with the tables of this release; migrated where the owner is known."""
     if urls.owner_url is not None:
         _check_durability(urls.owner_url)
-        migrate(urls.owner_url, urls.service_url)
+        with progress("migrate") as advance:
+            migrate(urls.owner_url, urls.service_url, lambda done, total: advance(done, total, "building the tree"))
     _check_durability(urls.service_url)
     check_migrated(urls.service_url)
 

@@ -19,7 +19,6 @@ LedgerArgument = Annotated[str, typer.Argument(metavar="LEDGER", help="The ledge
 _LAST_SIGNED = """
 SELECT c.note FROM checkpoints c JOIN ledgers l USING (ledger_id) WHERE l.name = %(name)s ORDER BY c.epoch DESC, c.size DESC LIMIT 1
 """
-_KEYS = "SELECT public_key, registered_at, retired_at FROM signing_keys ORDER BY registered_at, public_key"
 _REGISTER = "INSERT INTO signing_keys (public_key) VALUES (%s)"
 _RETIRE = """
 UPDATE signing_keys SET retired_at = clock_timestamp()
@@ -32,9 +31,10 @@ WHERE public_key = %(key)s AND retired_at IS NULL
 def list_keys(data_dir: DataDir = None) -> None:
     """List the public keys of the deployment, the oldest first: since when each signs, and until when it did."""
     from service.log.ledger import instant
+    from service.log.signing import KEYS
 
     with connection_of(data_dir) as connection:
-        for key, registered_at, retired_at in connection.execute(_KEYS).fetchall():
+        for key, registered_at, retired_at in connection.execute(KEYS).fetchall():
             until = f"retired {instant(retired_at)}" if retired_at else "signs"
             typer.echo(f"{base64.b64encode(key).decode()}  since {instant(registered_at)}  {until}")
 
@@ -46,12 +46,12 @@ def rotate(data_dir: DataDir = None) -> None:
     With an embedded database the key goes into the data folder; with a database of yours it is printed, for LEDGER_SIGNING_KEY.
     """
     from service.cli.deployment import add_signing_key, data_folder
-    from service.log.signing import new_seed, read_signers
+    from service.log.signing import KEYS, new_seed, read_signers
 
     settings, seed = settings_of(data_dir), new_seed()
     (signer,) = read_signers(seed)
     with connection_of(data_dir) as connection:
-        if not connection.execute(_KEYS).fetchall():
+        if not connection.execute(KEYS).fetchall():
             raise OperatorError("No key has signed yet: the first is made, or taken, when the service starts.")
         if settings.database_url is None:
             add_signing_key(data_folder(settings), seed)

@@ -33,7 +33,7 @@ WITH alone AS MATERIALIZED (SELECT pg_advisory_xact_lock(hashtext('contract-ledg
 INSERT INTO signing_keys (public_key)
 SELECT %(public_key)s FROM alone WHERE NOT EXISTS (SELECT FROM signing_keys) ON CONFLICT DO NOTHING
 """
-_KEYS = "SELECT public_key, registered_at, retired_at FROM signing_keys ORDER BY registered_at, public_key"
+KEYS = "SELECT public_key, registered_at, retired_at FROM signing_keys ORDER BY registered_at, public_key"
 _HEAD = """
 SELECT b.last_position, b.frontier FROM batches b WHERE b.ledger_id = %(ledger_id)s::uuid ORDER BY b.last_position DESC LIMIT 1
 """
@@ -123,7 +123,7 @@ class Signing:
 
     async def keys(self) -> list[RegisteredKey]:
         """Every key that signs or has signed for the deployment."""
-        return [RegisteredKey(*row) for row in await self._database.rows(_KEYS)]
+        return [RegisteredKey(*row) for row in await self._database.rows(KEYS)]
 
     async def verifiers(self, ledger: Ledger, epoch: int) -> list[tuple[Verifier, RegisteredKey]]:
         """The keys as verifiers of a ledger's checkpoints pin them."""
@@ -155,13 +155,14 @@ class Signing:
         rows = await self._database.rows(_COVERING, {"ledger_id": ledger.ledger_id, "epoch": epoch, "size": size})
         return _published(rows[0][0]) if rows else await self.newest(ledger, epoch)
 
-    async def fork(self, ledger: Ledger, epoch: int) -> str | None:
+    async def fork(self, reader: Reader, ledger: Ledger) -> str | None:
         """Why a ledger is not the one of which a checkpoint is kept, if it is not. What cannot be compared now is told in the log."""
         if self._store is None:
             return None
         try:
             kept = await asyncio.to_thread(self._store.read, ledger.ledger_id)
             if kept is not None:
+                _, epoch = await reader.ledger(ledger.name)
                 await check(self._database, ledger.ledger_id, self.origin(ledger, epoch), kept)
         except HistoryForked as fork:
             _log.critical("the database is not the one that was signed for", ledger=ledger.name, why=fork.detail)
@@ -219,7 +220,7 @@ async def authority(database: Database, settings: Settings, heads_folder: Path) 
             "A new epoch begins with a signed note, which takes LEDGER_SIGNING_KEY and LEDGER_CHECKPOINT_STORE. Where nothing has ever "
             "been signed, `contract-ledger head accept` is enough."
         )
-    active = {row[0] for row in await database.rows(_KEYS) if row[2] is None}
+    active = {row[0] for row in await database.rows(KEYS) if row[2] is None}
     signers = [signer for signer in read_signers(settings.signing_key) if signer.public_key in active]
     store = open_store(settings.checkpoint_store, names[0][0], settings.database_url or "")
     return Authority(names[0][0], signers, store, heads_folder)
