@@ -20,7 +20,8 @@ from benchmarks.rates import Rates
 from benchmarks.report import progress, say
 from benchmarks.stand import LEDGER, Stand, serving, settled_position, stand
 from benchmarks.wrk import CONNECTIONS, Measured
-from service.tables import contracts, deliveries, events, insert_rows, payloads, rows_of
+from service.inserts import insert_rows, rows_of
+from service.tables import contracts, deliveries, events, payloads
 
 LEAST_RATE = 10_000
 MOST_P99 = 2.0

@@ -22,9 +22,10 @@ from benchmarks.stand import LEDGER, Stand, stand
 from service.api.envelope import read_event
 from service.app import create_app
 from service.domain.events import RecordedEvent
+from service.inserts import insert_rows, rows_of
 from service.projections.contracts import contract_row, project, projected
 from service.settings import Settings
-from service.tables import contracts, insert_rows, rows_of
+from service.tables import contracts
 
 CONTRACTS = 100_000
 MOST_SECONDS = 0.03

@@ -17,12 +17,13 @@ import psycopg
 
 from benchmarks.mixture import Request, append
 from benchmarks.report import Advance
+from service.inserts import rows_of
 from service.log.append import HISTORIES, WRITE, write_parameters
 from service.log.decide import Batch
 from service.log.ledger import Ledger, instant
 from service.log.requests import Receipt
 from service.projections.contracts import LAYOUT, ContractRow
-from service.tables import batches, rows_of
+from service.tables import batches
 
 CHUNK_CONTRACTS = 500
 MOST_PROCESSES = 4

@@ -1,14 +1,9 @@
-"""The tables, as SQLAlchemy Core knows them, and the statements that insert their rows.
+"""The tables, as SQLAlchemy Core knows them; `service.inserts` makes the statements that insert their rows.
 
 Every key begins with `ledger_id`: the ledger is the tenant, the unit of order and the shard. The migrations write the same tables in
 SQL, and a test holds the two equal. What only the migrations hold: the triggers that refuse changes, and the privileges.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import cache
-from typing import Any
-
-import orjson
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -30,7 +25,7 @@ from sqlalchemy import (
     Uuid,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, dialect
+from sqlalchemy.dialects.postgresql import ARRAY
 
 metadata = MetaData(
     naming_convention={"pk": "%(table_name)s_pkey", "uq": "%(table_name)s_%(column_0_N_name)s_key", "ck": "%(constraint_name)s"}
@@ -441,55 +436,3 @@ api_keys = Table(
     Column("revoked_at", _instant),
 )
 """Keys, as SHA-256 of their text."""
-
-_DIALECT = dialect()  # type: ignore[no-untyped-call]
-
-
-def insert_rows(table: Table, *, upsert: bool = False) -> str:
-    """SQL that inserts rows, all of one ledger (`ledger_id`), as `rows_of` gives them.
-
-    They come as one JSON document, through jsonb_to_recordset, which costs the client a fifth of arrays of parameters; long columns beside
-    it as an array each, since within the document they would be escaped, and read twice. Other columns of bytes are given as `\\x` and
-    hex digits. Columns with a default that nothing gives are left out.
-    """
-    long = _long_columns(table)
-    columns = [column for column in table.columns if column.name != "ledger_id"]
-    types = {column.name: str(column.type.compile(dialect=_DIALECT)) for column in columns}
-    names = [*(name for name in types if name not in long), *long]
-    record = ", ".join(f"{name} {types[name]}" for name in names if name not in long)
-    source = f"jsonb_to_recordset(%({table.name})s::jsonb) AS "
-    if long:
-        arrays = ", ".join(f"unnest(%({table.name}_{name})s::{types[name]}[])" for name in long)
-        source = f"ROWS FROM ({source} ({record}), {arrays}) AS r({', '.join(names)})"
-    else:
-        source += f"r({record})"
-    statement = (  # every part is a name of our own tables
-        f"INSERT INTO {table.name} (ledger_id, {', '.join(names)}) "  # noqa: S608
-        f"SELECT %(ledger_id)s::uuid, {', '.join(f'r.{name}' for name in names)} FROM {source}"
-    )
-    if upsert:
-        key = [column.name for column in table.primary_key.columns]
-        changes = ", ".join(f"{name} = excluded.{name}" for name in types if name not in key)
-        statement += f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
-    return statement
-
-
-def rows_of(table: Table, rows: Sequence[Mapping[str, Any]]) -> dict[str, str | list[Any]]:
-    """Rows as the parameters that `insert_rows` of the table takes, but for the ledger: by the table's name, and by table and column."""
-    long = _long_columns(table)
-    if not long:
-        return {table.name: rows_json(rows)}
-    short = [dict(row) for row in rows]
-    parameters: dict[str, str | list[Any]] = {f"{table.name}_{name}": [row.pop(name) for row in short] for name in long}
-    parameters[table.name] = rows_json(short)
-    return parameters
-
-
-@cache
-def _long_columns(table: Table) -> tuple[str, ...]:
-    return tuple(column.name for column in table.columns if column.info.get("is_long"))
-
-
-def rows_json(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as one JSON document."""
-    return orjson.dumps(rows).decode()

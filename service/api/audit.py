@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Response
 from pydantic import Field
 
-from service.api import answers
+from service.api import audit_answers
 from service.api.answers import PRIVATE
 from service.api.events import EVENTS, known_event_id
 from service.api.operations import WHOLE, Call, Documented, QueryModel, json_response, route
@@ -56,22 +56,22 @@ async def _cosigned(call: Call, published: Published) -> str:
 async def _epochs(call: Call) -> Response:
     call.query(CheckpointQuery)
     found = await epochs(call.services.reader.database, call.ledger.ledger_id)
-    begun = [answers.Epoch(epoch=one.epoch, begun_at=instant(one.begun_at), checkpoint=one.note) for one in found]
-    return json_response(answers.Epochs(epoch=call.epoch, begun=begun))
+    begun = [audit_answers.Epoch(epoch=one.epoch, begun_at=instant(one.begun_at), checkpoint=one.note) for one in found]
+    return json_response(audit_answers.Epochs(epoch=call.epoch, begun=begun))
 
 
 async def _keys(call: Call) -> Response:
     call.query(CheckpointQuery)
     signing = call.services.signing
     keys = [
-        answers.CheckpointKey(
+        audit_answers.CheckpointKey(
             verifier_key=str(verifier),
             registered_at=instant(key.registered_at),
             retired_at=None if key.retired_at is None else instant(key.retired_at),
         )
         for verifier, key in await signing.verifiers(call.ledger, call.epoch)
     ]
-    return json_response(answers.CheckpointKeys(origin=signing.origin(call.ledger, call.epoch), keys=keys))
+    return json_response(audit_answers.CheckpointKeys(origin=signing.origin(call.ledger, call.epoch), keys=keys))
 
 
 async def _consistency(call: Call) -> Response:
@@ -82,7 +82,7 @@ async def _consistency(call: Call) -> Response:
     for name, size in (("from", query.from_), ("to", query.to)):
         await _signed(call, name, size)
     path = await proofs.consistency(call.services.reader.database, call.ledger.ledger_id, query.from_, query.to)
-    return json_response(answers.Consistency(from_=query.from_, to=query.to, path=_encoded(path)))
+    return json_response(audit_answers.Consistency(from_=query.from_, to=query.to, path=_encoded(path)))
 
 
 async def _signed(call: Call, name: str, size: int) -> Published:
@@ -112,7 +112,7 @@ async def _proof(call: Call) -> Response:
     if _wants_text(call):
         return Response(_tlog_proof(position - 1, path, await _cosigned(call, published)), headers=PRIVATE, media_type=TEXT)
     return json_response(
-        answers.InclusionProof(
+        audit_answers.InclusionProof(
             event_id=stored.header.event_id,
             position=position,
             index=position - 1,
@@ -169,7 +169,7 @@ route(
         summary="The keys that sign checkpoints",
         description="Pin them when you first see them; a key that takes the place of another signs beside it for a time.",
         query=CheckpointQuery,
-        answers={200: ("The keys", answers.CheckpointKeys)},
+        answers={200: ("The keys", audit_answers.CheckpointKeys)},
         problems=(Refused,),
         opened=True,
     ),
@@ -189,7 +189,7 @@ route(
             "what was signed before. The first epoch is begun by nobody."
         ),
         query=CheckpointQuery,
-        answers={200: ("The epochs", answers.Epochs)},
+        answers={200: ("The epochs", audit_answers.Epochs)},
         problems=(Refused,),
         opened=True,
     ),
@@ -206,7 +206,7 @@ route(
         summary="The proof that a later tree continues an earlier one",
         description="Between two checkpoints that were signed: nothing that the earlier one covers was changed, dropped or reordered.",
         query=ConsistencyQuery,
-        answers={200: ("The proof", answers.Consistency)},
+        answers={200: ("The proof", audit_answers.Consistency)},
         problems=(Refused, CheckpointNotFound),
         opened=True,
     ),
@@ -225,7 +225,7 @@ route(
             "Against a checkpoint: the event's hash is at its index in the tree. With `Accept: text/plain` as C2SP tlog-proof writes it."
         ),
         query=ProofQuery,
-        answers={200: ("The proof", (answers.InclusionProof, str))},
+        answers={200: ("The proof", (audit_answers.InclusionProof, str))},
         problems=(Malformed, Refused, EventNotFound, CheckpointNotFound, NotSigned, HistoryForked),
     ),
     _proof,

@@ -26,8 +26,9 @@ from service.domain.contract import EVENT_TYPES
 from service.domain.events import newest
 from service.domain.parts import JsonObject
 from service.errors import ContractNotFound, EventNotFound, HistoryForked, Malformed, MemberFault, Refused
+from service.log.cursor import cursor_at
 from service.log.header import NO_PREVIOUS, Header, SealedPart
-from service.log.read import StoredEvent, cursor_at
+from service.log.stored import StoredEvent
 
 EVENTS = "/v1/ledgers/{ledger}/events"
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")

@@ -15,7 +15,8 @@ from service.api.operations import Call, Documented, Flag, QueryModel, route
 from service.errors import ContractNotFound, Refused
 from service.log.header import SealedPart
 from service.log.ledger import Ledger
-from service.log.read import Reader, StoredEvent
+from service.log.read import Reader
+from service.log.stored import StoredEvent
 
 EXPORT = "/v1/ledgers/{ledger}/export"
 PAGE_EVENTS = 500

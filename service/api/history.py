@@ -22,7 +22,8 @@ from service.domain.events import RecordedEvent
 from service.domain.timeline import tell
 from service.errors import ContractNotFound, HistoryForked, Malformed, Refused
 from service.log.header import state_hash
-from service.log.read import CurrentState, StoredEvent
+from service.log.read import CurrentState
+from service.log.stored import StoredEvent
 
 MAX_FOLDED = 20_000
 MAX_NAMED = 10

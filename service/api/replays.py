@@ -10,7 +10,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import StreamingResponse
 from pydantic import Field, TypeAdapter, ValidationError
 
-from service.api import answers
+from service.api import answers, audit_answers
 from service.api.contracts import idempotency_key
 from service.api.envelope import read_body
 from service.api.imports import MEDIA_TYPE
@@ -181,7 +181,7 @@ async def _list_replays(call: Call) -> Response:
     items = [_answer(run) for run in found[: query.limit]]
     more = cursor_in(listed, items[-1].replay_id) if len(found) > query.limit else None
     count, is_exact = counted(await runs.count_runs(database, ledger, query.kind, MAX_COUNT + 1) if query.count else None)
-    page = answers.ReplayPage(items=items, next=more, count=count, count_is_exact=is_exact)
+    page = audit_answers.ReplayPage(items=items, next=more, count=count, count_is_exact=is_exact)
     return json_response(page, 200, page_headers(call.request, more))
 
 
@@ -204,7 +204,7 @@ async def _change(call: Call, change: Any) -> Response:
     return json_response(_answer(changed))
 
 
-def _answer(run: Run) -> answers.Replay:
+def _answer(run: Run) -> audit_answers.Replay:
     rate = int(run.events / run.seconds) if run.events and run.seconds > 0 else None
     left = max(run.total - run.events, 0) / rate if rate and run.status == RUNNING and run.kind != runs.RECONCILE else None
     sound = None
@@ -212,7 +212,7 @@ def _answer(run: Run) -> answers.Replay:
         sound = "different"
     elif run.status == runs.DONE:
         sound = "sound"
-    return answers.Replay(
+    return audit_answers.Replay(
         replay_id=run.replay_id,
         kind=run.kind,
         status=run.status,
@@ -233,16 +233,22 @@ def _answer(run: Run) -> answers.Replay:
         known_position=run.known_position,
         effective_on=run.effective_on.isoformat() if run.effective_on else None,
         verdict=sound,
-        difference=answers.ReplayDifference(where=run.difference_at or "", sentence=run.difference) if run.difference is not None else None,
+        difference=_difference(run),
         failure=run.failure,
         book_digest=run.digest.hex() if run.digest else None,
     )
 
 
-def _head(run: Run) -> answers.ReplayHead | None:
+def _difference(run: Run) -> audit_answers.ReplayDifference | None:
+    if run.difference is None:
+        return None
+    return audit_answers.ReplayDifference(where=run.difference_at or "", sentence=run.difference)
+
+
+def _head(run: Run) -> audit_answers.ReplayHead | None:
     if run.head is None:
         return None
-    return answers.ReplayHead(
+    return audit_answers.ReplayHead(
         position=run.head,
         event_hash=run.head_hash.hex() if run.head_hash else None,
         root=run.head_root.hex() if run.head_root else None,
@@ -265,7 +271,7 @@ route(
         ),
         body="StartReplayRequest",
         example={"kind": "verify"},
-        answers={202: ("The replay, which waits", answers.Replay)},
+        answers={202: ("The replay, which waits", audit_answers.Replay)},
         problems=(
             Malformed,
             KeyRequired,
@@ -292,7 +298,7 @@ route(
         summary="The history of replays",
         description="The newest first: those asked for here, those that commands ran, and those by which the service checks itself.",
         query=ReplaysQuery,
-        answers={200: ("A page of replays", answers.ReplayPage)},
+        answers={200: ("A page of replays", audit_answers.ReplayPage)},
         problems=(Malformed, Refused, HistoryForked),
         paged=True,
     ),
@@ -311,7 +317,7 @@ route(
             "`waiting`, `running`, `cancelled`, `failed` or `done`. Once something is found that is not as the log says, `difference` "
             "tells the first place; `verdict` is `sound` or `different`. `failure` says why a replay could not come to an end."
         ),
-        answers={200: ("The replay", answers.Replay)},
+        answers={200: ("The replay", audit_answers.Replay)},
         problems=(Refused, ReplayNotFound),
     ),
     _get_replay,
@@ -354,7 +360,7 @@ for _word, _handler, _summary, _description in (
             tag="audit",
             summary=_summary,
             description=_description,
-            answers={200: ("The replay", answers.Replay)},
+            answers={200: ("The replay", audit_answers.Replay)},
             problems=(Refused, ReplayNotFound, ReplayEnded) + ((ReplayRuns,) if _word == "resume" else ()),
         ),
         _handler,

@@ -12,7 +12,7 @@ from service.domain.timeline import tell
 from service.errors import OperatorError
 from service.log.header import body_digest, state_hash
 from service.log.ledger import zone
-from service.log.read import UNREADABLE, recorded_event
+from service.log.stored import UNREADABLE, recorded_event
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,9 +29,10 @@ from service.audit.replay import Course, Progress, Told, check_deliveries, check
 from service.domain.corrections import delivery_ids
 from service.domain.events import RecordedEvent
 from service.errors import OperatorError
+from service.inserts import insert_rows, rows_of
 from service.log.references import HOLD, RELEASE, holdings_json
 from service.projections.contracts import LAYOUT, ContractRow, projected
-from service.tables import contracts, deliveries, insert_rows, rows_of
+from service.tables import contracts, deliveries
 
 CATCH_UP_CONTRACTS = 200
 DELETE_ROWS = 5_000

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from service.audit.book import Book, Connection, Difference, Found
+from service.inserts import rows_json
 from service.log.checkpoint import Checkpoint, origin_of
 from service.log.notes import Note, NoteError, Verifier
 from service.log.tree import TILE_WIDTH, Extension, Full, extend, root_of
-from service.tables import rows_json
 
 POSITIONS_A_STEP = 100 * TILE_WIDTH
 

@@ -27,6 +27,7 @@ from service.errors import (
     Refused,
     Unavailable,
 )
+from service.inserts import insert_rows, rows_of
 from service.log.chunks import Chunk, Chunks
 from service.log.decide import Batch, Rows, uuid_array
 from service.log.heads import Heads
@@ -39,7 +40,7 @@ from service.log.tiles import full_tiles
 from service.metrics import commits
 from service.projections.contracts import projected
 from service.settings import Settings
-from service.tables import batches, contracts, deliveries, events, idempotency, insert_rows, payloads, rows_of
+from service.tables import batches, contracts, deliveries, events, idempotency, payloads
 
 MAX_BATCH_REQUESTS = 256
 FIRST_SHARE_REQUESTS = 8

@@ -30,9 +30,9 @@ from service.log.header import (
     new_salts,
 )
 from service.log.ledger import Ledger, instant, zone
-from service.log.read import UNREADABLE, recorded_event
 from service.log.references import Holdings
 from service.log.requests import Append, Receipt
+from service.log.stored import UNREADABLE, recorded_event
 from service.log.tree import Extension, extend
 from service.projections.contracts import (
     LAYOUT,

@@ -39,8 +39,8 @@ from service.log.header import (
     sealed_map,
 )
 from service.log.ledger import instant, zone
-from service.log.read import UNREADABLE
 from service.log.requests import Append, NewEvent, Receipt
+from service.log.stored import UNREADABLE
 from service.projections.contracts import (
     Beside,
     ContractRow,

@@ -16,6 +16,7 @@ import psycopg
 from psycopg import AsyncConnection
 
 from service.errors import EventExists, HeldBack, LedgerError, LineChanged
+from service.inserts import insert_rows, rows_json
 from service.log.append import WRITE, look_up, send_references, send_tiles, write_parameters
 from service.log.decide import Batch, Rows
 from service.log.decision import Decision
@@ -23,7 +24,7 @@ from service.log.heads import Heads
 from service.log.imports import ALREADY, HELD_BACK, KNOWN_LINES, RECORDED, REFUSED, Import, kind_of
 from service.log.pipeline import Pipeline
 from service.log.requests import Append, NewEvent
-from service.tables import import_lines, insert_rows, rows_json
+from service.tables import import_lines
 
 SHARE_LINES = 100
 """How many lines are decided before they are sent, to be written while the next are decided; other work has its turn in between."""

@@ -15,9 +15,10 @@ from psycopg import AsyncConnection
 
 from service.database import Database
 from service.errors import LedgerNotFound, OutlookBehind
+from service.inserts import insert_rows, rows_json
 from service.log.ledger import Ledger
 from service.projections.outlook import AMOUNTS, DIMENSIONS, Changes, outlook_of
-from service.tables import commitments, deadlines, insert_rows, outlooks, parties, rows_json
+from service.tables import commitments, deadlines, outlooks, parties
 
 FOLLOW_SECONDS = 2
 """How long a request lets the outlook catch up; what is not reached by then is told by the position in its answer."""

@@ -1,29 +1,25 @@
 """Reading: current states straight from their rows, past states folded from the log, and pages of the log itself."""
 
 import asyncio
-import base64
-import binascii
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import msgspec
 from psycopg import AsyncConnection
 
 from service.database import Database
 from service.domain.contract import encode_state
-from service.domain.erasure import ERASED, erased_data, read_target
-from service.domain.events import EventData, RecordedEvent, decode_body, first_day_of
-from service.domain.parts import JsonObject
-from service.domain.sealing import read_sealed_members
+from service.domain.erasure import ERASED, read_target
+from service.domain.events import RecordedEvent
 from service.domain.timeline import View, tell
-from service.errors import ContractNotFound, EventNotFound, HistoryForked, Internal, LedgerNotFound, Malformed, MemberFault, Refused
-from service.log.header import NO_PREVIOUS, Header, SealedPart, decode_header, read_sealed
+from service.errors import ContractNotFound, EventNotFound, HistoryForked, Internal, LedgerNotFound, MemberFault, Refused
+from service.log.cursor import parse_cursor
+from service.log.header import NO_PREVIOUS, SealedPart, read_sealed
 from service.log.ledger import Ledger, instant, zone
 from service.log.lists import Wanted, count_query, list_query
+from service.log.stored import StoredEvent, recorded_event, stored_event
 from service.projections.contracts import encode_beside
 
 _CURRENT = """
@@ -141,54 +137,6 @@ class CurrentState:
     state: bytes
     beside: bytes
     as_of: AsOf
-
-
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
-    """An event as it lies in the log; without a body when that was erased."""
-
-    header: Header
-    event_hash: str
-    body: bytes | None
-    header_bytes: bytes
-    erased_by: str | None = None
-    """The event that erased it."""
-
-
-UNREADABLE = (msgspec.DecodeError, KeyError, TypeError, ValueError)
-"""What reading a stored event or state raises when it is not what was stored."""
-
-
-def recorded_event(header: bytes, body: bytes | None, time_zone: ZoneInfo) -> RecordedEvent:
-    """A stored event for the fold; without a body it is one that was erased. Days of recording are days in the ledger's zone. UNREADABLE
-    when it was damaged."""
-    known = decode_header(header)
-    data: EventData
-    source: JsonObject
-    if body is None:
-        data, source = erased_data(known.event_type, known.schema_version), {}
-    else:
-        data, source = decode_body(known.event_type, known.schema_version, body)
-    return RecordedEvent(
-        event_id=known.event_id,
-        position=known.position,
-        revision=known.revision,
-        recorded_on=local_day(known.recorded_at, time_zone),
-        effective_on=known.effective_on or "",
-        day=first_day_of(known.event_type, known.effective_on),
-        data=data,
-        source=source,
-        hypothetical=bool(known.hypothetical),
-        schema_version=known.schema_version,
-        sealed=read_sealed_members(data, known.schema_version, body) if known.sealed_digest and body is not None else None,
-    )
-
-
-def local_day(recorded_at: str, time_zone: ZoneInfo) -> date:
-    """The day of an instant in a time zone."""
-    if time_zone.key == "UTC":
-        return date.fromisoformat(recorded_at[:10])
-    return datetime.fromisoformat(recorded_at).astimezone(time_zone).date()
 
 
 class Reader:
@@ -360,7 +308,7 @@ class Reader:
 
     async def _told(self, ledger: Ledger, rows: Sequence[Sequence[Any]]) -> list[StoredEvent]:
         """Rows as events, where those that are erased name their erasures."""
-        events = [_stored(row) for row in rows]
+        events = [stored_event(row) for row in rows]
         gaps = {event.header.event_id: event.header.contract_id for event in events if event.body is None}
         if not gaps:
             return events
@@ -432,26 +380,5 @@ def folded_state(contract_id: str, revision: int, told: View, as_of: AsOf) -> Cu
     return CurrentState(contract_id, revision, encode_state(told.state), encode_beside(told), as_of)
 
 
-def _stored(row: Sequence[Any]) -> StoredEvent:
-    return StoredEvent(decode_header(row[0]), row[1].hex(), row[2], row[0])
-
-
 def _refused(parameter: str, detail: str) -> Refused:
     return Refused(f"{parameter}: {detail}.", (MemberFault(f"query:{parameter}", detail),))
-
-
-def cursor_at(epoch: int, position: int, event_hash: str) -> str:
-    """A reader's place in the log: the epoch, the position, and the first bytes of that event's hash."""
-    return base64.urlsafe_b64encode(f"{epoch}.{position}.{event_hash[:16]}".encode()).decode().rstrip("=")
-
-
-def parse_cursor(cursor: str) -> tuple[int, int, str]:
-    """The epoch, position and hash prefix of a cursor. Malformed for any other text."""
-    try:
-        epoch, position, prefix = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().split(".")
-        place = int(epoch), int(position), prefix
-    except (ValueError, binascii.Error):
-        place = 0, 0, ""
-    if not re.fullmatch("[0-9a-f]{16}", place[2]) or not 0 <= place[1] < 2**53:
-        raise Malformed("`after` is not a cursor that this service gave.", (MemberFault("query:after", "not a cursor"),))
-    return place

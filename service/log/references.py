@@ -16,9 +16,10 @@ from psycopg import AsyncConnection
 from service.database import Database
 from service.domain.references import ReferenceId, held_references
 from service.errors import Internal, LedgerNotFound, MemberFault, ReferencesShared, ReferenceTaken
+from service.inserts import insert_rows, rows_json
 from service.log.ledger import Ledger, zone
-from service.log.read import UNREADABLE, recorded_event
-from service.tables import insert_rows, rows_json, unique_references
+from service.log.stored import UNREADABLE, recorded_event
+from service.tables import unique_references
 
 MAX_UNIQUE_SCHEMES = 20
 MAX_SHARED = 20

@@ -21,13 +21,15 @@ from service.background import Background
 from service.database import Database
 from service.domain.erasure import check_gaps
 from service.errors import ClockUntrusted, LedgerError
+from service.inserts import insert_rows, rows_of
 from service.log.decide import CLOCK_TOLERANCE
 from service.log.ledger import Ledger, zone
 from service.log.ledgers import all_ledgers
 from service.log.outlook import replace_outlooks
-from service.log.read import Reader, recorded_event
+from service.log.read import Reader
+from service.log.stored import recorded_event
 from service.projections.contracts import LAYOUT, ContractRow, contract_row, project, projected
-from service.tables import contracts, insert_rows, rows_of
+from service.tables import contracts
 
 CHUNK = 100
 LOOK_SECONDS = 30

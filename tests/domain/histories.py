@@ -23,8 +23,8 @@ from service.errors import NotAllowedNow, Refused
 from service.log.decide import Batch
 from service.log.header import decode_header
 from service.log.ledger import Ledger, zone
-from service.log.read import recorded_event
 from service.log.requests import Append, Receipt
+from service.log.stored import recorded_event
 from service.projections.contracts import LAYOUT, ContractRow, decode_beside
 
 Sent = dict[str, Any]
