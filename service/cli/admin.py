@@ -12,10 +12,9 @@ import psycopg
 from uuid_utils import uuid7
 
 from service.access import FIND_KEY, MIN_KEY_LENGTH, RIGHTS, key_hash, new_key
-from service.cli.deployment import API_KEY_FILE, keep_secret, kept_key
-from service.database import Database
+from service.cli.deployment import API_KEY_FILE, keep_secret, kept_key, opened
 from service.domain.events import MAX_NAME
-from service.errors import LedgerError, OperatorError
+from service.errors import OperatorError
 from service.log.decide import CLOCK_TOLERANCE
 from service.log.heads import Head, read_heads, replace_head
 from service.log.ledger import instant, is_time_zone
@@ -195,22 +194,15 @@ def set_policy(service_url: str, name: str, schemes: Sequence[str], *, public_lo
         raise OperatorError(f"{faulty!r} is no name of a scheme: it has 1 to {MAX_NAME} printable characters, and not only spaces.")
     if len(set(schemes)) > MAX_UNIQUE_SCHEMES:
         raise OperatorError(f"A ledger has at most {MAX_UNIQUE_SCHEMES} unique schemes.")
-    try:
-        return asyncio.run(_set_policy(service_url, name, schemes, public_log))
-    except LedgerError as refusal:
-        raise OperatorError("\n".join([refusal.detail, *(f"- {fault.detail}" for fault in refusal.errors[1:])])) from refusal
+    return asyncio.run(_set_policy(service_url, name, schemes, public_log))
 
 
 async def _set_policy(service_url: str, name: str, schemes: Sequence[str], public_log: bool) -> list[str]:
-    database = Database(service_url, 2)
-    await database.open()
-    try:
+    async with opened(service_url) as database:
         ledger, _ = await Reader(database).ledger(name)
         declared = await declare_unique(database, ledger, schemes)
         await open_log(database, ledger, public_log=public_log)
         return declared
-    finally:
-        await database.close()
 
 
 def clocks(connection: Connection, ledger: str) -> tuple[datetime, datetime]:

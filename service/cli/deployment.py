@@ -9,13 +9,14 @@
 """
 
 import json
+import logging
 import os
 import secrets
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,9 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 
-from service.database import connect
+from service.database import Database, connect
 from service.embedded import SOCKET_FILE, EmbeddedPostgres, FolderLock, default_data_folder
-from service.errors import OperatorError
+from service.errors import LedgerError, OperatorError
 from service.log.signing import default_store, new_seed
 from service.settings import Settings
 
@@ -243,6 +244,24 @@ def connected(url: str) -> Iterator[psycopg.Connection[TupleRow]]:
             raise OperatorError(f"The database does not let this role do that: {error.diag.message_primary}.") from error
         except psycopg.Error as error:
             raise OperatorError(f"The database refused: {str(error).strip()}") from error
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Database]:
+    """The service's own connections, for a command that does what the service would. OperatorError for what is refused."""
+    pool = logging.getLogger("psycopg.pool")
+    level = pool.level
+    # What is refused is told in a sentence; that its connection is let go of is nothing to tell.
+    pool.setLevel(logging.ERROR)
+    database = Database(url, 2)
+    await database.open()
+    try:
+        yield database
+    except LedgerError as refusal:
+        raise OperatorError("\n".join([refusal.detail, *(f"- {fault.detail}" for fault in refusal.errors[1:])])) from refusal
+    finally:
+        await database.close()
+        pool.setLevel(level)
 
 
 def command_name() -> str:

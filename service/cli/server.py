@@ -33,12 +33,13 @@ from service.cli.deployment import (
     data_folder,
     make_data_folder,
     named_databases,
+    opened,
     prepare,
     with_own_signing,
 )
 from service.cli.report import progress
 from service.cli.welcome import Welcome, say_stopped, say_welcome
-from service.database import DURABILITY, Database, connect, refuse_unsafe
+from service.database import DURABILITY, connect, refuse_unsafe
 from service.embedded import EmbeddedPostgres, default_data_folder
 from service.errors import OperatorError
 from service.log.ledgers import make_ledger
@@ -154,12 +155,8 @@ def _first_things(urls: Databases, folder: Path, settings: Settings, listening: 
 
 
 async def _first_verifier(settings: Settings) -> str | None:
-    database = Database(settings.database_url or "", 2)
-    await database.open()
-    try:
+    async with opened(settings.database_url or "") as database:
         return await first_verifier(database, settings, "main")
-    finally:
-        await database.close()
 
 
 def _tell_workers(urls: Databases, folder: Path, signing: Settings) -> None:

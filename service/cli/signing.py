@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from service.cli.options import DataDir, connection_of, databases_of, settings_of
-from service.errors import LedgerError, OperatorError
+from service.errors import OperatorError
 
 signing_keys = typer.Typer(help="The keys that sign checkpoints.", no_args_is_help=True)
 epoch = typer.Typer(help="The epochs of a ledger's history.", no_args_is_help=True)
@@ -105,22 +105,16 @@ def begin_epoch(ledger: LedgerArgument, data_dir: DataDir = None) -> None:
 
 
 async def _begin(owner_url: str, settings: Any, heads: Path, ledger: str) -> Any:
-    from service.database import Database
+    from service.cli.deployment import opened
     from service.log import epochs
     from service.log.checkpoint import Checkpoint
     from service.log.notes import Note
     from service.log.signing import authority
 
-    database = Database(owner_url, 2)
-    await database.open()
-    try:
+    async with opened(owner_url) as database:
         rows = await database.rows(_LAST_SIGNED, {"name": ledger})
         signed = Checkpoint.parse(Note.parse(rows[0][0]).text) if rows else None
         return await epochs.begin(database, await authority(database, settings, heads), ledger, signed)
-    except LedgerError as refusal:
-        raise OperatorError(refusal.detail) from refusal
-    finally:
-        await database.close()
 
 
 @witness.command("add")
