@@ -18,6 +18,7 @@ from service.api import (
     deadlines,
     events,
     exports,
+    feed,
     history,
     imports,
     ledgers,
@@ -35,6 +36,8 @@ from service.audit.reconciling import Reconciling
 from service.audit.replaying import Books, Replaying
 from service.database import Database
 from service.errors import OperatorError
+from service.feed.pages import Feed
+from service.feed.wakes import Wakes
 from service.log.append import Writers
 from service.log.cosigning import Cosigning
 from service.log.heads import Heads
@@ -50,7 +53,7 @@ from service.telemetry import configure_logging
 GC_THRESHOLD = 50_000
 _MODULES = (
     *(contracts, lists, history, ocds, commitments, deadlines, parties),
-    *(events, imports, exports, audit, bundles, tiles, replays, ledgers, status),
+    *(feed, events, imports, exports, audit, bundles, tiles, replays, ledgers, status),
 )
 
 
@@ -111,6 +114,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         for task in (reconciling, app.state.replaying, turning, cosigning):
             await task.close()
         await services.writers.drain()
+        await services.feed.wakes.close()
         await heads.close()
         await database.close()
         if metrics is not None:
@@ -128,7 +132,10 @@ async def _services(app: FastAPI, database: Database, heads: Heads) -> tuple[Ser
         if forked := await signing.fork(reader, ledger):
             heads.refuse(ledger, forked)
     keyring, directory = Keyring(database, rates, app.state.issuer), LedgerDirectory(reader)
-    return Services(reader, writers, keyring, directory, Outlooks(database), signing, cosigning), cosigning
+    assert settings.database_url is not None
+    wakes = Wakes(database, settings.database_url)
+    heads.on_commit.append(wakes.committed)
+    return Services(reader, writers, keyring, directory, Outlooks(database), signing, cosigning, Feed(reader, wakes)), cosigning
 
 
 def heads_folder(settings: Settings) -> Path:

@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
-import orjson
+import msgspec
 import structlog
 from fastapi import APIRouter, Response
 from pydantic import Field
@@ -12,22 +12,18 @@ from pydantic import Field
 from service.api import answers
 from service.api.operations import (
     Call,
-    Cursor,
     Documented,
     Flag,
-    Limit,
     QueryModel,
     etag_response,
     json_response,
     route,
 )
 from service.api.pages import PageQuery, counted, cursor_in, page_headers, place_in
-from service.domain.contract import EVENT_TYPES
-from service.domain.events import newest
-from service.domain.parts import JsonObject
-from service.errors import ContractNotFound, EventNotFound, HistoryForked, Malformed, MemberFault, Refused
-from service.log.cursor import cursor_at
-from service.log.header import NO_PREVIOUS, Header, SealedPart
+from service.errors import ContractNotFound, EventNotFound, Refused
+from service.feed.cloudevents import MEDIA_TYPE, cloud_event
+from service.feed.shown import Event, event_answer
+from service.log.header import SealedPart
 from service.log.stored import StoredEvent
 
 EVENTS = "/v1/ledgers/{ledger}/events"
@@ -52,21 +48,28 @@ class ContractEventsQuery(EventQuery, PageQuery):
     pass
 
 
-class FeedQuery(EventQuery):
-    after: Cursor | None = None
-    limit: Limit = 50
-    event_type: Annotated[str | None, Field(max_length=60, description="Only events of this type.")] = None
-
-
 async def _get_event(call: Call) -> Response:
     query = call.query(EventQuery)
     check_sealed(call, query.sealed)
     stored = await call.services.reader.event(call.ledger, known_event_id(call))
-    (answer,) = await _answers(call, [stored], query)
+    (answer,) = await shown_events(call, [stored], query)
     shown = "raw" if query.raw == "true" else answer.schema_version
     if stored.erased_by is not None:
         shown = f"{shown}.erased"
-    return etag_response(call, f'"{stored.event_hash[:16]}.{shown}{".sealed" if query.sealed == "true" else ""}"', answer)
+    shown = f"{shown}.sealed" if query.sealed == "true" else shown
+    if not _wants_cloud_event(call):
+        return etag_response(call, f'"{stored.event_hash[:16]}.{shown}"', answer)
+    made = msgspec.json.encode(cloud_event(answer, call.ledger.name))
+    return etag_response(call, f'"{stored.event_hash[:16]}.{shown}.cloudevent"', made, MEDIA_TYPE)
+
+
+def _wants_cloud_event(call: Call) -> bool:
+    """Whether a CloudEvent is what the caller would have first of what can be had."""
+    for wanted in call.request.headers.get("accept", "").split(","):
+        media_type = wanted.partition(";")[0].strip().lower()
+        if media_type in (MEDIA_TYPE, "application/json", "application/*", "*/*"):
+            return media_type == MEDIA_TYPE
+    return False
 
 
 def known_event_id(call: Call) -> str:
@@ -96,31 +99,9 @@ async def sealed_parts(call: Call, stored: Sequence[StoredEvent]) -> dict[int, l
     return parts
 
 
-async def _answers(call: Call, stored: Sequence[StoredEvent], query: EventQuery) -> list[answers.Event]:
+async def shown_events(call: Call, stored: Sequence[StoredEvent], query: EventQuery) -> list[Event]:
     parts = await sealed_parts(call, stored) if query.sealed == "true" else {}
     return [event_answer(event, call.epoch, parts.get(event.header.position, ()), raw=query.raw == "true") for event in stored]
-
-
-async def _list_events(call: Call) -> Response:
-    query = call.query(FeedQuery)
-    check_sealed(call, query.sealed)
-    if query.event_type is not None and query.event_type not in EVENT_TYPES:
-        # An empty page with a cursor at the end would let a slip of the pen pass over everything.
-        fault = MemberFault("query:event_type", f"there is no event type {query.event_type}")
-        raise Refused(f"{fault.pointer}: {fault.detail}; there are {', '.join(sorted(EVENT_TYPES))}.", (fault,))
-    reader = call.services.reader
-    after = 0 if query.after is None else await reader.resume(call.ledger, call.epoch, query.after)
-    # Read before the events: a cursor that passes over what the filter leaves out must pass over nothing newer.
-    position, event_hash = await reader.newest(call.ledger) if query.event_type else (after, NO_PREVIOUS)
-    stored = await reader.events(call.ledger, after, query.limit + 1, query.event_type)
-    items = await _answers(call, stored[: query.limit], query)
-    more = len(stored) > query.limit
-    if items and (more or items[-1].position >= position):
-        following = items[-1].cursor
-    else:
-        following = query.after if query.after and position == after else cursor_at(call.epoch, position, event_hash)
-    page = answers.FeedPage(items=items, has_more=more, next=following)
-    return json_response(page, 200, page_headers(call.request, following if more else None))
 
 
 async def contract_event_page(call: Call, contract_id: str, query: ContractEventsQuery) -> Response:
@@ -136,90 +117,13 @@ async def contract_event_page(call: Call, contract_id: str, query: ContractEvent
         having = f" with a revision {revision}" if revision else ""
         raise ContractNotFound(f"Ledger {call.ledger.name} has no contract {contract_id}{having}.")
     stored = stored[seen:]
-    items = await _answers(call, stored[:limit], query)
+    items = await shown_events(call, stored[:limit], query)
     more = cursor_in(listed, str(items[-1].revision)) if len(stored) > limit else None
     count, is_exact = counted(await call.services.reader.last_revision(call.ledger, contract_id) if query.count else None)
     page = answers.EventPage(items=items, next=more, count=count, count_is_exact=is_exact)
     return json_response(page, 200, page_headers(call.request, more))
 
 
-def event_answer(stored: StoredEvent, epoch: int, parts: Sequence[SealedPart] = (), *, raw: bool = False) -> answers.Event:
-    """A stored event as the API shows it: the header's members, what was sent, by the newest version of its type or `raw`, and of what is
-    sealed the given values."""
-    header = stored.header
-    body = orjson.loads(stored.body) if stored.body is not None else {}
-    schema_version, data = (header.schema_version, body.get("data")) if raw else _newest(header, body.get("data"))
-    return answers.Event(
-        event_id=header.event_id,
-        event_type=header.event_type,
-        contract_id=header.contract_id,
-        position=header.position,
-        revision=header.revision,
-        schema_version=schema_version,
-        recorded_at=header.recorded_at,
-        recorded_by=header.recorded_by,
-        event_hash=stored.event_hash,
-        prev=header.prev,
-        body_digest=header.body_digest,
-        cursor=cursor_at(epoch, header.position, stored.event_hash),
-        effective_on=header.effective_on,
-        correlation_id=header.correlation_id,
-        causation_id=header.causation_id,
-        hypothetical=header.hypothetical,
-        data=data,
-        source=body.get("source"),
-        evidence=body.get("evidence"),
-        raw=_raw(stored) if raw else None,
-        sealed_digest=header.sealed_digest,
-        sealed=_sealed_members(body, parts) if "sealed" in body else None,
-        erased_by=stored.erased_by,
-    )
-
-
-def _newest(header: Header, data: JsonObject | None) -> tuple[int, JsonObject | None]:
-    """The newest version of an event's type, and its data as of that; those of a version that this release does not know as they are."""
-    known = EVENT_TYPES.get(header.event_type)
-    if data is None or known is None or header.schema_version >= known.schema_version:
-        return header.schema_version, data
-    return known.schema_version, newest(header.event_type, header.schema_version, data)
-
-
-def _raw(stored: StoredEvent) -> answers.RawEvent:
-    return answers.RawEvent(header=stored.header_bytes.decode(), body=None if stored.body is None else stored.body.decode())
-
-
-def _sealed_members(body: dict[str, Any], parts: Sequence[SealedPart]) -> list[answers.SealedMember]:
-    """What an event seals: digests and days by path, and with them the given values and salts."""
-    members = {
-        path: answers.SealedMember(path=path, digest=digest, until=body.get("sealed_until", {}).get(path))
-        for path, digest in body["sealed"].items()
-    }
-    for part in parts:
-        if part.path in members:  # else it is not what was recorded, as `verify` says
-            members[part.path].value, members[part.path].salt = part.value, part.salt
-    return list(members.values())
-
-
-route(
-    router,
-    "GET",
-    EVENTS,
-    "contracts:read",
-    Documented(
-        operation_id="list_events",
-        tag="events",
-        summary="The events of the ledger, in the order of the log",
-        description=(
-            "Gapless, from position 1. `next` is always there, at the head of the log too: ask again with it to go on, and nothing is "
-            "missed or seen twice. A filter leaves out events and still moves on."
-        ),
-        query=FeedQuery,
-        answers={200: ("A page of events, with the cursor to go on from", answers.FeedPage)},
-        paged=True,
-        problems=(Malformed, Refused, HistoryForked),
-    ),
-    _list_events,
-)
 route(
     router,
     "GET",
@@ -231,10 +135,11 @@ route(
         summary="One event as it was recorded",
         description=(
             "What was sent, its place in the log, and the hashes that bind it there. Data sent by an earlier version of their schema "
-            "are shown as of the newest; `raw=true` shows what is stored, byte for byte, to be hashed."
+            "are shown as of the newest; `raw=true` shows what is stored, byte for byte, to be hashed. With "
+            "`Accept: application/cloudevents+json` as a CloudEvent, with the event as its `data`."
         ),
         query=EventQuery,
-        answers={200: ("The event", answers.Event), 304: ("Not changed", None)},
+        answers={200: ("The event", (Event, answers.CloudEvent)), 304: ("Not changed", None)},
         problems=(Refused, EventNotFound),
         etag=True,
     ),

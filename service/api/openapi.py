@@ -15,6 +15,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaV
 from pydantic_core import core_schema
 
 from service import __version__
+from service.api.answers import CloudEvent
 from service.api.envelope import RecordEventsRequest, request_class
 from service.api.ledgers import CreateLedgerRequest, SetPolicyRequest
 from service.api.operations import OPERATIONS, Documented
@@ -55,6 +56,7 @@ _HEADERS: dict[str, tuple[str, str | None, bool]] = {
 }
 _TEXTS: dict[type, str] = {str: "text/plain", bytes: "application/x-ndjson", bytearray: "application/octet-stream"}
 """Answers that are no JSON: `str` is text, `bytes` text by the line, `bytearray` bytes."""
+_MEDIA_TYPES: dict[type, str] = _TEXTS | {CloudEvent: "application/cloudevents+json"}
 _RETRY_AFTER = {"Retry-After": {"description": "In how many seconds to try again.", "schema": {"type": "string"}}}
 _PROBLEM_HEADERS: dict[int, dict[str, Any]] = {
     401: {"headers": {"WWW-Authenticate": {"description": "`Bearer`: send a key.", "schema": {"type": "string"}}}},
@@ -175,7 +177,7 @@ def _each(answer: type | tuple[type, ...]) -> tuple[type, ...]:
 def _content(answer: type) -> tuple[str, dict[str, Any]]:
     """The media type of an answer, and its schema."""
     schema = {"type": "string"} if answer in _TEXTS else {"$ref": _REF + _answer_name(answer)}
-    return _TEXTS.get(answer, "application/json"), {"schema": schema}
+    return _MEDIA_TYPES.get(answer, "application/json"), {"schema": schema}
 
 
 def _response_headers(documented: Documented, status: int) -> dict[str, Any]:

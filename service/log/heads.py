@@ -8,7 +8,7 @@ import asyncio
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
@@ -56,6 +56,8 @@ class Heads:
         self._unwritten: set[str] = set()
         self._writing: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
+        self.on_commit: list[Callable[[str, int], None]] = []
+        """Told of each commit of this process: the ledger_id and the last position. Called on the way to the receipts: it must be quick."""
 
     def require(self, ledger: Ledger, position: int) -> None:
         """HistoryLost when the ledger's log ends before its kept head, or was found to lack it; HistoryForked when it is refused."""
@@ -80,6 +82,8 @@ class Heads:
             return
         self._heads[batch.ledger.ledger_id] = Head(batch.position, batch.last_hash)
         self._unwritten.add(batch.ledger.ledger_id)
+        for tell in self.on_commit:
+            tell(batch.ledger.ledger_id, batch.position)
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write_soon())
 

@@ -15,7 +15,7 @@ from service.domain.erasure import ERASED, read_target
 from service.domain.events import RecordedEvent
 from service.domain.timeline import View, tell
 from service.errors import ContractNotFound, EventNotFound, HistoryForked, Internal, LedgerNotFound, MemberFault, Refused
-from service.log.cursor import parse_cursor
+from service.log.cursor import cursor_at, parse_cursor
 from service.log.header import NO_PREVIOUS, SealedPart, read_sealed
 from service.log.ledger import Ledger, instant, zone
 from service.log.lists import Wanted, count_query, list_query
@@ -76,10 +76,11 @@ SELECT e.header, e.event_hash, (SELECT p.body FROM payloads p WHERE p.ledger_id 
 FROM events e
 WHERE e.ledger_id = %(ledger_id)s::uuid AND """
 _EVENT_BY_ID = _EVENT + "e.event_id = %(event_id)s::uuid"
-_EVENTS_AFTER = (
-    _EVENT
-    + "e.position > %(after)s AND (%(event_type)s::text IS NULL OR e.event_type = %(event_type)s) ORDER BY e.position LIMIT %(limit)s"
-)
+_EVENTS_AFTER = _EVENT + "e.position > %(after)s ORDER BY e.position LIMIT %(limit)s"
+_WANTED = "e.position > %(after)s AND e.position <= %(upto)s AND (%(event_types)s::text[] IS NULL OR e.event_type = ANY(%(event_types)s)) "
+_WANTED_EVENTS = _EVENT + _WANTED + "ORDER BY e.position LIMIT %(limit)s"
+# In the order of the contract's own index, which is that of the log too.
+_WANTED_OF_CONTRACT = _EVENT + "e.contract_id = %(contract_id)s::uuid AND " + _WANTED + "ORDER BY e.revision LIMIT %(limit)s"
 _CONTRACT_EVENTS = _EVENT + "e.contract_id = %(contract_id)s::uuid AND e.revision > %(after)s ORDER BY e.revision LIMIT %(limit)s"
 _SEALED = """
 SELECT position, sealed FROM payloads
@@ -137,6 +138,17 @@ class CurrentState:
     state: bytes
     beside: bytes
     as_of: AsOf
+
+
+@dataclass(frozen=True, slots=True)
+class WantedEvents:
+    """Which events are wanted, by members of their headers: of some types, of one contract; None for all."""
+
+    event_types: tuple[str, ...] | None = None
+    contract_id: str | None = None
+
+
+EVERYTHING = WantedEvents()
 
 
 class Reader:
@@ -301,10 +313,17 @@ class Reader:
             raise EventNotFound(f"Ledger {ledger.name} has no event {event_id}.")
         return (await self._told(ledger, rows))[0]
 
-    async def events(self, ledger: Ledger, after: int, limit: int, event_type: str | None = None) -> list[StoredEvent]:
+    async def events(self, ledger: Ledger, after: int, limit: int) -> list[StoredEvent]:
         """The events after a position, in the order of the log."""
-        parameters = {"ledger_id": ledger.ledger_id, "after": after, "limit": limit, "event_type": event_type}
+        parameters = {"ledger_id": ledger.ledger_id, "after": after, "limit": limit}
         return await self._told(ledger, await self.database.rows(_EVENTS_AFTER, parameters))
+
+    async def wanted_events(self, ledger: Ledger, after: int, upto: int, limit: int, wanted: WantedEvents) -> list[StoredEvent]:
+        """The events after a position, up to another, that are wanted, in the order of the log."""
+        parameters = {"ledger_id": ledger.ledger_id, "after": after, "upto": upto, "limit": limit, "contract_id": wanted.contract_id}
+        parameters["event_types"] = None if wanted.event_types is None else list(wanted.event_types)
+        statement = _WANTED_EVENTS if wanted.contract_id is None else _WANTED_OF_CONTRACT
+        return await self._told(ledger, await self.database.rows(statement, parameters))
 
     async def _told(self, ledger: Ledger, rows: Sequence[Sequence[Any]]) -> list[StoredEvent]:
         """Rows as events, where those that are erased name their erasures."""
@@ -361,16 +380,30 @@ class Reader:
         turn: date | None = rows[0][0]
         return turn
 
-    async def resume(self, ledger: Ledger, epoch: int, cursor: str) -> int:
+    async def hash_at(self, ledger: Ledger, position: int) -> str:
+        """The hash of the event at a position, zeros before the first; empty where there is none."""
+        if not position:
+            return NO_PREVIOUS
+        rows = await self.database.rows(_HASH_AT, {"ledger_id": ledger.ledger_id, "position": position})
+        return rows[0][0].hex() if rows else ""
+
+    async def cursor_before(self, ledger: Ledger, epoch: int, position: int) -> str:
+        """The cursor after which the event at a position comes, which may be the next one to be recorded. Refused for a later one."""
+        event_hash = await self.hash_at(ledger, position - 1)
+        if not event_hash:
+            head, _ = await self.newest(ledger)
+            raise _refused("from_position", f"the ledger has {head} events so far")
+        return cursor_at(epoch, position - 1, event_hash)
+
+    async def resume(self, ledger: Ledger, epoch: int, cursor: str, pointer: str = "query:after") -> int:
         """The position a cursor stands at. Malformed for what is no cursor, HistoryForked for one of another history."""
-        cursor_epoch, position, hash_prefix = parse_cursor(cursor)
-        rows = await self.database.rows(_HASH_AT, {"ledger_id": ledger.ledger_id, "position": position}) if position else []
-        stands_at = rows[0][0].hex() if rows else "" if position else NO_PREVIOUS
+        cursor_epoch, position, hash_prefix = parse_cursor(cursor, pointer)
+        stands_at = await self.hash_at(ledger, position)
         if cursor_epoch != epoch or stands_at[: len(hash_prefix)] != hash_prefix:
             raise HistoryForked(
                 f"Event {position} of this ledger is not the one the cursor stands at: the cursor is of another ledger, or the ledger "
                 "was restored from an older copy. Read again from the start, or from a position known to be shared.",
-                (MemberFault("query:after", "a cursor of another history"),),
+                (MemberFault(pointer, "a cursor of another history"),),
             )
         return position
 

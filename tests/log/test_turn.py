@@ -24,6 +24,8 @@ from service.api.operations import LedgerDirectory, Services
 from service.app import create_app
 from service.database import Database as Connections
 from service.log import turn as turning
+from service.feed.pages import Feed
+from service.feed.wakes import Wakes
 from service.log.append import Writers
 from service.log.cosigning import Cosigning
 from service.log.heads import Heads
@@ -100,15 +102,15 @@ async def book_of(database: Database, folder: Path) -> AsyncIterator[Book]:
     app = create_app(stated)
     # What the service's start puts together, but for the turning.
     keyring, directory = Keyring(connections), LedgerDirectory(reader, seconds=0)
-    app.state.services = Services(
-        reader, writers, keyring, directory, Outlooks(connections), Signing(connections, stated), Cosigning(connections)
-    )
+    signing, cosigning, wakes = Signing(connections, stated), Cosigning(connections), Wakes(connections, database.service_url)
+    app.state.services = Services(reader, writers, keyring, directory, Outlooks(connections), signing, cosigning, Feed(reader, wakes))
     name, key = make_ledger(database.service_url, LAST_ZONE), make_key(database.service_url)
     headers = {"Authorization": f"Bearer {key}"}
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url=f"http://service/v1/ledgers/{name}", headers=headers) as api:
         yield Book(database, name, api, connections)
     await writers.drain()
+    await wakes.close()
     await heads.close()
     await connections.close()
 
