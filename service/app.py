@@ -16,6 +16,7 @@ from service.api import (
     commitments,
     contracts,
     deadlines,
+    event_stream,
     events,
     exports,
     feed,
@@ -53,7 +54,7 @@ from service.telemetry import configure_logging
 GC_THRESHOLD = 50_000
 _MODULES = (
     *(contracts, lists, history, ocds, commitments, deadlines, parties),
-    *(feed, events, imports, exports, audit, bundles, tiles, replays, ledgers, status),
+    *(feed, event_stream, events, imports, exports, audit, bundles, tiles, replays, ledgers, status),
 )
 
 

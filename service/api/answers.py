@@ -216,6 +216,12 @@ class EventPage(msgspec.Struct, omit_defaults=True, kw_only=True):
     count_is_exact: bool | None = None
 
 
+class ServerSentEvents(str):
+    """A stream of server-sent events, as the HTML standard has them."""
+
+    __slots__ = ()
+
+
 class FeedPage(msgspec.Struct, omit_defaults=True, kw_only=True):
     """Events in the order of the log. `next` is the cursor to go on from, also at the head."""
 

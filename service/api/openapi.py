@@ -15,7 +15,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaV
 from pydantic_core import core_schema
 
 from service import __version__
-from service.api.answers import CloudEvent
+from service.api.answers import CloudEvent, ServerSentEvents
 from service.api.envelope import RecordEventsRequest, request_class
 from service.api.ledgers import CreateLedgerRequest, SetPolicyRequest
 from service.api.operations import OPERATIONS, Documented
@@ -52,9 +52,15 @@ _HEADERS: dict[str, tuple[str, str | None, bool]] = {
         r'^(\*|(W/)?"[0-9]{1,9}(\.[0-9a-f]{16})?")$',
         False,
     ),
+    "Last-Event-ID": ("The `id` of the last event that was seen: the stream goes on after it, whatever the address says.", None, False),
     "If-None-Match": ("An ETag; 304 if the answer would be the same.", None, False),
 }
-_TEXTS: dict[type, str] = {str: "text/plain", bytes: "application/x-ndjson", bytearray: "application/octet-stream"}
+_TEXTS: dict[type, str] = {
+    str: "text/plain",
+    bytes: "application/x-ndjson",
+    bytearray: "application/octet-stream",
+    ServerSentEvents: "text/event-stream",
+}
 """Answers that are no JSON: `str` is text, `bytes` text by the line, `bytearray` bytes."""
 _MEDIA_TYPES: dict[type, str] = _TEXTS | {CloudEvent: "application/cloudevents+json"}
 _RETRY_AFTER = {"Retry-After": {"description": "In how many seconds to try again.", "schema": {"type": "string"}}}
@@ -214,6 +220,7 @@ def _query_parameters(model: type[BaseModel] | None) -> Iterable[dict[str, Any]]
 
 def _header_parameters(documented: Documented) -> Iterable[dict[str, Any]]:
     names = (["Idempotency-Key"] if documented.appends else []) + (["If-Match"] if documented.appends and documented.conditional else [])
+    names += ["Last-Event-ID"] if documented.resumable else []
     for name in [*names, *(["If-None-Match"] if documented.etag else [])]:
         text, pattern, required = _HEADERS[name]
         schema = {"type": "string", "pattern": pattern} if pattern else {"type": "string"}

@@ -168,6 +168,8 @@ class Documented:
     appends: bool = False
     etag: bool = False
     paged: bool = False
+    resumable: bool = False
+    """Whether `Last-Event-ID` says where to go on."""
     public: bool = False
     conditional: bool = False
 

@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 from service.errors import FeedBusy
+from service.feed.frames import frames
 from service.feed.wakes import Wakes
 from service.log.cursor import cursor_at
 from service.log.ledger import Ledger
@@ -19,15 +21,21 @@ SHARED_READS = 2
 """How many reads the followers of a process have under way at a time: the rest of its connections are for others."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Page:
     """Events after a cursor. `next` is past everything that was looked at, wanted or not."""
 
+    epoch: int
     events: list[StoredEvent]
     next: str
     position: int
     """That of `next`."""
     has_more: bool
+
+    @cached_property
+    def frames(self) -> tuple[bytes, int]:
+        """The events as a stream sends them, as many as it sends at once, and how many those are; made once for all who are told them."""
+        return frames(self.events, self.epoch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,13 @@ class Asked:
     wanted: WantedEvents = EVERYTHING
     limit: int = 50
 
+    def key(self, cursor: str) -> "_Key":
+        """What is the same for all who are told the same from a cursor."""
+        return self.ledger.ledger_id, self.epoch, self.wanted, self.limit, cursor
+
+
+_Key = tuple[str, int, WantedEvents, int, str]
+
 
 class Feed:
     """What the followers of one process share: wake-ups, and what they read when they are woken together."""
@@ -46,20 +61,24 @@ class Feed:
     def __init__(self, reader: Reader, wakes: Wakes) -> None:
         self.wakes = wakes
         self._reader = reader
-        self._flights: dict[tuple[Asked, str], asyncio.Task[Page]] = {}
+        self._flights: dict[_Key, asyncio.Task[Page]] = {}
         self._slots = asyncio.Semaphore(SHARED_READS)
         self.followers = 0
 
     @contextmanager
     def follower(self) -> Iterator[None]:
         """One who waits for what comes, for the time of the block. FeedBusy when there are MAX_FOLLOWERS already."""
-        if self.followers >= MAX_FOLLOWERS:
-            raise FeedBusy(f"This process has {MAX_FOLLOWERS} requests that wait for what comes; ask again, or without `wait`.")
+        self.require_room()
         self.followers += 1
         try:
             yield
         finally:
             self.followers -= 1
+
+    def require_room(self) -> None:
+        """FeedBusy when there are MAX_FOLLOWERS already."""
+        if self.followers >= MAX_FOLLOWERS:
+            raise FeedBusy(f"This process has {MAX_FOLLOWERS} requests that wait for what comes; ask again, or without `wait`.")
 
     async def begin(self, asked: Asked, from_position: int | None) -> str:
         """The cursor of one who begins at a position, or at the first event. Refused where the log does not reach so far."""
@@ -89,13 +108,14 @@ class Feed:
         if told and (len(events) > asked.limit or asked.wanted == EVERYTHING):
             last = told[-1]
             end, position = cursor_at(asked.epoch, last.header.position, last.event_hash), last.header.position
-        return Page(told, end, position, len(events) > asked.limit or not at_end)
+        return Page(asked.epoch, told, end, position, len(events) > asked.limit or not at_end)
 
     async def shared_page(self, asked: Asked, cursor: str) -> Page:
         """The same, read once for all who ask for it at the same moment; so it may lack what was committed since another asked."""
-        flight = self._flights.get((asked, cursor))
+        key = asked.key(cursor)
+        flight = self._flights.get(key)
         if flight is None:
-            flight = self._flights[asked, cursor] = asyncio.create_task(self._fly(asked, cursor))
+            flight = self._flights[key] = asyncio.create_task(self._fly(asked, cursor))
         # Shielded: one who waits may go away without taking the answer from the others.
         return await asyncio.shield(flight)
 
@@ -104,4 +124,4 @@ class Feed:
             async with self._slots:
                 return await self.page(asked, cursor)
         finally:
-            del self._flights[asked, cursor]
+            del self._flights[asked.key(cursor)]
