@@ -23,9 +23,9 @@ from service.access import Keyring
 from service.api.operations import LedgerDirectory, Services
 from service.app import create_app
 from service.database import Database as Connections
-from service.log import turn as turning
 from service.feed.pages import Feed
 from service.feed.wakes import Wakes
+from service.log import turn as turning
 from service.log.append import Writers
 from service.log.cosigning import Cosigning
 from service.log.heads import Heads
