@@ -27,6 +27,7 @@ from service.api import (
     replays,
     status,
     tiles,
+    webhooks,
 )
 from service.api.dispatch import Dispatch
 from service.api.openapi import document
@@ -35,7 +36,9 @@ from service.audit.reconciling import Reconciling
 from service.audit.replaying import Books, Replaying
 from service.database import Database
 from service.errors import OperatorError
+from service.feed.sending import Sender, read_networks
 from service.feed.wakes import Wakes
+from service.feed.webhooks import Webhooks
 from service.log.append import Writers
 from service.log.cosigning import Cosigning
 from service.log.heads import Heads
@@ -51,7 +54,7 @@ from service.telemetry import configure_logging
 GC_THRESHOLD = 50_000
 _MODULES = (
     *(contracts, lists, history, ocds, commitments, deadlines, parties),
-    *(events, imports, exports, audit, bundles, tiles, replays, ledgers, status),
+    *(events, imports, exports, audit, bundles, tiles, replays, webhooks, ledgers, status),
 )
 
 
@@ -96,6 +99,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.services = services
     app.state.turning = turning = Turning(database, services.reader)
     app.state.books, app.state.replaying = Books(settings.database_url), Replaying(database, settings.database_url)
+    sender = Sender(read_networks(settings.webhook_networks))
+    app.state.webhooks = Webhooks(database, services.reader, services.wakes, sender)
     reconciling = Reconciling(database, settings.database_url, settings.reconcile_contracts_per_minute)
     # With Python's defaults the collector walks the whole heap every few hundred requests.
     gc.collect()
@@ -109,7 +114,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             )
         yield
     finally:
-        for task in (reconciling, app.state.replaying, turning, cosigning, services.wakes):
+        for task in (reconciling, app.state.replaying, turning, cosigning, app.state.webhooks, services.wakes):
             await task.close()
         await services.writers.drain()
         await heads.close()

@@ -16,7 +16,7 @@ from service.domain.events import RecordedEvent
 from service.domain.timeline import View, tell
 from service.errors import ContractNotFound, EventNotFound, HistoryForked, Internal, LedgerNotFound, MemberFault, Refused
 from service.log.cursor import parse_cursor
-from service.log.header import NO_PREVIOUS, SealedPart, read_sealed
+from service.log.header import NO_PREVIOUS, Header, SealedPart, read_sealed
 from service.log.ledger import Ledger, instant, zone
 from service.log.lists import Wanted, count_query, list_query
 from service.log.stored import StoredEvent, recorded_event, stored_event
@@ -156,6 +156,11 @@ class Sieve(NamedTuple):
 
     event_types: list[str]
     contract_ids: list[str]
+
+    def wants(self, header: Header) -> bool:
+        return (not self.event_types or header.event_type in self.event_types) and (
+            not self.contract_ids or header.contract_id in self.contract_ids
+        )
 
 
 class Stretch(NamedTuple):
