@@ -15,13 +15,12 @@ from typing import Final, NamedTuple
 import orjson
 from uuid_utils import uuid7
 
-from service.database import Database
 from service.feed.cloudevents import cloud_event
 from service.feed.sending import GONE, Outcome, Sender
 from service.feed.shown import event_answer
 from service.feed.subscriptions import ACTIVE, DEAD, ENDED, RETRYING, Attempt, Hold, Moved, Webhook, move_on, taken_up
 from service.log.ledger import Ledger
-from service.log.read import Sieve, Stretch
+from service.log.read import Reader, WantedEvents
 from service.log.stored import StoredEvent
 
 PAGE_EVENTS: Final = 100
@@ -36,8 +35,16 @@ FAILURES_IN_A_ROW: Final = 10
 """After so many the endpoint counts as down: nothing new is sent until something that is tried again arrives."""
 
 
-Read = Callable[[Ledger, int, int, Sieve], Awaitable[Stretch]]
-"""Reads the next events of a ledger, as `Reader.stretch` does."""
+class Next(NamedTuple):
+    """The next events of a log that are wanted, the position up to which there are no others, and whether there are more beyond."""
+
+    events: list[StoredEvent]
+    position: int
+    more: bool
+
+
+ReadNext = Callable[[Ledger, int, WantedEvents], Awaitable[Next]]
+"""Reads what comes after a position."""
 
 
 class Lease(NamedTuple):
@@ -52,9 +59,9 @@ class Lease(NamedTuple):
 class Deliverer:
     """Delivers to one webhook, for as long as its lease is ours."""
 
-    def __init__(self, database: Database, read: Read, sender: Sender, lease: Lease) -> None:
-        self._database = database
-        self._read = read
+    def __init__(self, reader: Reader, read_next: ReadNext, sender: Sender, lease: Lease) -> None:
+        self._reader = reader
+        self._read_next = read_next
         self._sender = sender
         self._ledger, self._epoch, self._worker, webhook_id = lease
         self._key = {"ledger_id": self._ledger.ledger_id, "webhook_id": webhook_id}
@@ -108,7 +115,7 @@ class Deliverer:
         if self._moved == Moved() and (webhook.position == self._written or now < self._write_at):
             return
         moved, self._moved = self._moved, Moved()
-        if await move_on(self._database, self._worker, webhook, moved):
+        if await move_on(self._reader.database, self._worker, webhook, moved):
             self._written, self._write_at = webhook.position, now + WRITE_SECONDS
         else:
             self._webhook = None
@@ -119,7 +126,7 @@ class Deliverer:
         return max(0.0, (min(due) - datetime.now(UTC)).total_seconds()) if due else float("inf")
 
     async def _take_up(self) -> bool:
-        found = await taken_up(self._database, self._key)
+        found = await taken_up(self._reader.database, self._key)
         if found is None:
             return False
         self._webhook, self._holds = found
@@ -130,12 +137,9 @@ class Deliverer:
 
     async def _deliver_next(self, webhook: Webhook) -> bool:
         """Deliver the next events of the log, and move the cursor behind them; whether there were any."""
-        sieve = Sieve(webhook.event_types, webhook.contract_ids)
-        stretch = await self._read(self._ledger, webhook.position, PAGE_EVENTS, sieve)
-        if stretch.end is None:
-            return False
+        found = await self._read_next(self._ledger, webhook.position, wanted_by(webhook))
         by_contract: dict[str, list[StoredEvent]] = {}
-        for event in stretch.events:
+        for event in found.events:
             if event.header.contract_id not in self._holds:
                 by_contract.setdefault(event.header.contract_id, []).append(event)
         left = iter(by_contract.values())
@@ -143,8 +147,8 @@ class Deliverer:
             await asyncio.gather(*(self._deliver_in_order(webhook, events) for events in some))
             if webhook.status != ACTIVE or self._is_over():
                 return True  # the cursor stays: what was delivered of the page is delivered again
-        webhook.position = stretch.end[0]
-        return bool(stretch.events) or stretch.more
+        webhook.position = found.position
+        return bool(found.events) or found.more
 
     async def _deliver_in_order(self, webhook: Webhook, events: Sequence[StoredEvent], hold: Hold | None = None) -> bool:
         """Deliver events of one contract, which may be held, until one fails, which then is held; whether all were delivered."""
@@ -214,18 +218,22 @@ class Deliverer:
 
     async def _catch_up(self, webhook: Webhook, hold: Hold) -> None:
         """Deliver what lies behind the cursor of a contract that is held, and let it go when it is all delivered."""
-        sieve = Sieve(webhook.event_types, [hold.contract_id])
-        stretch = await self._read(self._ledger, hold.position - 1, PAGE_EVENTS, sieve)
-        events = [event for event in stretch.events if event.header.position <= webhook.position]
+        wanted = WantedEvents(wanted_by(webhook).event_types, (hold.contract_id,))
+        events = await self._reader.wanted_events(self._ledger, hold.position - 1, webhook.position, PAGE_EVENTS, wanted)
         if not await self._deliver_in_order(webhook, events, hold):
             return
-        if events and len(events) == PAGE_EVENTS:
+        if len(events) == PAGE_EVENTS:
             hold.position, hold.attempts, hold.next_attempt_at = events[-1].header.position + 1, 0, datetime.now(UTC)
             self._moved.held[hold.contract_id] = (hold, 0.0)
             return
         self._holds.pop(hold.contract_id, None)
         self._moved.held.pop(hold.contract_id, None)
         self._moved.let_go.add(hold.contract_id)
+
+
+def wanted_by(webhook: Webhook) -> WantedEvents:
+    """Which events a webhook is sent."""
+    return WantedEvents(tuple(webhook.event_types) or None, tuple(webhook.contract_ids) or None)
 
 
 def _due_at(hold: Hold) -> datetime:

@@ -13,13 +13,14 @@ import psycopg
 import structlog
 
 from service.background import Background
-from service.database import Database
 from service.errors import LedgerError
-from service.feed.delivering import PAGE_EVENTS, Deliverer, Lease
+from service.feed.delivering import PAGE_EVENTS, Deliverer, Lease, Next
+from service.feed.pages import SCAN_EVENTS
 from service.feed.sending import Sender
 from service.feed.wakes import Wakes
 from service.log.ledger import Ledger
-from service.log.read import Reader, Sieve, Stretch
+from service.log.read import EVERYTHING, Reader, WantedEvents
+from service.log.stored import StoredEvent
 
 LOOK_SECONDS: Final = 3
 LEASE_SECONDS: Final = 15
@@ -50,15 +51,15 @@ _log = structlog.get_logger()
 class Webhooks:
     """Finds webhooks that nobody delivers to, and delivers to them. If the task dies, it is begun again."""
 
-    def __init__(self, database: Database, reader: Reader, wakes: Wakes, sender: Sender) -> None:
+    def __init__(self, reader: Reader, wakes: Wakes, sender: Sender) -> None:
         self.sender = sender
-        self._database = database
+        self._database = reader.database
         self._reader = reader
         self._wakes = wakes
         self._worker = str(uuid4())
         self._deliverers: dict[str, Deliverer] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._reading: dict[tuple[str, int], asyncio.Task[Stretch]] = {}
+        self._reading: dict[tuple[str, int], asyncio.Task[list[StoredEvent]]] = {}
         self._wake = asyncio.Event()
         self._background = Background("the task of the webhooks", self._run, LOOK_SECONDS)
 
@@ -106,7 +107,7 @@ class Webhooks:
         for webhook_id, name in await self._database.rows(_CLAIM, {"worker": self._worker, "seconds": LEASE_SECONDS, "most": MAX_CLAIMED}):
             await self._let_go(webhook_id)
             ledger, epoch = await self._reader.ledger(name)
-            made = Deliverer(self._database, self._read, self.sender, Lease(ledger, epoch, self._worker, webhook_id))
+            made = Deliverer(self._reader, self._read, self.sender, Lease(ledger, epoch, self._worker, webhook_id))
             made.leased_until = leased_until
             self._deliverers[webhook_id] = made
             self._tasks[webhook_id] = asyncio.create_task(self._attend(made, ledger.ledger_id))
@@ -149,19 +150,24 @@ class Webhooks:
             await asyncio.gather(*waits, return_exceptions=True)
         deliverer.changed.clear()
 
-    async def _read(self, ledger: Ledger, after: int, limit: int, sieve: Sieve) -> Stretch:
-        """The next events: those who ask for what comes after the same position share one reading, and sift it by themselves, as a
-        thousand do that wait at the head."""
+    async def _read(self, ledger: Ledger, after: int, wanted: WantedEvents) -> Next:
+        """The next events that are wanted: those who ask for what comes after the same position share one reading, and sift it by
+        themselves, as a thousand do that wait at the head."""
         found = await self._shared(ledger, after)
-        if not sieve.event_types and not sieve.contract_ids:
-            return found
-        if found.more:
-            return await self._reader.stretch(ledger, after, limit, sieve)
-        return found._replace(events=[event for event in found.events if sieve.wants(event.header)])
+        more = len(found) > PAGE_EVENTS
+        if wanted == EVERYTHING or not more:
+            events = [event for event in found[:PAGE_EVENTS] if wanted.has(event.header)]
+            return Next(events, found[:PAGE_EVENTS][-1].header.position if found else after, more)
+        head, _ = await self._reader.newest(ledger)
+        end = min(head, after + SCAN_EVENTS)
+        events = await self._reader.wanted_events(ledger, after, end, PAGE_EVENTS, wanted)
+        if len(events) == PAGE_EVENTS:
+            end = events[-1].header.position
+        return Next(events, end, end < head)
 
-    async def _shared(self, ledger: Ledger, after: int) -> Stretch:
+    async def _shared(self, ledger: Ledger, after: int) -> list[StoredEvent]:
         key = (ledger.ledger_id, after)
         if (reading := self._reading.get(key)) is None:
-            self._reading[key] = reading = asyncio.create_task(self._reader.stretch(ledger, after, PAGE_EVENTS, Sieve([], [])))
+            self._reading[key] = reading = asyncio.create_task(self._reader.events(ledger, after, PAGE_EVENTS + 1))
             reading.add_done_callback(lambda _: self._reading.pop(key, None))
         return await asyncio.shield(reading)
