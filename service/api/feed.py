@@ -29,7 +29,7 @@ class FollowQuery(QueryModel):
         int | None,
         Field(
             ge=1,
-            lt=2**53,
+            le=2**53 - 1,
             description="Begin at this position, in place of `after`; one more than the ledger has for what comes from now on.",
         ),
         WHOLE,

@@ -76,6 +76,10 @@ class Deliverer:
         """By the loop's clock; nothing is sent later."""
 
     @property
+    def ledger_id(self) -> str:
+        return self._ledger.ledger_id
+
+    @property
     def position(self) -> int:
         return self._webhook.position if self._webhook else 0
 

@@ -94,12 +94,16 @@ class Webhooks:
         ours = {webhook_id: version for _, webhook_id, version, status in rows if status == "active"}
         for webhook_id in self._tasks.keys() - ours.keys():
             await self._let_go(webhook_id)
-        for webhook_id, version in ours.items():
-            if (deliverer := self._deliverers.get(webhook_id)) is not None:
-                deliverer.leased_until = leased_until
-                if deliverer.version != version:
-                    deliverer.reread()
-                    deliverer.changed.set()
+        for webhook_id in ours.keys() & self._deliverers.keys():
+            deliverer, task = self._deliverers[webhook_id], self._tasks[webhook_id]
+            deliverer.leased_until = leased_until
+            if task.done():  # it had ended, or died, and there is something to be delivered again
+                if task.exception() is not None:
+                    _log.critical("the deliveries to a webhook died and are begun again", exc_info=task.exception())
+                self._tasks[webhook_id] = asyncio.create_task(self._attend(deliverer))
+            if task.done() or deliverer.version != ours[webhook_id]:
+                deliverer.reread()
+                deliverer.changed.set()
 
     async def _claim(self) -> None:
         """Take up what nobody delivers to."""
@@ -110,7 +114,7 @@ class Webhooks:
             made = Deliverer(self._reader, self._read, self.sender, Lease(ledger, epoch, self._worker, webhook_id))
             made.leased_until = leased_until
             self._deliverers[webhook_id] = made
-            self._tasks[webhook_id] = asyncio.create_task(self._attend(made, ledger.ledger_id))
+            self._tasks[webhook_id] = asyncio.create_task(self._attend(made))
 
     async def _let_go(self, webhook_id: str) -> None:
         task, deliverer = self._tasks.pop(webhook_id, None), self._deliverers.pop(webhook_id, None)
@@ -120,7 +124,7 @@ class Webhooks:
         if deliverer is not None:
             await deliverer.close()
 
-    async def _attend(self, deliverer: Deliverer, ledger_id: str) -> None:
+    async def _attend(self, deliverer: Deliverer) -> None:
         """Deliver whenever there is something, until there will be nothing any more."""
         while True:
             try:
@@ -133,15 +137,15 @@ class Webhooks:
             if done is None:
                 return
             if not done:
-                await self._pause(deliverer, ledger_id)
+                await self._pause(deliverer)
 
-    async def _pause(self, deliverer: Deliverer, ledger_id: str) -> None:
+    async def _pause(self, deliverer: Deliverer) -> None:
         """Wait for the next event, for what is held to be due, or for a change from outside."""
         seconds = min(deliverer.seconds_left(), LEASE_SECONDS)
         changed = asyncio.create_task(deliverer.changed.wait())
         waits: set[asyncio.Task[object]] = {changed}
         if not deliverer.is_stalled:
-            waits.add(asyncio.create_task(self._wakes.beyond(ledger_id, deliverer.position, seconds)))
+            waits.add(asyncio.create_task(self._wakes.beyond(deliverer.ledger_id, deliverer.position, seconds)))
         try:
             await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
