@@ -19,8 +19,10 @@ STREAM_SECONDS = 3_600.0
 FIRST_EVENTS = 16
 MOST_EVENTS = 256
 """How many events a stream reads at once: twice as many each time that they went in one piece."""
+PACE_SECONDS = 0.01
+"""Between two reads of a stream at least: what comes meanwhile goes in one piece, and an event that comes alone waits for nothing."""
 SHARE_SECONDS = 0.0002
-"""What a stream leaves to each other follower of its process before it reads again: many followers are told in larger pieces."""
+"""By how much that grows with each other follower of the process: many are told in larger pieces."""
 AGAIN_SECONDS = 1.0
 """Between two tries while the database cannot be reached."""
 _log = structlog.get_logger()
@@ -35,7 +37,7 @@ class Stream:
         self._asked = replace(asked, limit=FIRST_EVENTS)
         self._cursor = cursor
         self._check = check
-        self._beat_at = 0.0
+        self._beat_at = self._read_at = 0.0
         self._is_at_head = False
 
     async def pieces(self, over: "asyncio.Future[None]") -> AsyncGenerator[bytes]:
@@ -57,9 +59,10 @@ class Stream:
         """The next events; a heartbeat, where one is due or the head is reached; or nothing."""
         if time.monotonic() >= self._beat_at:
             await self._check()
+        await asyncio.sleep(self._read_at - time.monotonic())
         page = await self._feed.shared_page(self._asked, self._cursor)
         if page.events:
-            return await self._told(page)
+            return self._told(page)
         self._cursor = page.next
         is_at_head, self._is_at_head = self._is_at_head, not page.has_more
         if time.monotonic() >= self._beat_at or is_at_head < self._is_at_head:
@@ -69,9 +72,9 @@ class Stream:
             await self._feed.wakes.beyond(self._asked.ledger.ledger_id, page.position, self._beat_at - time.monotonic(), over)
         return b""
 
-    async def _told(self, page: Page) -> bytes:
+    def _told(self, page: Page) -> bytes:
         if self._is_at_head:
-            await asyncio.sleep((self._feed.followers - 1) * SHARE_SECONDS)
+            self._read_at = time.monotonic() + PACE_SECONDS + (self._feed.followers - 1) * SHARE_SECONDS
         piece, count = page.frames
         is_whole = count == len(page.events)
         last = page.events[count - 1]

@@ -98,12 +98,15 @@ def make_key_of(database: Database, principal_id: str, expires_at: datetime | No
 
 
 @contextmanager
-def running(database: Database, folder: Path, **settings: Any) -> Iterator[RunningService]:
-    """The service over a database, with its kept heads in a folder, while the block runs."""
+def running(database: Database, folder: Path, send_bytes: int | None = None, **settings: Any) -> Iterator[RunningService]:
+    """The service over a database, with its kept heads in a folder, while the block runs. `send_bytes` is what the system keeps at most of
+    what a client has not taken."""
     signs = {"signing_key": SIGNING_KEY, "checkpoint_store": str(folder / "kept-checkpoints")}
     given: dict[str, Any] = {"max_body_bytes": MAX_BODY_BYTES, "pool_connections": 4, **signs, **settings}
     stated = Settings(database_url=database.service_url, data_dir=folder, **given)
     listening = socket.create_server(("127.0.0.1", 0))
+    if send_bytes:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_bytes)
     port = listening.getsockname()[1]
     app = create_app(stated)
     config = uvicorn.Config(app, http=Connection, ws="none", lifespan="on", log_config=None, access_log=False)

@@ -139,7 +139,7 @@ def test_operation_ids_are_unique_and_read_as_methods() -> None:
     ids = [operation.operation_id for operation in operations()]
     assert len(ids) == len(set(ids))
     assert all(
-        re.fullmatch(r"(cancel|create|export|get|import|list|open|record|report|resume|set|start)_[a-z_]+", operation_id)
+        re.fullmatch(r"(cancel|create|export|get|import|list|open|record|report|resume|set|start|stream)_[a-z_]+", operation_id)
         for operation_id in ids
     )
 

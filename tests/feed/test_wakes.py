@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from uuid import uuid4
 
@@ -50,7 +50,7 @@ async def is_listening(database: Database) -> None:
     """Once somebody listens, as Postgres knows it."""
     query = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND application_name = %s AND query LIKE 'LISTEN%%'"
     async with asyncio.timeout(20):
-        while not rows(database.superuser_url, query, database.name, APPLICATION)[0][0]:  # noqa: ASYNC110 - another's doing
+        while not rows(database.superuser_url, query, database.name, APPLICATION)[0][0]:  # noqa: ASYNC110 - Postgres tells nobody
             await asyncio.sleep(0.02)
 
 
@@ -145,13 +145,16 @@ async def test_a_connection_that_is_killed_is_made_again(database: Database, end
             put_batch(database, ledger_id, position)
             there.committed(ledger_id, position)
             await within(10, waiting)
-            await killed(database, ended)
+            # A connection that tells is made when there is something to tell.
+            await killed(database, ended, lambda: there.committed(ledger_id, position))  # noqa: B023 - it is called here
 
 
-async def killed(database: Database, ended: str) -> None:
+async def killed(database: Database, ended: str, use: Callable[[], None]) -> None:
     """Once a connection is ended, by its administrator, that told or heard of commits."""
     query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND application_name = %s AND query {} 'LISTEN%%'"
     query = query.format("LIKE" if ended == "LISTEN" else "NOT LIKE")
+    use()
     async with asyncio.timeout(20):
-        while not rows(database.superuser_url, query, database.name, APPLICATION):  # noqa: ASYNC110 - another's doing
+        while not rows(database.superuser_url, query, database.name, APPLICATION):
             await asyncio.sleep(0.02)
+            use()

@@ -67,18 +67,11 @@ def listen(api: httpx.Client) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnPostgres]:
-    made = OwnPostgres(tmp_path_factory.mktemp("own") / "postgres")
-    made.prepare()
-    with made.running():
-        yield made
-
-
-@pytest.fixture(scope="module")
-def two(own: OwnPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, Service]]:
+def two(own_cluster: OwnPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, Service]]:
     folder = tmp_path_factory.mktemp("data")
     (folder / "other").mkdir()
-    with serving(own.service_url, folder) as first, serving(own.service_url, folder / "other") as second:
+    url = own_cluster.service_url
+    with own_cluster.running(), serving(url, folder) as first, serving(url, folder / "other") as second:
         yield first, second
 
 
@@ -94,8 +87,9 @@ def kill_connections(own: OwnPostgres) -> None:
 
 @pytest.mark.parametrize("kill", [kill_connections, kill_postgres], ids=["connections", "Postgres"])
 def test_followers_see_every_event_once_through_a_kill(
-    own: OwnPostgres, two: tuple[Service, Service], kill: Callable[[OwnPostgres], Any]
+    own_cluster: OwnPostgres, two: tuple[Service, Service], kill: Callable[[OwnPostgres], Any]
 ) -> None:
+    own = own_cluster
     ledger, key = make_ledger(own.service_url), make_key(own.service_url)
     writing, reading = two
     with client(reading, ledger, key) as one, client(reading, ledger, key) as other, ThreadPoolExecutor(2) as pool:
