@@ -29,6 +29,7 @@ from service.api import (
     replays,
     status,
     tiles,
+    webhooks,
 )
 from service.api.dispatch import Dispatch
 from service.api.openapi import document
@@ -38,7 +39,9 @@ from service.audit.replaying import Books, Replaying
 from service.database import Database
 from service.errors import OperatorError
 from service.feed.pages import Feed
+from service.feed.sending import Sender, read_networks
 from service.feed.wakes import Wakes
+from service.feed.webhooks import Webhooks
 from service.log.append import Writers
 from service.log.cosigning import Cosigning
 from service.log.heads import Heads
@@ -54,7 +57,7 @@ from service.telemetry import configure_logging
 GC_THRESHOLD = 50_000
 _MODULES = (
     *(contracts, lists, history, ocds, commitments, deadlines, parties),
-    *(feed, event_stream, events, imports, exports, audit, bundles, tiles, replays, ledgers, status),
+    *(feed, event_stream, events, imports, exports, audit, bundles, tiles, replays, webhooks, ledgers, status),
 )
 
 
@@ -99,6 +102,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.services = services
     app.state.turning = turning = Turning(database, services.reader)
     app.state.books, app.state.replaying = Books(settings.database_url), Replaying(database, settings.database_url)
+    app.state.webhooks = Webhooks(services.reader, services.feed.wakes, Sender(read_networks(settings.webhook_networks)))
     reconciling = Reconciling(database, settings.database_url, settings.reconcile_contracts_per_minute)
     # With Python's defaults the collector walks the whole heap every few hundred requests.
     gc.collect()
@@ -112,7 +116,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             )
         yield
     finally:
-        for task in (reconciling, app.state.replaying, turning, cosigning):
+        for task in (reconciling, app.state.replaying, turning, cosigning, app.state.webhooks):
             await task.close()
         await services.writers.drain()
         await services.feed.wakes.close()

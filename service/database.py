@@ -40,6 +40,14 @@ def refuse_unsafe(row: tuple[Any, ...]) -> None:
         raise OperatorError(f"Postgres is version {version // 10000}; contract-ledger needs 16 or later.")
 
 
+_OPTIONS: dict[str, Any] = {
+    "autocommit": True,
+    "connect_timeout": 5,
+    "application_name": "contract-ledger",
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
 WAIT_SECONDS = 5
 """How long a request waits for a connection."""
 RECONNECT_SECONDS = 10
@@ -56,15 +64,7 @@ class Database:
             max_size=max(connections, 2),
             open=False,
             timeout=WAIT_SECONDS,
-            kwargs={
-                "autocommit": True,
-                "prepare_threshold": 1,
-                "connect_timeout": 5,
-                "application_name": "contract-ledger",
-                "keepalives_idle": 10,
-                "keepalives_interval": 5,
-                "keepalives_count": 3,
-            },
+            kwargs=_OPTIONS | {"prepare_threshold": 1},
             configure=self._configure,
             # After it the next request tries anew: the pool's own attempts come ever rarer, so that a long outage would be followed by
             # as long a wait.

@@ -57,8 +57,8 @@ def asked_of(call: Call, query: FollowQuery, limit: int) -> Asked:
     """What a follower asks for. Refused for two beginnings, and for types of events that there are not."""
     if query.after is not None and query.from_position is not None:
         raise Refused("query:from_position: give it or `after`, not both.", (MemberFault("query:from_position", "given with `after`"),))
-    contract_id = None if query.contract_id is None else query.contract_id.lower()
-    return Asked(call.ledger, call.epoch, WantedEvents(_event_types(query.event_type), contract_id), limit)
+    contract_ids = None if query.contract_id is None else (query.contract_id.lower(),)
+    return Asked(call.ledger, call.epoch, WantedEvents(_event_types(query.event_type), contract_ids), limit)
 
 
 def _event_types(text: str | None) -> tuple[str, ...] | None:

@@ -94,7 +94,7 @@ class Feed:
             return self._page(asked, events, cursor, after, at_end=True)
         # Read before the events: a cursor that passes over what the filter leaves out must pass over nothing newer.
         position, event_hash = await self._reader.newest(ledger)
-        at_end = asked.wanted.contract_id is not None or position <= after + SCAN_EVENTS
+        at_end = asked.wanted.contract_ids is not None or position <= after + SCAN_EVENTS
         if not at_end:
             position, event_hash = after + SCAN_EVENTS, await self._reader.hash_at(ledger, after + SCAN_EVENTS)
         events = await self._reader.wanted_events(ledger, after, position, limit + 1, asked.wanted)

@@ -16,7 +16,7 @@ from service.domain.events import RecordedEvent
 from service.domain.timeline import View, tell
 from service.errors import ContractNotFound, EventNotFound, HistoryForked, Internal, LedgerNotFound, MemberFault, Refused
 from service.log.cursor import cursor_at, parse_cursor
-from service.log.header import NO_PREVIOUS, SealedPart, read_sealed
+from service.log.header import NO_PREVIOUS, Header, SealedPart, read_sealed
 from service.log.ledger import Ledger, instant, zone
 from service.log.lists import Wanted, count_query, list_query
 from service.log.stored import StoredEvent, recorded_event, stored_event
@@ -79,8 +79,7 @@ _EVENT_BY_ID = _EVENT + "e.event_id = %(event_id)s::uuid"
 _EVENTS_AFTER = _EVENT + "e.position > %(after)s ORDER BY e.position LIMIT %(limit)s"
 _WANTED = "e.position > %(after)s AND e.position <= %(upto)s AND (%(event_types)s::text[] IS NULL OR e.event_type = ANY(%(event_types)s)) "
 _WANTED_EVENTS = _EVENT + _WANTED + "ORDER BY e.position LIMIT %(limit)s"
-# In the order of the contract's own index, which is that of the log too.
-_WANTED_OF_CONTRACT = _EVENT + "e.contract_id = %(contract_id)s::uuid AND " + _WANTED + "ORDER BY e.revision LIMIT %(limit)s"
+_WANTED_OF_CONTRACTS = _EVENT + "e.contract_id = ANY(%(contract_ids)s::uuid[]) AND " + _WANTED + "ORDER BY e.position LIMIT %(limit)s"
 _CONTRACT_EVENTS = _EVENT + "e.contract_id = %(contract_id)s::uuid AND e.revision > %(after)s ORDER BY e.revision LIMIT %(limit)s"
 _SEALED = """
 SELECT position, sealed FROM payloads
@@ -142,10 +141,15 @@ class CurrentState:
 
 @dataclass(frozen=True, slots=True)
 class WantedEvents:
-    """Which events are wanted, by members of their headers: of some types, of one contract; None for all."""
+    """Which events are wanted, by members of their headers: of some types, of some contracts; None for all."""
 
     event_types: tuple[str, ...] | None = None
-    contract_id: str | None = None
+    contract_ids: tuple[str, ...] | None = None
+
+    def has(self, header: Header) -> bool:
+        """Whether an event of such a header is among them."""
+        of_type = self.event_types is None or header.event_type in self.event_types
+        return of_type and (self.contract_ids is None or header.contract_id in self.contract_ids)
 
 
 EVERYTHING = WantedEvents()
@@ -320,10 +324,12 @@ class Reader:
 
     async def wanted_events(self, ledger: Ledger, after: int, upto: int, limit: int, wanted: WantedEvents) -> list[StoredEvent]:
         """The events after a position, up to another, that are wanted, in the order of the log."""
-        parameters = {"ledger_id": ledger.ledger_id, "after": after, "upto": upto, "limit": limit, "contract_id": wanted.contract_id}
+        parameters = {"ledger_id": ledger.ledger_id, "after": after, "upto": upto, "limit": limit}
         parameters["event_types"] = None if wanted.event_types is None else list(wanted.event_types)
-        statement = _WANTED_EVENTS if wanted.contract_id is None else _WANTED_OF_CONTRACT
-        return await self._told(ledger, await self.database.rows(statement, parameters))
+        if wanted.contract_ids is None:
+            return await self._told(ledger, await self.database.rows(_WANTED_EVENTS, parameters))
+        parameters["contract_ids"] = list(wanted.contract_ids)
+        return await self._told(ledger, await self.database.rows(_WANTED_OF_CONTRACTS, parameters, planned_anew=True))
 
     async def _told(self, ledger: Ledger, rows: Sequence[Sequence[Any]]) -> list[StoredEvent]:
         """Rows as events, where those that are erased name their erasures."""

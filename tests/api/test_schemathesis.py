@@ -70,6 +70,9 @@ class Attempts:
             if "{replay_id}" in operation:
                 started = self._api.post("/replays", json={"kind": "book"}, headers={"Idempotency-Key": str(uuid4())})
                 self._places[operation]["replay_id"] = started.json()["replay_id"]
+            if "{webhook_id}" in operation:
+                made = self._api.post("/webhooks", json={"url": "https://localhost:1/"}, headers={"Idempotency-Key": str(uuid4())})
+                self._places[operation]["webhook_id"] = made.json()["webhook_id"]
         return self._places[operation]
 
 
