@@ -1,5 +1,6 @@
 """Whatever is killed, who follows a ledger through it sees every event once, in order: two processes serve, and their Postgres dies."""
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 import httpx
+import psutil
 import pytest
 
 from service.feed.wakes import APPLICATION
@@ -100,3 +102,51 @@ def test_followers_see_every_event_once_through_a_kill(
             append((writing if number % 2 else reading).url, ledger, key)
         assert polled.result(SECONDS) == list(range(1, EVENTS + 1))
         assert listened.result(SECONDS) == list(range(1, EVENTS + 1))
+
+
+STREAMS: Final = 500
+MOST_BYTES: Final = 100_000_000
+"""That the process may grow by: 200 kB a stream."""
+
+
+async def test_five_hundred_streams_hear_of_everything_from_one_process_in_bounded_memory(
+    own_cluster: OwnPostgres, two: tuple[Service, Service]
+) -> None:
+    ledger, key = make_ledger(own_cluster.service_url), make_key(own_cluster.service_url)
+    writing, reading = two
+    assert reading._process is not None
+    process = psutil.Process(reading._process.pid)
+    append(writing.url, ledger, key)
+    before = process.memory_info().rss
+    counts = [0] * STREAMS
+    listeners = [asyncio.create_task(count_events(reading.port, ledger, key, counts, number)) for number in range(STREAMS)]
+    try:
+        await reached(counts, 1)
+        for _ in range(5):
+            await asyncio.to_thread(append, writing.url, ledger, key)
+        await reached(counts, 6)
+        assert process.memory_info().rss - before < MOST_BYTES
+    finally:
+        for listener in listeners:
+            listener.cancel()
+        await asyncio.wait(listeners)
+
+
+async def count_events(port: int, ledger: str, key: str, counts: list[int], number: int) -> None:
+    """Listen to a stream, and count its events."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    request = f"GET /v1/ledgers/{ledger}/events/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n"
+    writer.write(request.encode())
+    try:
+        while line := await reader.readline():
+            counts[number] += line.startswith(b"data: ")
+    finally:
+        writer.close()
+
+
+async def reached(counts: list[int], wanted: int) -> None:
+    """Once everybody has seen so many events, and nobody more."""
+    async with asyncio.timeout(SECONDS):
+        while min(counts) < wanted:  # noqa: ASYNC110 - what is waited for comes over the network
+            await asyncio.sleep(0.05)
+    assert max(counts) == wanted
