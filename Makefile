@@ -30,7 +30,7 @@ test: $(INSTALLED) ## the tests: make test ARGS="-k append", WORKERS=0 for one p
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 .PHONY: check
-check: format-check lint types imports drift coverage ## everything a change has to pass
+check: format-check lint types imports drift breaking coverage ## everything a change has to pass
 	@echo "All checks passed."
 
 .PHONY: format-check
@@ -59,6 +59,13 @@ drift: $(INSTALLED) ## openapi.yaml, schemas/ and docs/events.md are what the co
 	   ! diff -u docs/events.md "$$made/docs/events.md"; then \
 	  echo "The code says something else than openapi.yaml, schemas/ or docs/events.md: run 'make generate' and commit what it writes." >&2; exit 1; \
 	fi
+
+# A clone without tags (as CI's may be) has nothing to compare with, and says so.
+.PHONY: breaking
+breaking: $(INSTALLED) ## nothing breaks a client of the openapi.yaml of the last tag v*
+	@tag=$$(git describe --tags --abbrev=0 --match 'v[0-9]*' 2>/dev/null || true); \
+	if [ -z "$$tag" ]; then echo "No tag v* is an ancestor of what is checked out: no client to break."; \
+	else echo "Since $$tag:" && git show "$$tag:openapi.yaml" | $(BIN)/contract-ledger openapi --since /dev/stdin; fi
 
 .PHONY: coverage
 coverage: $(INSTALLED) ## the tests, with coverage reported
