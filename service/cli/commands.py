@@ -285,6 +285,15 @@ def events() -> None:
 
 
 @app.command()
+def operations() -> None:
+    """Print the page of all operations, by the names that generated clients have for them, as Markdown."""
+    from service import app as _  # noqa: F401 - to import the application declares every operation
+    from service.api.operations_page import operations_page
+
+    typer.echo(operations_page(), nl=False)
+
+
+@app.command()
 def schemas(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where they go, under events/.")] = Path("schemas")) -> None:
     """Write the JSON Schema of each version of each event type's data to FOLDER/events, and remove what is there of others."""
     from service.api.published import write_schemas

@@ -361,5 +361,5 @@ def test_make_compares_with_the_document_of_the_last_tag(checkout: Checkout) -> 
 def test_what_is_no_document_is_told_as_such(tmp_path: Path, text: str) -> None:
     file = tmp_path / "other.yaml"
     file.write_text(text)
-    with pytest.raises(OperatorError, match="other.yaml"):
+    with pytest.raises(OperatorError, match=r"other\.yaml"):
         report_breaking(file)
