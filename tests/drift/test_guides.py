@@ -1,17 +1,27 @@
 """Every code block of the guides runs, in the order of its page, and prints what the block after it shows."""
 
+import contextlib
+import os
 import re
+import secrets
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 import pytest
 
+from service.embedded.binaries import wheel_binaries
+from tests.conftest import Server
 from tests.drift.test_readme import Served, environment, serving
 from tests.servers import ROOT
 
@@ -34,7 +44,7 @@ def blocks(page: str) -> tuple[str, list[Block]]:
     found = BLOCK.findall((DOCS / page).read_text())
     languages = {language for language, _ in found} - {"text"}
     assert len(languages) == 1, f"{page} speaks {languages}"
-    assert not any(one == another == "text" for (one, _), (another, _) in zip(found, found[1:], strict=False))
+    assert not any(one == another == "text" for (one, _), (another, _) in pairwise(found))
     outputs = [text if language == "text" else None for language, text in [*found[1:], ("", "")]]
     return languages.pop(), [Block(code, shown) for (language, code), shown in zip(found, outputs, strict=True) if language != "text"]
 
@@ -48,10 +58,9 @@ def pasted(language: str, code: list[Block]) -> tuple[list[str], str]:
 
 
 def as_shown(printed: str, shown: str) -> bool:
-    """Whether what was printed is what a page shows: line by line, with `…` for anything."""
-    lines, wanted = (text.rstrip("\n").split("\n") for text in (printed, shown))
-    patterns = [".*".join(re.escape(part) for part in line.rstrip().split("…")) for line in wanted]
-    return len(lines) == len(wanted) and all(re.fullmatch(pattern, line.rstrip()) for pattern, line in zip(patterns, lines, strict=True))
+    """Whether what was printed is what a page shows: line by line, with `…` for anything in a line, or alone in one for any lines."""
+    patterns = [r"(.*\n)*" if line == "…" else ".*".join(map(re.escape, line.split("…"))) + r" *\n" for line in shown.splitlines()]
+    return re.fullmatch("".join(patterns), printed) is not None
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +76,19 @@ def served() -> Iterator[Served]:
 
 
 def run(command: list[str], script: str, folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
+    """A command in an empty folder, given a script. What it has left running when it ends, or its time is up, is ended."""
+    path = f"{Path(sys.executable).parent}:{wheel_binaries()}:/usr/local/bin:/usr/bin:/bin"
     known = environment(PATH=path, HOME=str(folder), NO_PROXY="127.0.0.1", COLUMNS="200", **settings)
-    return subprocess.run(command, input=script, capture_output=True, text=True, check=False, env=known, cwd=folder, timeout=PAGE_SECONDS)
+    with (folder / "script").open("w+") as given, (folder / "out").open("w+") as out, (folder / "err").open("w+") as err:
+        given.write(script)
+        given.seek(0)
+        process = subprocess.Popen(command, stdin=given, stdout=out, stderr=err, env=known, cwd=folder, start_new_session=True)
+        try:
+            process.wait(PAGE_SECONDS)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+    return subprocess.CompletedProcess(command, process.wait(), (folder / "out").read_text(), (folder / "err").read_text())
 
 
 def check(code: list[Block], ran: subprocess.CompletedProcess[str]) -> None:
@@ -77,6 +96,53 @@ def check(code: list[Block], ran: subprocess.CompletedProcess[str]) -> None:
     assert ran.returncode == 0, ran.stdout[-2_000:] + ran.stderr[-2_000:]
     for block, printed in zip(code, ran.stdout.split(f"{MARK}\n")[:-1], strict=True):
         assert block.shown is None or as_shown(printed, block.shown), f"{block.code}\nprinted\n{printed}"
+
+
+@contextmanager
+def databases(server: Server) -> Iterator[dict[str, str]]:
+    """What the page calls the roles and databases, and what they are called here: made as the README says, and gone at the end."""
+    suffix = secrets.token_hex(6)
+    names = {name: f"{name}_{suffix}" for name in ("ledger_owner", "ledger_service", "ledger_drill", "ledger")}
+    try:
+        server.execute("CREATE ROLE {} LOGIN CREATEROLE PASSWORD 'choose-one'", names["ledger_owner"])
+        for name in ("ledger", "ledger_drill"):
+            server.execute("CREATE DATABASE {} OWNER {}", names[name], names["ledger_owner"])
+        yield names
+    finally:
+        for name in ("ledger", "ledger_drill"):
+            server.execute("DROP DATABASE IF EXISTS {} WITH (FORCE)", names[name])
+        for name in ("ledger_service", "ledger_owner"):
+            server.execute("DROP ROLE IF EXISTS {}", names[name])
+
+
+def as_here(text: str, server: Server, names: dict[str, str], folder: Path) -> str:
+    """The page with the names, addresses and folders of this test in place of its own."""
+    text = re.sub(r"(db\.example|\$OWNER)/(\w+)", lambda url: f"{url[1]}/{names[url[2]]}", text)
+    text = re.sub(r"//(ledger_\w+):", lambda role: f"//{names[role[1]]}:", text)
+    http, metrics = free_ports(2)
+    for theirs, ours in (
+        ("db.example", quote(server.socket_folder, safe="")),
+        ("/var/lib/contract-ledger", str(folder / "data")),
+        ("/srv/contract-ledger-kept", str(folder / "kept")),
+        ("8000", str(http)),
+        ("9464", str(metrics)),
+    ):
+        assert theirs in text
+        text = text.replace(theirs, ours)
+    return text
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as held:
+        taken = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [one.getsockname()[1] for one in taken]
+
+
+def test_the_page_for_production_works_as_it_is_pasted(server: Server, tmp_path: Path) -> None:
+    language, code = blocks("production.md")
+    command, script = pasted(language, code)
+    with databases(server) as names:
+        check(code, run(command, as_here(script, server, names, tmp_path), tmp_path))
 
 
 @pytest.mark.parametrize("page", ["quickstart.md", "appending.md", "times.md"])
@@ -93,3 +159,11 @@ def test_what_a_page_shows_is_compared_line_by_line() -> None:
     assert as_shown("a 1\nb\n", "a …\nb\n")
     assert not as_shown("a 1\nb\n", "a …\n")
     assert not as_shown("a 1\nc\n", "a …\nb\n")
+    assert as_shown("b\n", "…\nb\n")
+    assert as_shown("a\na\nb\n", "…\nb\n")
+    assert not as_shown("b\na\n", "…\nb\n")
+
+
+def test_the_index_names_every_page() -> None:
+    linked = set(re.findall(r"\]\((?:\.\./)?([\w.-]+)\)", (DOCS / "README.md").read_text()))
+    assert {page.name for page in DOCS.glob("*.md")} - {"README.md"} <= linked
