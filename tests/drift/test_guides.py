@@ -1,6 +1,7 @@
 """Every code block of the guides runs, in the order of its page, and prints what the block after it shows."""
 
 import contextlib
+import json
 import os
 import re
 import secrets
@@ -18,9 +19,11 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+import jsonschema_rs
 import pytest
 
 from service.embedded.binaries import wheel_binaries
+from tests.api.documented import document
 from tests.conftest import Server
 from tests.drift.test_readme import Served, environment, serving
 from tests.servers import ROOT
@@ -40,8 +43,9 @@ class Block:
 
 
 def blocks(page: str) -> tuple[str, list[Block]]:
-    """The language of a page, which has one, and its blocks. A block of `text` is what the one before it prints."""
-    found = BLOCK.findall((DOCS / page).read_text())
+    """The language of a page, which has one, and its blocks. A block of `text` is what the one before it prints; requests and samples
+    are not run."""
+    found = [(language, code) for language, code in BLOCK.findall((DOCS / page).read_text()) if language not in ("", "json")]
     languages = {language for language, _ in found} - {"text"}
     assert len(languages) == 1, f"{page} speaks {languages}"
     assert not any(one == another == "text" for (one, _), (another, _) in pairwise(found))
@@ -51,7 +55,7 @@ def blocks(page: str) -> tuple[str, list[Block]]:
 
 def pasted(language: str, code: list[Block]) -> tuple[list[str], str]:
     """The command that runs blocks, and what it is given to read."""
-    if language == "bash":
+    if language in ("bash", "sh"):
         return ["bash", "-euo", "pipefail"], "".join(f"{block.code}\necho '{MARK}'\n" for block in code)
     assert language == "python"
     return [sys.executable, "-"], "".join(f"{block.code}\nprint({MARK!r}, flush=True)\n" for block in code)
@@ -145,7 +149,7 @@ def test_the_page_for_production_works_as_it_is_pasted(server: Server, tmp_path:
         check(code, run(command, as_here(script, server, names, tmp_path), tmp_path))
 
 
-@pytest.mark.parametrize("page", ["quickstart.md", "appending.md", "times.md"])
+@pytest.mark.parametrize("page", ["quickstart.md", "appending.md", "times.md", "following.md", "imports.md", "replays.md"])
 def test_a_guide_works_as_it_is_pasted(served: Served, page: str, tmp_path: Path) -> None:
     access = {"LEDGER_URL": served.url, "LEDGER_DATA_DIR": str(served.folder), "XDG_STATE_HOME": str(served.folder.parent / "state")}
     demo = run(["contract-ledger", "demo"], "", tmp_path, **access)
@@ -162,6 +166,25 @@ def test_what_a_page_shows_is_compared_line_by_line() -> None:
     assert as_shown("b\n", "…\nb\n")
     assert as_shown("a\na\nb\n", "…\nb\n")
     assert not as_shown("b\na\n", "…\nb\n")
+
+
+@pytest.mark.parametrize(
+    ("page", "schema"),
+    [
+        ("erasure.md", "EventErasedRequest"),
+        ("imports.md", None),
+        ("replays.md", "StartReplayRequest"),
+        ("sealed.md", "FigureStatedRequest"),
+    ],
+)
+def test_a_request_that_a_page_shows_is_such_as_the_document_allows(page: str, schema: str | None) -> None:
+    shown = [json.loads(code) for language, code in BLOCK.findall((DOCS / page).read_text()) if language == "json"]
+    assert shown
+    for body in shown:
+        # A line names its contract and its type beside what the path of that type takes.
+        named = schema or "".join(map(str.title, re.split("[._]", body.pop("event_type")))) + "Request"
+        allowed = {"$ref": f"#/components/schemas/{named}", "components": document()["components"]}
+        jsonschema_rs.Draft202012Validator(allowed, validate_formats=True).validate({n: m for n, m in body.items() if n != "contract"})
 
 
 def test_the_index_names_every_page() -> None:
