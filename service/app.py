@@ -35,6 +35,7 @@ from service.audit.reconciling import Reconciling
 from service.audit.replaying import Books, Replaying
 from service.database import Database
 from service.errors import OperatorError
+from service.feed.wakes import Wakes
 from service.log.append import Writers
 from service.log.cosigning import Cosigning
 from service.log.heads import Heads
@@ -108,7 +109,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             )
         yield
     finally:
-        for task in (reconciling, app.state.replaying, turning, cosigning):
+        for task in (reconciling, app.state.replaying, turning, cosigning, services.wakes):
             await task.close()
         await services.writers.drain()
         await heads.close()
@@ -127,8 +128,9 @@ async def _services(app: FastAPI, database: Database, heads: Heads) -> tuple[Ser
     for ledger in await all_ledgers(reader):
         if forked := await signing.fork(reader, ledger):
             heads.refuse(ledger, forked)
-    keyring, directory = Keyring(database, rates, app.state.issuer), LedgerDirectory(reader)
-    return Services(reader, writers, keyring, directory, Outlooks(database), signing, cosigning), cosigning
+    keyring, directory, wakes = Keyring(database, rates, app.state.issuer), LedgerDirectory(reader), Wakes(database)
+    heads.on_commit.append(wakes.committed)
+    return Services(reader, writers, keyring, directory, Outlooks(database), signing, cosigning, wakes), cosigning
 
 
 def heads_folder(settings: Settings) -> Path:
