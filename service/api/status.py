@@ -21,7 +21,7 @@ _ASSETS = {
     "favicon.png": "image/png",
 }
 # A reader of a contract's terms must not be told on to anyone: the browser opens no address but this service's.
-_OWN_ADDRESSES_ONLY = "default-src 'self' 'unsafe-inline'; img-src 'self' data:"
+_OWN_ADDRESSES_ONLY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
 
 router = APIRouter()
 
@@ -70,7 +70,7 @@ async def _docs(_: Request) -> Response:
         swagger_css_url="/docs/swagger-ui.css",
         swagger_favicon_url="/docs/favicon.png",
     )
-    page.headers["Content-Security-Policy"] = _OWN_ADDRESSES_ONLY
+    page.headers["Content-Security-Policy"] = f"{_OWN_ADDRESSES_ONLY}; script-src 'self' 'unsafe-inline'"
     return page
 
 
