@@ -61,6 +61,9 @@ class _Comparison:
             yield f"The schema {name} is gone, and with it a class of clients."
 
     def _operation(self, name: str, before: Node, after: Node) -> Iterator[str]:
+        if before.get("tags") != after.get("tags"):
+            # Generators make a class of methods of each tag.
+            yield f"{name} was of {_named(before.get('tags'))}, and is of {_named(after.get('tags'))}."
         yield from self._parameters(name, before, after)
         yield from self._body(name, before.get("requestBody"), after.get("requestBody"))
         for status, answer in before["responses"].items():
@@ -169,6 +172,10 @@ def _is_kept(before: Any, after: Any) -> bool:
 def _operations(document: Node) -> Iterator[tuple[str, Node]]:
     for path, item in document["paths"].items():
         yield from ((f"{method.upper()} {path}", operation) for method, operation in item.items() if method in _METHODS)
+
+
+def _named(tags: list[str] | None) -> str:
+    return " and ".join(tags or ["no tag"])
 
 
 def _schemas(document: Node) -> Node:

@@ -104,6 +104,10 @@ BREAKING: Final[dict[str, tuple[Change, str]]] = {
         put("paths", CONTRACT, "get", "operationId", value="read_contract"),
         f"get_contract (GET {CONTRACT}) is called read_contract.",
     ),
+    "an operation is of another tag": (
+        put("paths", CONTRACT, "get", "tags", value=["outlook"]),
+        "get_contract was of contracts, and is of outlook.",
+    ),
     "a path is gone": (drop("paths", CONTRACTS + "/reported"), f"report_contract (POST {CONTRACTS}/reported) is gone."),
     "a path is renamed": (
         move(CONTRACTS + "/reported", "/reports"),
