@@ -15,11 +15,13 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaV
 from pydantic_core import core_schema
 
 from service import __version__
+from service.api.answers import CloudEvent, ServerSentEvents
 from service.api.envelope import RecordEventsRequest, request_class
 from service.api.ledgers import CreateLedgerRequest, SetPolicyRequest
 from service.api.operations import OPERATIONS, Documented
 from service.api.problems import Problem
 from service.api.replays import StartReplayRequest
+from service.api.webhooks import CreateWebhookRequest, ReplayWebhookRequest
 from service.domain.contract import EVENT_TYPES
 from service.errors import Forbidden, LedgerError, LedgerNotFound, TooManyRequests, Unauthorized, Unavailable
 
@@ -30,6 +32,7 @@ _TAGS = {
     "outlook": "What lies ahead over all contracts: commitments, deadlines, parties.",
     "events": "The log, event by event.",
     "imports": "Many events at once: in by the line, each with its fate, and out.",
+    "webhooks": "Who is sent events as they are recorded.",
     "audit": "What proves the log: checkpoints, tiles, proofs, and replays of a whole ledger.",
     "ledgers": "Books of contracts.",
     "service": "The service itself.",
@@ -51,10 +54,17 @@ _HEADERS: dict[str, tuple[str, str | None, bool]] = {
         r'^(\*|(W/)?"[0-9]{1,9}(\.[0-9a-f]{16})?")$',
         False,
     ),
+    "Last-Event-ID": ("The `id` of the last event that was seen: the stream goes on after it, whatever the address says.", None, False),
     "If-None-Match": ("An ETag; 304 if the answer would be the same.", None, False),
 }
-_TEXTS: dict[type, str] = {str: "text/plain", bytes: "application/x-ndjson", bytearray: "application/octet-stream"}
+_TEXTS: dict[type, str] = {
+    str: "text/plain",
+    bytes: "application/x-ndjson",
+    bytearray: "application/octet-stream",
+    ServerSentEvents: "text/event-stream",
+}
 """Answers that are no JSON: `str` is text, `bytes` text by the line, `bytearray` bytes."""
+_MEDIA_TYPES: dict[type, str] = _TEXTS | {CloudEvent: "application/cloudevents+json"}
 _RETRY_AFTER = {"Retry-After": {"description": "In how many seconds to try again.", "schema": {"type": "string"}}}
 _PROBLEM_HEADERS: dict[int, dict[str, Any]] = {
     401: {"headers": {"WWW-Authenticate": {"description": "`Bearer`: send a key.", "schema": {"type": "string"}}}},
@@ -175,7 +185,7 @@ def _each(answer: type | tuple[type, ...]) -> tuple[type, ...]:
 def _content(answer: type) -> tuple[str, dict[str, Any]]:
     """The media type of an answer, and its schema."""
     schema = {"type": "string"} if answer in _TEXTS else {"$ref": _REF + _answer_name(answer)}
-    return _TEXTS.get(answer, "application/json"), {"schema": schema}
+    return _MEDIA_TYPES.get(answer, "application/json"), {"schema": schema}
 
 
 def _response_headers(documented: Documented, status: int) -> dict[str, Any]:
@@ -212,6 +222,7 @@ def _query_parameters(model: type[BaseModel] | None) -> Iterable[dict[str, Any]]
 
 def _header_parameters(documented: Documented) -> Iterable[dict[str, Any]]:
     names = (["Idempotency-Key"] if documented.appends else []) + (["If-Match"] if documented.appends and documented.conditional else [])
+    names += ["Last-Event-ID"] if documented.resumable else []
     for name in [*names, *(["If-None-Match"] if documented.etag else [])]:
         text, pattern, required = _HEADERS[name]
         schema = {"type": "string", "pattern": pattern} if pattern else {"type": "string"}
@@ -219,7 +230,7 @@ def _header_parameters(documented: Documented) -> Iterable[dict[str, Any]]:
 
 
 def _request_schemas() -> dict[str, Any]:
-    named = [RecordEventsRequest, CreateLedgerRequest, SetPolicyRequest, StartReplayRequest]
+    named = [RecordEventsRequest, CreateLedgerRequest, SetPolicyRequest, StartReplayRequest, CreateWebhookRequest, ReplayWebhookRequest]
     classes = [request_class(event_type) for event_type in EVENT_TYPES] + named
     inputs: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = [(cls.__name__, "validation", TypeAdapter(cls)) for cls in classes]
     _, schema = TypeAdapter.json_schemas(inputs, ref_template=_REF + "{model}", schema_generator=_Schemas)

@@ -18,7 +18,7 @@ from service.access import Keyring, Principal
 from service.api.answers import PRIVATE
 from service.domain.faults import MAX_LABEL, sentence
 from service.errors import ContractNotFound, LedgerError, LedgerNotFound, Malformed, MemberFault, Refused
-from service.feed.wakes import Wakes
+from service.feed.pages import Feed
 from service.log.append import Writers
 from service.log.cosigning import Cosigning
 from service.log.ledger import Ledger
@@ -79,7 +79,7 @@ class Services:
     outlooks: Outlooks
     signing: Signing
     cosigning: Cosigning
-    wakes: Wakes
+    feed: Feed
 
 
 class LedgerDirectory:
@@ -168,6 +168,8 @@ class Documented:
     appends: bool = False
     etag: bool = False
     paged: bool = False
+    resumable: bool = False
+    """Whether `Last-Event-ID` says where to go on."""
     public: bool = False
     conditional: bool = False
     rights: Sequence[str] = ()
@@ -231,17 +233,17 @@ def declare(
     router.add_api_route(path, endpoint, methods=[method], name=documented.operation_id, response_model=None)
 
 
-def json_response(answer: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def json_response(answer: Any, status: int = 200, headers: dict[str, str] | None = None, media_type: str = "application/json") -> Response:
     """An answer of one of the classes in `answers`, or its bytes."""
     body = answer if isinstance(answer, bytes) else msgspec.json.encode(answer)
-    return Response(body, status, PRIVATE | headers if headers else PRIVATE, "application/json")
+    return Response(body, status, PRIVATE | headers if headers else PRIVATE, media_type)
 
 
-def etag_response(call: Call, etag: str, answer: Any) -> Response:
+def etag_response(call: Call, etag: str, answer: Any, media_type: str = "application/json") -> Response:
     """An answer under an ETag; 304 instead for a caller who has it."""
     if none_match(call.request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=PRIVATE | {"ETag": etag})
-    return json_response(answer, 200, {"ETag": etag})
+    return json_response(answer, 200, {"ETag": etag}, media_type)
 
 
 def match_revision(header: str) -> int | None:

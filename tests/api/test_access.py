@@ -22,6 +22,7 @@ PLACES = {
     "event_id": "01890000-0000-7000-8000-0000000000ff",
     "import_id": "01890000-0000-7000-8000-0000000000ff",
     "replay_id": "01890000-0000-7000-8000-0000000000ff",
+    "webhook_id": "01890000-0000-7000-8000-0000000000ff",
     "party_id": "nobody",
     "level": "0",
     "tile": "000.p/1",
@@ -35,6 +36,8 @@ def right_for(operation: Operation) -> str | None:
     if operation.operation_id == "list_ledgers":
         return None
     if operation.operation_id in ("create_ledger", "set_ledger_policy"):
+        return "ledger:admin"
+    if operation.documented["tags"] == ["webhooks"]:
         return "ledger:admin"
     if operation.documented["tags"] == ["audit"]:
         return "audit:read"

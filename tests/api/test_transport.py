@@ -126,7 +126,7 @@ PATHS = sorted({operation.path for operation in operations()})
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_method_that_an_address_does_not_answer_is_refused_with_those_that_it_does(service: RunningService, path: str) -> None:
-    ids = dict.fromkeys(("event_id", "import_id", "party_id", "replay_id"), "x")
+    ids = dict.fromkeys(("event_id", "import_id", "party_id", "replay_id", "webhook_id"), "x")
     address = path.format(ledger="main", contract_id="01890000-0000-7000-8000-0000000000ff", level="0", tile="000", **ids)
     known = {method for method in METHODS if operation_of(method, address)}
     with service.client(service.admin) as client:

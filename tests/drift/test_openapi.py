@@ -139,7 +139,7 @@ def test_operation_ids_are_unique_and_read_as_methods() -> None:
     ids = [operation.operation_id for operation in operations()]
     assert len(ids) == len(set(ids))
     assert all(
-        re.fullmatch(r"(cancel|create|export|get|import|list|open|record|report|resume|set|start)_[a-z_]+", operation_id)
+        re.fullmatch(r"(cancel|create|export|get|import|list|open|record|report|resume|set|start|stream)_[a-z_]+", operation_id)
         for operation_id in ids
     )
 
@@ -178,7 +178,7 @@ def test_an_operation_documents_its_problems(operation: Operation) -> None:
         wanted |= {"409", "422"}
     elif operation.method == "POST":
         wanted |= {"400", "409", "415", "422"} | (set() if operation.operation_id == "import_events" else {"413"})
-    if operation.method == "POST" and "{contract_id}" in operation.path:
+    if operation.method == "POST" and "/contracts/{contract_id}" in operation.path:
         wanted |= {"412", "428"}
     assert wanted <= set(responses)
     for status, response in responses.items():
