@@ -5,7 +5,7 @@ Handlers read the request themselves: bodies must be read more strictly than a f
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -172,6 +172,8 @@ class Documented:
     """Whether `Last-Event-ID` says where to go on."""
     public: bool = False
     conditional: bool = False
+    rights: Sequence[str] = ()
+    """One of these is needed; `route` fills it in."""
 
 
 STRANGER = Principal("", {})
@@ -198,7 +200,7 @@ def route(router: APIRouter, method: str, path: str, right: str | Sequence[str],
         principal.require(_held(principal, rights, ledger.ledger_id), ledger.ledger_id)
         return await handler(Call(request, services, principal, ledger, epoch))
 
-    declare(router, method, path, documented, endpoint)
+    declare(router, method, path, replace(documented, rights=rights), endpoint)
 
 
 async def _public(services: Services, request: Request) -> tuple[Ledger, int] | None:

@@ -16,7 +16,7 @@ from service.settings import Settings
 PROBLEM: Final = "application/problem+json"
 # Answers at addresses or to methods that the document does not have: nothing there, and no such method.
 OUTSIDE: Final = {404, 405}
-UNDOCUMENTED_PATHS: Final = re.compile(r"/docs(/[a-z.-]+)?|/openapi\.json")
+UNDOCUMENTED_PATHS: Final = re.compile(r"/docs(/[a-z.-]+)?|/reference|/openapi\.json")
 TOLD_HEADERS: Final = ("etag", "location", "link", "idempotent-replayed", "retry-after", "www-authenticate")
 
 

@@ -15,7 +15,7 @@ from tests.api.documented import Operation, operations
 from tests.api.running import RunningService
 
 PUBLIC = {"/livez", "/readyz"}
-UNDOCUMENTED = {"/openapi.json", "/docs", "/docs/{asset}"}
+UNDOCUMENTED = {"/openapi.json", "/docs", "/docs/{asset}", "/reference"}
 PLACES = {
     "ledger": "main",
     "contract_id": "01890000-0000-7000-8000-0000000000ff",
@@ -65,7 +65,7 @@ def test_only_liveness_and_readiness_are_documented_as_public() -> None:
     assert {operation.path for operation in operations() if operation.is_public} == PUBLIC
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz", "/docs", "/docs/swagger-ui.css", "/openapi.json"])
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/docs", "/docs/swagger-ui.css", "/reference", "/openapi.json"])
 def test_what_is_public_answers_without_a_key(service: RunningService, path: str) -> None:
     with service.client(None) as client:
         assert client.get(path).status_code == 200

@@ -143,7 +143,16 @@ def test_head_answers_what_get_answers_without_the_body(service: RunningService,
     event_id = api.get(f"/contracts/{contract_id}/events").json()["items"][0]["event_id"]
     address = "/v1/ledgers/main"
     paths = [
-        *("/livez", "/readyz", "/docs", "/openapi.json", "/v1/ledgers", "/v1/ledgers/nowhere/contracts", f"{address}/contracts"),
+        *(
+            "/livez",
+            "/readyz",
+            "/docs",
+            "/reference",
+            "/openapi.json",
+            "/v1/ledgers",
+            "/v1/ledgers/nowhere/contracts",
+            f"{address}/contracts",
+        ),
         *(f"{address}/contracts/{contract_id}", f"{address}/contracts/{contract_id}/events", f"{address}/events/{event_id}"),
     ]
     told = ("content-type", "content-length", "etag", "link", "cache-control", "vary")
