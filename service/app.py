@@ -37,8 +37,8 @@ from service.database import Database
 from service.errors import OperatorError
 from service.log.append import Writers
 from service.log.cosigning import Cosigning
+from service.log.guard import Guard
 from service.log.heads import Heads
-from service.log.ledgers import all_ledgers
 from service.log.outlook import Outlooks
 from service.log.read import Reader
 from service.log.signing import Signing
@@ -124,9 +124,12 @@ async def _services(app: FastAPI, database: Database, heads: Heads) -> tuple[Ser
     rates = Rates(settings.rate_per_second) if settings.rate_per_second else None
     signing, cosigning = Signing(database, settings), Cosigning(database)
     await signing.open()
-    for ledger in await all_ledgers(reader):
-        if forked := await signing.fork(reader, ledger):
-            heads.refuse(ledger, forked)
+    if signing.store is not None:
+        guard = Guard(signing.store, signing.deployment, heads)
+        async with database.connection() as connection:
+            await guard.check(connection)
+        database.on_connect.append(guard.check)
+        signing.on_fork = heads.refuse
     keyring, directory = Keyring(database, rates, app.state.issuer), LedgerDirectory(reader)
     return Services(reader, writers, keyring, directory, Outlooks(database), signing, cosigning), cosigning
 
