@@ -25,7 +25,7 @@ from service.audit.tree import check_tree
 from service.domain.corrections import delivery_ids, resolve
 from service.domain.events import RecordedEvent
 from service.domain.references import ReferenceId, held_references
-from service.projections.contracts import LAYOUT, ContractRow, contract_row, project
+from service.projections.contracts import LAYOUT, ContractRow, contract_row, project, unknown_layout
 
 Progress = Callable[[int, int, str], None]
 
@@ -96,7 +96,7 @@ def verify(database_url: str, ledger: str, progress: Progress, processes: int = 
             progress(course.events, max(course.events, book.head), "events")
         difference = order.result() or course.difference
     if difference is None and book.layout != LAYOUT:
-        difference = Difference(f"ledger {ledger}", f"its rows have layout {book.layout}, not {LAYOUT}: run `contract-ledger rebuild`")
+        difference = Difference(f"ledger {ledger}", unknown_layout(book.layout))
     if difference is None:
         with open_connection(database_url) as connection:
             difference = check_outlook(connection, open_book(connection, ledger))

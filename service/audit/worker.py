@@ -20,7 +20,7 @@ import psycopg
 import structlog
 
 from service import __version__
-from service.audit.book import Connection, Difference, open_connection
+from service.audit.book import Connection, Difference, StillRestored, open_connection
 from service.audit.past import Telling, Times
 from service.audit.rebuild import LogDamaged, rebuild
 from service.audit.reconcile import reconcile
@@ -91,6 +91,8 @@ class Job:
         except LogDamaged as damaged:
             self.course.difference = damaged.difference
             self._finish(FAILED, str(damaged))
+        except StillRestored as error:
+            self._finish(FAILED, str(error))
         else:
             self._finish(DONE, None, digest)
 

@@ -16,8 +16,11 @@ import httpx
 import pytest
 
 from service.audit import replay, verify
+from service.audit.book import open_connection
 from service.audit.bundle import Wanted
 from service.audit.fold import Folded, fold
+from service.audit.rebuild import rebuild
+from service.audit.reconcile import reconcile_next
 from service.audit.restore import restore
 from service.errors import ContractNotFound, OperatorError, Refused
 from service.log.header import canonical
@@ -171,11 +174,70 @@ def test_a_restore_that_was_ended_goes_on(
     with new_database() as database:
         with pytest.raises(KeyboardInterrupt):
             restore(database.service_url, file, end)
+        for look in (rebuild, replay.verify):
+            with pytest.raises(OperatorError, match=r"`contract-ledger restore` with its bundle goes on"):
+                look(database.service_url, "main", lambda *_: None)
+        with open_connection(database.service_url) as connection:
+            assert not reconcile_next(connection, "main"), "the bodies that are missing so far would be an alarm"
         with running(database, tmp_path / "data") as copied, copied.client(copied.admin, ledger="main") as api:
-            assert record(api, filled.contract_id, "note.added", note()).status_code == 503
+            refused = record(api, filled.contract_id, "note.added", note())
+            assert (refused.status_code, "contract-ledger restore" in refused.json()["detail"]) == (503, True)
         done = restore(database.service_url, file, lambda *_: None)
         assert 5 < done.found < done.events == len(lines) - 2
         assert replay.verify(database.service_url, "main", lambda *_: None, processes=1).difference is None
+
+
+def invent_sealed(lines: list[Json]) -> None:
+    index = next(index for index, line in enumerate(lines) if index and line.get("sealed"))
+    lines[index] = {**lines[index], "sealed": lines[index]["sealed"].replace("918273645", "818273645")}
+
+
+def seal_what_is_not(lines: list[Json]) -> None:
+    lines[1] = {**lines[1], "sealed": "[]"}
+
+
+def withhold(lines: list[Json]) -> None:
+    lines[2] = {**lines[2], "body": None}
+
+
+def body_for_the_erased(lines: list[Json]) -> None:
+    index = next(index for index, line in enumerate(lines) if line.get("erased"))
+    lines[index] = {"header": lines[index]["header"], "body": lines[1]["body"], "ends_batch": True}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (invent_sealed, "sealed values or salts that are not those which were recorded"),
+        (seal_what_is_not, "sealed values or salts that are not those which were recorded"),
+        (withhold, "is missing, and no event of the bundle erases it"),
+        (body_for_the_erased, "a body that is not the one which was recorded"),
+    ],
+)
+def test_what_would_damage_the_log_is_refused_before_a_row_is_written(
+    filled: Filled, new_database: NewDatabase, tmp_path: Path, change: Change, sentence: str
+) -> None:
+    lines, _ = bundle_of(filled, sealed=True)
+    change(lines)
+    file = tmp_path / "bundle.ndjson"
+    file.write_bytes(sealed_up(lines))
+    with new_database() as database:
+        with pytest.raises(OperatorError, match=sentence):
+            restore(database.service_url, file, lambda *_: None)
+        assert rows(database.service_url, "SELECT count(*) FROM ledgers WHERE name = 'main'") == [(0,)]
+
+
+def test_a_bundle_whose_erasure_came_after_its_checkpoint_is_not_restored(
+    filled: Filled, new_database: NewDatabase, tmp_path: Path
+) -> None:
+    size = len(bundle_of(filled)[0]) - 3
+    _, bundle = bundle_of(filled, size=size, sealed=True)
+    file = tmp_path / "bundle.ndjson"
+    file.write_bytes(bundle)
+    with new_database() as database:
+        with pytest.raises(OperatorError, match="fetch another bundle"):
+            restore(database.service_url, file, lambda *_: None)
+        assert rows(database.service_url, "SELECT count(*) FROM ledgers WHERE name = 'main'") == [(0,)]
 
 
 # The checkpoint that an auditor kept
