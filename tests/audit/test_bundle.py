@@ -1,5 +1,6 @@
 """Bundles: what the service writes, verify.py finds valid; and every attack that a bundle can show is found, named and located."""
 
+import base64
 import copy
 import hashlib
 import io
@@ -318,6 +319,154 @@ def test_who_signed_is_what_the_auditor_pinned(filled: Filled, tmp_path: Path) -
     assert (said.status, said.checks) == (2, {}), said.output
     said = verified(tmp_path, bundle, *KEY, "--ledger", str(uuid4()))
     assert (said.status, said.of("invalid")) == (1, {"ledger"}), said.output
+
+
+# Epochs
+
+PINNED = Operator("log.example/main/1")
+LATER, THIRD = Operator("log.example/main/2", PINNED.private), Operator("log.example/main/3", PINNED.private)
+LAST_SIGNED = 300
+
+
+def said_by(root: bytes) -> str:
+    return base64.b64encode(root).decode()
+
+
+class Epoch:
+    """The second epoch of the ledger, which goes on from 270 events after LAST_SIGNED were signed; to be changed by a test."""
+
+    def __init__(self, filled: Filled) -> None:
+        self.roots = {size: read_root(filled, size) for size in (100, 270, 277)}
+        self.size = 277
+        self.lost = bytes(31) + b"\x07"
+        self.notes = [self.note()]
+
+    def note(self, of: Operator = LATER, size: int = 270, follows: str = "", by: Operator | None = None) -> Json:
+        follows = follows or f"log.example/main/1 {LAST_SIGNED} {said_by(self.lost)}"
+        root = self.roots[size]
+        signed = (by or of).note(size, root, of.name, "time zone Asia/Seoul", f"follows {follows}")
+        return {"checkpoint": signed}
+
+    def bundle(self, filled: Filled, of: Operator = LATER, **wanted: Any) -> bytes:
+        lines, _ = bundle_of(filled, size=self.size, **wanted)
+        notes = [dict(one) for one in self.notes]
+        if notes and "hashes" not in notes[-1]:
+            notes[-1]["hashes"] = bundle_of(filled, size=self.size, from_position=277, from_size=270)[0][0]["consistency"]["hashes"]
+        lines[0] |= {"checkpoint": of.note(self.size, self.roots[self.size], of.name, "time zone Asia/Seoul"), "epochs": notes}
+        return sealed_up(lines)
+
+    def kept(self, folder: Path, size: int, root: bytes | None = None, by: Operator = PINNED) -> tuple[str, str]:
+        file = folder / "kept"
+        file.write_text(by.note(size, root or self.roots[size], by.name, "time zone Asia/Seoul"))
+        return "--kept", "kept"
+
+
+@pytest.fixture
+def epoch(filled: Filled) -> Epoch:
+    return Epoch(filled)
+
+
+def read_root(filled: Filled, size: int) -> bytes:
+    return verify.Checkpoint(bundle_of(filled, size=size)[0][0]["checkpoint"]).root
+
+
+def test_a_later_epoch_is_followed_by_its_signed_note_from_the_key_that_was_pinned(filled: Filled, tmp_path: Path, epoch: Epoch) -> None:
+    said = verified(tmp_path, epoch.bundle(filled, from_position=260), "--key", PINNED.verifier_key)
+    assert said.status == 0, said.output
+    assert "epoch 2 goes on from 270 events after 300 were signed in epoch 1" in said.checks["epochs"][1]
+    assert "a later epoch" in said.checks["signature"][1]
+    said = verified(tmp_path, epoch.bundle(filled, from_position=260), "--key", LATER.verifier_key)
+    assert said.status == 0, said.output
+    assert "goes on" not in said.checks["epochs"][1]
+
+
+def test_what_was_kept_before_an_epoch_and_is_still_there_is_found_continued(filled: Filled, tmp_path: Path, epoch: Epoch) -> None:
+    pinned = ("--key", PINNED.verifier_key)
+    for wanted in ({}, {"from_position": 260, "from_size": 100}):
+        said = verified(tmp_path, epoch.bundle(filled, **wanted), *pinned, *epoch.kept(tmp_path, 100))
+        assert said.status == 0, said.output
+        assert "from 100 events of 'log.example/main/1' to 277" in said.checks["consistency"][1]
+
+
+@pytest.mark.parametrize(
+    ("size", "root", "words"),
+    [
+        (290, b"\x05" * 32, "the log goes on from 270 events, so 20 of those you kept a checkpoint of are given up"),
+        (301, b"\x05" * 32, "it says that 300 events were signed before, and you kept a checkpoint of 301"),
+        (300, b"\x05" * 32, "two roots for one size, 300"),
+        (100, b"\x05" * 32, "the log was changed below the 100 events"),
+    ],
+)
+def test_what_an_epoch_gave_up_or_denies_of_what_was_kept_is_told(
+    filled: Filled, tmp_path: Path, epoch: Epoch, size: int, root: bytes, words: str
+) -> None:
+    said = verified(tmp_path, epoch.bundle(filled), "--key", PINNED.verifier_key, *epoch.kept(tmp_path, size, root))
+    assert (said.status, said.checks["consistency"][0]) == (1, "invalid"), said.output
+    assert words in said.checks["consistency"][1]
+
+
+def test_an_epoch_that_nobody_shows_the_note_of_cannot_be_told(filled: Filled, tmp_path: Path, epoch: Epoch) -> None:
+    for notes, of in (([], LATER), ([epoch.note(THIRD, 270, f"log.example/main/2 277 {said_by(epoch.roots[277])}")], THIRD)):
+        epoch.notes = notes
+        said = verified(tmp_path, epoch.bundle(filled, of), "--key", PINNED.verifier_key)
+        assert (said.status, said.of("indeterminate")) == (2, {"epochs"}), said.output
+        assert "no note shows how 'log.example/main/2' was begun, and you know epoch 1" in said.checks["epochs"][1]
+
+
+def test_the_notes_of_several_epochs_are_followed(filled: Filled, tmp_path: Path, epoch: Epoch) -> None:
+    epoch.notes.append(epoch.note(THIRD, 270, f"log.example/main/2 277 {said_by(epoch.roots[277])}"))
+    said = verified(tmp_path, epoch.bundle(filled, THIRD), "--key", PINNED.verifier_key, *epoch.kept(tmp_path, 100))
+    assert said.status == 0, said.output
+    epoch.notes[1] = epoch.note(THIRD, 270, f"log.example/main/1 300 {said_by(epoch.lost)}")
+    said = verified(tmp_path, epoch.bundle(filled, THIRD), "--key", LATER.verifier_key)
+    assert (said.status, said.checks["epochs"][0]) == (1, "invalid"), said.output
+    assert "and not to epoch 2, which you know" in said.checks["epochs"][1]
+
+
+@pytest.mark.parametrize("proof", [["00" * 32], []])
+def test_a_note_that_is_not_signed_or_whose_tree_is_not_continued_is_invalid(
+    filled: Filled, tmp_path: Path, epoch: Epoch, proof: list[str]
+) -> None:
+    epoch.notes[0]["hashes"] = proof
+    said = verified(tmp_path, epoch.bundle(filled), "--key", PINNED.verifier_key)
+    assert said.of("invalid") == {"epochs"}, said.output
+    assert "does not continue the one that its epoch began with" in said.checks["epochs"][1]
+    epoch.notes[0] = epoch.note(by=Operator(LATER.name))
+    said = verified(tmp_path, epoch.bundle(filled), "--key", PINNED.verifier_key)
+    assert said.of("invalid") == {"epochs"}, said.output
+    assert "not signed by a key that you pinned" in said.checks["epochs"][1]
+
+
+def test_a_history_that_was_given_up_is_not_taken_for_the_one_that_is_known(filled: Filled, tmp_path: Path, epoch: Epoch) -> None:
+    epoch.notes = []
+    before = epoch.bundle(filled, PINNED)
+    said = verified(tmp_path, before, "--key", LATER.verifier_key)
+    assert said.of("invalid") == {"signature"}, said.output
+    kept = epoch.kept(tmp_path, 270, by=LATER)
+    said = verified(tmp_path, before, "--key", PINNED.verifier_key, *kept)
+    assert said.of("invalid") == {"consistency"}, said.output
+    assert "a history that was given up" in said.checks["consistency"][1]
+
+
+@pytest.mark.parametrize(
+    "epochs",
+    [
+        {},
+        [7],
+        [{"checkpoint": "no note"}],
+        [{"checkpoint": LATER.note(1, bytes(32), LATER.name)}],
+        [{"checkpoint": LATER.note(1, bytes(32), LATER.name, "follows")}],
+        [{"checkpoint": LATER.note(1, bytes(32), "elsewhere/main/2", f"follows a 1 {said_by(bytes(32))}")}],
+        [{"checkpoint": THIRD.note(1, bytes(32), THIRD.name, f"follows a 1 {said_by(bytes(32))}")}],
+        [{"checkpoint": LATER.note(1, bytes(32), LATER.name, f"follows a 1 {said_by(bytes(32))}")}] * 2,
+    ],
+)
+def test_epochs_that_cannot_be_read_are_refused_in_words(filled: Filled, tmp_path: Path, epoch: Epoch, epochs: Any) -> None:
+    lines, _ = bundle_of(filled, size=270)
+    lines[0] |= {"checkpoint": LATER.note(270, epoch.roots[270], LATER.name), "epochs": epochs}
+    said = verified(tmp_path, sealed_up(lines), "--key", PINNED.verifier_key)
+    assert (said.status, said.checks["format"][0]) == (1, "invalid"), said.output
+    assert "unreadable: " in said.checks["format"][1]
 
 
 # Attacks that a bundle can show

@@ -17,6 +17,7 @@ from service.log.checkpoint import Checkpoint
 from service.log.epochs import follows_of
 from service.log.notes import Note, Verifier
 from service.settings import Settings
+from tests.audit.bundles import verified
 from tests.conftest import Database, NewDatabase, Server
 from tests.guarantees.load import note, opening
 from tests.log.test_heads import copy_of, rename
@@ -54,6 +55,7 @@ async def test_an_older_copy_is_found_out_at_the_start_and_goes_on_in_a_new_epoc
             async with in_process(settings(database, tmp_path)) as make, make(ledger, key) as api:
                 assert (await append(api, "two", contract)).status_code == 201
                 signed = Note.parse((await api.get("/log/checkpoint")).text)
+                first_key = (await api.get("/log/keys")).json()["keys"][0]["verifier_key"]
             shutil.rmtree(tmp_path / "data")
             shutil.copytree(tmp_path / "backup", tmp_path / "data")
             async with in_process(settings(copy, tmp_path)) as make, make(ledger, key) as api:
@@ -68,6 +70,8 @@ async def test_an_older_copy_is_found_out_at_the_start_and_goes_on_in_a_new_epoc
                 (begun,) = (await api.get("/log/epochs")).json()["begun"]
                 (pinned,) = (await api.get("/log/keys")).json()["keys"]
                 newest = Note.parse((await api.get("/log/checkpoint")).text)
+                bundle = (await api.get("/bundle")).content
+    assert_told_to_an_auditor(tmp_path, bundle, signed, first_key)
     assert_followed(signed, Note.parse(begun["checkpoint"]), newest, Verifier.parse(pinned["verifier_key"]))
 
 
@@ -87,6 +91,17 @@ def assert_followed(before: Note, beginning: Note, newest: Note, verifier: Verif
     assert begun.extensions[1] == f"follows {ended.origin} {ended.size} {base64.b64encode(ended.root).decode()}"
     assert (ended.size, begun.size, last.size) == (2, 1, 2)
     assert begun.origin == last.origin == ended.origin.removesuffix("1") + "2"
+
+
+def assert_told_to_an_auditor(folder: Path, bundle: bytes, kept: Note, verifier_key: str) -> None:
+    """Who pinned the key in the first epoch follows the log into the second, and finds what they kept a checkpoint of given up."""
+    followed = verified(folder, bundle, "--key", verifier_key)
+    assert followed.status == 0, followed.output
+    assert "epoch 2 goes on from 1 events after 2 were signed in epoch 1" in followed.checks["epochs"][1]
+    (folder / "kept-note").write_text(kept.format())
+    lost = verified(folder, bundle, "--key", verifier_key, "--kept", "kept-note")
+    assert lost.of("invalid") == {"consistency"}, lost.output
+    assert "so 1 of those you kept a checkpoint of are given up" in lost.checks["consistency"][1]
 
 
 def begin_epoch(database: Database, folder: Path, ledger: str, monkeypatch: pytest.MonkeyPatch, epoch: int = 2) -> None:
