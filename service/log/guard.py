@@ -7,6 +7,7 @@ other machines write too, and which nobody restores together with the data folde
 import asyncio
 import json
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 import structlog
@@ -21,7 +22,7 @@ from service.log.tree import EMPTY, root_of
 LEAVE_ALONE_SECONDS: Final = 30
 """How long a store that could not be read is not asked again by connections, each of which would wait for it."""
 # A checkpoint is of the end of a batch, and batches are only ever added: so a database that has none there has another history.
-_THERE = """
+THERE = """
 SELECT l.ledger_id::text, l.name, l.epoch, h.last_position, b.last_position, b.frontier
 FROM jsonb_to_recordset(%s::jsonb) AS k(ledger_id uuid, size bigint)
 JOIN ledgers l ON l.ledger_id = k.ledger_id
@@ -55,25 +56,30 @@ class Guard:
             return
         kept = {ledger_id: one for ledger_id, one in found.items() if isinstance(one, Checkpoint)}
         asked = json.dumps([{"ledger_id": ledger_id, "size": checkpoint.size} for ledger_id, checkpoint in kept.items()])
-        for ledger_id, name, epoch, head, size, frontier in await (await connection.execute(_THERE, [asked])).fetchall():
-            root = None if frontier is None else root_of(frontier) if size else EMPTY
-            self._judge(kept[ledger_id], ledger_id, origin_of(self._deployment, name, epoch), head, root)
+        for row in await (await connection.execute(THERE, [asked])).fetchall():
+            self._judge(row[0], fork(self._deployment, kept[row[0]], row))
         for ledger_id, name in await (await connection.execute(_SIGNED)).fetchall():
             if ledger_id not in kept:
                 known = found.get(ledger_id)
                 why = known.detail if isinstance(known, StoreUnusable) else "it was signed, and none is kept: the store was emptied"
                 _log.error("whether the database is the one that was signed for is not known", ledger=name, why=why)
 
-    def _judge(self, kept: Checkpoint, ledger_id: str, origin: str, head: int, root: bytes | None) -> None:
-        why = None
-        if kept.origin != origin:
-            why = f"it is {origin}, and the checkpoint kept is one of {kept.origin}"
-        elif head < kept.size:
-            why = f"it has {head} events, and the checkpoint kept is one of {kept.size}"
-        elif root != kept.root:
-            why = f"it has another root at size {kept.size} than the one kept"
+    def _judge(self, ledger_id: str, why: str | None) -> None:
         if why is None:
             self._heads.accept(ledger_id)
             return
         _log.critical("the database is not the one that was signed for", ledger_id=ledger_id, why=why)
         self._heads.refuse(ledger_id, forked(why).detail)
+
+
+def fork(deployment: str, kept: Checkpoint, there: Sequence[Any]) -> str | None:
+    """Why a ledger, as a row of THERE, is not the one of which a checkpoint is kept; None if it is."""
+    _, name, epoch, head, size, frontier = there
+    origin = origin_of(deployment, name, epoch)
+    if kept.origin != origin:
+        return f"it is {origin}, and the checkpoint kept is one of {kept.origin}"
+    if head < kept.size:
+        return f"it has {head} events, and the checkpoint kept is one of {kept.size}"
+    if frontier is None or (root_of(frontier) if size else EMPTY) != kept.root:
+        return f"it has another root at size {kept.size} than the one kept"
+    return None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from service.cli.commands import app
 from service.log.checkpoint import Checkpoint
@@ -63,6 +63,7 @@ async def test_an_older_copy_is_found_out_at_the_start_and_goes_on_in_a_new_epoc
                 assert (refused.status_code, refused.json()["code"]) == (409, "history-forked")
                 assert "epoch begin" in refused.json()["detail"]
                 assert (await api.get(f"/contracts/{contract}")).json()["revision"] == 1
+            assert_found_by_verify(command(copy, tmp_path, monkeypatch, "verify", "--ledger", ledger))
             begin_epoch(copy, tmp_path, ledger, monkeypatch)
             async with in_process(settings(copy, tmp_path)) as make, make(ledger, key) as api:
                 assert (await append(api, "three", contract)).status_code == 201
@@ -93,6 +94,11 @@ def assert_followed(before: Note, beginning: Note, newest: Note, verifier: Verif
     assert begun.origin == last.origin == ended.origin.removesuffix("1") + "2"
 
 
+def assert_found_by_verify(looked: Result) -> None:
+    assert looked.exit_code == 1
+    assert "checkpoint 2, as it is kept: the database is not the one that was signed for" in " ".join(looked.output.split())
+
+
 def assert_told_to_an_auditor(folder: Path, bundle: bytes, kept: Note, verifier_key: str) -> None:
     """Who pinned the key in the first epoch follows the log into the second, and finds what they kept a checkpoint of given up."""
     followed = verified(folder, bundle, "--key", verifier_key)
@@ -105,6 +111,13 @@ def assert_told_to_an_auditor(folder: Path, bundle: bytes, kept: Note, verifier_
 
 
 def begin_epoch(database: Database, folder: Path, ledger: str, monkeypatch: pytest.MonkeyPatch, epoch: int = 2) -> None:
+    told = command(database, folder, monkeypatch, "epoch", "begin", ledger)
+    assert told.exit_code == 0, told.output
+    assert f"test/{ledger}/{epoch} with 1 events" in told.output
+
+
+def command(database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> Result:
+    """A command of the operator, with the settings of the service."""
     stated = {
         "LEDGER_DATABASE_URL": database.service_url,
         "LEDGER_MIGRATION_URL": database.owner_url,
@@ -114,13 +127,12 @@ def begin_epoch(database: Database, folder: Path, ledger: str, monkeypatch: pyte
     }
     for name, value in stated.items():
         monkeypatch.setenv(name, value)
-    told = []
+    told: list[Result] = []
     # The command runs a loop of its own.
-    thread = threading.Thread(target=lambda: told.append(CliRunner().invoke(app, ["epoch", "begin", ledger])))
+    thread = threading.Thread(target=lambda: told.append(CliRunner().invoke(app, words)))
     thread.start()
     thread.join()
-    assert told[0].exit_code == 0, told[0].output
-    assert f"test/{ledger}/{epoch} with 1 events" in told[0].output
+    return told[0]
 
 
 async def test_an_older_copy_put_beneath_a_running_service_is_refused_though_its_own_heads_know_nothing_of_what_is_lost(
