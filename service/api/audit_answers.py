@@ -55,11 +55,17 @@ class Epochs(msgspec.Struct, kw_only=True):
 
 class ReplayHead(msgspec.Struct, omit_defaults=True, kw_only=True):
     """The last event that a replay is of: its position, and its hash unless the ledger is empty; and the root of the tree that ends there,
-    where a batch ends, as a checkpoint of this size states it."""
+    where a batch ends, as a checkpoint of this size states it.
+
+    `checkpoint` is the first signed note that covers it, of `checkpoint_size` events; where that is more than the position,
+    `/log/consistency` from the one to the other proves that its tree continues the root.
+    """
 
     position: int
     event_hash: str | None = None
     root: str | None = None
+    checkpoint: str | None = None
+    checkpoint_size: int | None = None
 
 
 class ReplayDifference(msgspec.Struct, kw_only=True):
