@@ -1,5 +1,6 @@
 """Replays over HTTP: a whole ledger verified, rebuilt, or told as of a past time, while the caller goes on with something else."""
 
+import base64
 import math
 import re
 from contextlib import suppress
@@ -46,6 +47,7 @@ from service.log.checkpoint import Checkpoint
 from service.log.header import canonical
 from service.log.ledger import instant
 from service.log.notes import Note
+from service.log.proofs import consistency
 
 REPLAYS = "/v1/ledgers/{ledger}/replays"
 REPLAY = REPLAYS + "/{replay_id}"
@@ -171,7 +173,11 @@ async def _get_replay(call: Call) -> Response:
         with suppress(NotSigned, StoreUnusable, HistoryForked, TreeUnknown):
             await call.services.signing.covering(call.ledger, call.epoch, run.head)
             run = await runs.find(database, call.ledger, replay_id)
-    return json_response(_answer(run))
+    answer = _answer(run)
+    if answer.head is not None and (size := answer.head.checkpoint_size) is not None and size > answer.head.position:
+        path = await consistency(database, call.ledger.ledger_id, answer.head.position, size)
+        answer.head.checkpoint_path = [base64.b64encode(one).decode() for one in path]
+    return json_response(answer)
 
 
 async def _get_book(call: Call) -> Response:

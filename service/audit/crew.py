@@ -1,4 +1,4 @@
-"""The processes that share a walk: chunks of contracts go out in order, and what each came to comes back in order."""
+"""The processes that share a walk: pieces of it go out in order, and what each came to comes back in order."""
 
 import gc
 import multiprocessing
@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any, Self, TypeVar
 
-from service.audit.book import Book, Chunk, Connection, open_connection
+from service.audit.book import Book, Connection, open_connection
 
 SMALL_LEDGER = 50_000
 """Below this many events one process is quicker than starting several."""
 MAX_PROCESSES = 4
 AHEAD = 2
-"""Chunks a process that are begun before their turn, where what they come to is large."""
+"""Pieces a process that are begun before their turn, where what they come to is large."""
 
+Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
 
@@ -59,12 +60,12 @@ class Crew:
         done.set_result(work(self._own, *given))
         return done
 
-    def in_order(self, work: Callable[[Connection, Book, Chunk], Result], book: Book, chunks: Sequence[Chunk]) -> Iterator[Result]:
-        """What `work` comes to for each chunk, in their order; only a few are done before their turn, so that what waits is bounded."""
+    def in_order(self, work: Callable[[Connection, Book, Piece], Result], book: Book, pieces: Sequence[Piece]) -> Iterator[Result]:
+        """What `work` comes to for each piece, in their order; only a few are done before their turn, so that what waits is bounded."""
         begun: deque[Future[Result]] = deque()
         ahead = AHEAD * self.size if self._pool is not None else 1
-        for chunk in chunks:
-            begun.append(self.submit(work, book, chunk))
+        for piece in pieces:
+            begun.append(self.submit(work, book, piece))
             if len(begun) >= ahead:
                 yield begun.popleft().result()
         while begun:

@@ -178,7 +178,7 @@ def _tell_chunk(connection: Connection, book: Book, chunk: Chunk, times: Times) 
         count, known = count + 1, known + revision
         try:
             # The whole chain, not what was known of it alone: an erasure that came later explains what is missing in it.
-            history = check_chain(book.ledger, contract_id, stored, bodies)[:revision]
+            history = check_chain(book.ledger, stored, bodies)[:revision]
             lines += _line(contract_id, history, times.effective_on)
         except Found as found:
             different, first = different + 1, first or found.difference

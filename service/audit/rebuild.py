@@ -196,7 +196,7 @@ def _checked_fold(
 ) -> tuple[list[RecordedEvent], ContractRow]:
     """The events of a contract and the row they make today. LogDamaged when they are not what was recorded."""
     try:
-        history = check_chain(book.ledger, contract_id, stored, bodies)
+        history = check_chain(book.ledger, stored, bodies)
         return history, fold_stored(contract_id, history, stored[-1], book.today)
     except Found as error:
         raise LogDamaged(error.difference) from None
@@ -260,7 +260,7 @@ def _hold_anew(connection: Connection, book: Book, contract_ids: Sequence[str]) 
     schemes, held = read_schemes(connection, book), {}
     for contract_id in contract_ids:
         stored, bodies = read_contract(connection, book, contract_id)
-        held[contract_id] = held_of(schemes, check_chain(book.ledger, contract_id, stored, bodies) if stored else ())
+        held[contract_id] = held_of(schemes, check_chain(book.ledger, stored, bodies) if stored else ())
     ledger_id = {"ledger_id": book.ledger.ledger_id}
     connection.execute(RELEASE, ledger_id | {"contract_ids": list(contract_ids)})
     connection.execute(HOLD + " ON CONFLICT DO NOTHING", ledger_id | {"unique_references": holdings_json(held)})

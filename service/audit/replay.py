@@ -1,8 +1,8 @@
-"""Replay: walk the whole log, check every byte of it, fold every contract, and compare with what is stored.
+"""Replay: walk along the whole log and check every byte of it, fold every contract, and compare with what is stored.
 
-The walk goes by contract, in chunks of about CHUNK_EVENTS events, each read in one short snapshot with its rows: so a row and its events
-always belong together while appends go on, memory is bounded by a chunk, and chunks can be shared among processes. That the log has no
-gaps, and that its instants rise, is checked by position.
+The log is walked along by position, as it was written (`walk`). Contracts are folded from it in chunks of about CHUNK_EVENTS events, each
+read in one short snapshot with its rows: so a row and its events always belong together while appends go on, and memory is bounded by a
+chunk. Both go on at the same time, in pieces that are shared among processes.
 """
 
 import os
@@ -13,18 +13,32 @@ from dataclasses import dataclass
 from datetime import date
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
-from service.audit.book import FIRST_ID, Book, Chunk, Connection, Difference, Found, chunks_of, open_book, open_connection, read_chunk
-from service.audit.chain import check_chain, check_order
+from service.audit.book import (
+    FIRST_ID,
+    Book,
+    Chunk,
+    Connection,
+    Difference,
+    Found,
+    Row,
+    chunks_of,
+    open_book,
+    open_connection,
+    read_chunk,
+)
+from service.audit.chain import check_chain, read_history
 from service.audit.crew import Crew
 from service.audit.outlook import check_outlook
-from service.audit.tree import check_tree
+from service.audit.span import Checked, Span, check_span
+from service.audit.walk import Walk, spans_of
 from service.domain.corrections import delivery_ids, resolve
 from service.domain.events import RecordedEvent
 from service.domain.references import ReferenceId, held_references
+from service.log.ledger import Ledger
 from service.projections.contracts import LAYOUT, ContractRow, contract_row, project, unknown_layout
 
 Progress = Callable[[int, int, str], None]
@@ -88,13 +102,19 @@ def verify(database_url: str, ledger: str, progress: Progress, processes: int = 
         book = open_book(connection, ledger)
         chunks = list(chunks_of(connection, book, course.after))
     peaks: dict[int, int] = {os.getpid(): _peak_bytes()}
-    with Crew(database_url, book.head, processes) as crew:
-        order = crew.submit(_verify_order, book)
-        for chunk, (worker, told) in zip(chunks, crew.in_order(verify_chunk, book, chunks), strict=True):
-            course.add(chunk, told)
+    pieces = _in_turn(spans_of(book), chunks)
+    with Crew(database_url, book.head, processes) as crew, open_connection(database_url) as connection:
+        walk = Walk(connection, book)
+        for piece, done in zip(pieces, crew.in_order(_verify_piece, book, pieces), strict=True):
+            if isinstance(piece, Span):
+                walk.join(piece, cast(Checked, done))
+                continue
+            worker, told = cast("tuple[int, Told]", done)
+            course.add(piece, told)
             peaks[worker] = max(peaks.get(worker, 0), told.peak_bytes)
             progress(course.events, max(course.events, book.head), "events")
-        difference = order.result() or course.difference
+        walk.end()
+    difference = walk.difference or course.difference
     if difference is None and book.layout != LAYOUT:
         difference = Difference(f"ledger {ledger}", unknown_layout(book.layout))
     if difference is None:
@@ -104,12 +124,41 @@ def verify(database_url: str, ledger: str, progress: Progress, processes: int = 
     return Verdict(ledger, course.events, course.contracts, seconds, sum(peaks.values()), difference, course.erased)
 
 
-def _verify_order(connection: Connection, book: Book) -> Difference | None:
-    return check_order(connection, book) or check_tree(connection, book)
+def check_log(database_url: str, ledger: str, progress: Progress, processes: int = 0) -> Difference | None:
+    """Only walk along the log, without a look at what was made of it: hashes, chains, digests, copies, order, tree, checkpoints."""
+    with open_connection(database_url) as connection:
+        book = open_book(connection, ledger)
+    spans = spans_of(book)
+    with Crew(database_url, book.head, processes) as crew, open_connection(database_url) as connection:
+        walk = Walk(connection, book)
+        for span, checked in zip(spans, crew.in_order(check_span, book, spans), strict=True):
+            walk.join(span, checked)
+            progress(span.upto, book.head, "events")
+        walk.end()
+    return walk.difference
+
+
+def _in_turn(spans: Sequence[Span], chunks: Sequence[Chunk]) -> list[Span | Chunk]:
+    """The pieces of both ways through a ledger, in such turns that both end together."""
+    pieces: list[Span | Chunk] = []
+    for number, chunk in enumerate(chunks, 1):
+        pieces += spans[len(pieces) - number + 1 : len(spans) * number // len(chunks)]
+        pieces.append(chunk)
+    return pieces
+
+
+def _verify_piece(connection: Connection, book: Book, piece: Span | Chunk) -> Checked | tuple[int, Told]:
+    return check_span(connection, book, piece) if isinstance(piece, Span) else _check_chunk(connection, book, piece, read_history)
 
 
 def verify_chunk(connection: Connection, book: Book, chunk: Chunk) -> tuple[int, Told]:
-    """What the contracts of a chunk come to, and the process that looked."""
+    """What the contracts of a chunk come to, their chains included, and the process that looked."""
+    return _check_chunk(connection, book, chunk, check_chain)
+
+
+def _check_chunk(
+    connection: Connection, book: Book, chunk: Chunk, read: Callable[[Ledger, list[Row], dict[int, Row]], list[RecordedEvent]]
+) -> tuple[int, Told]:
     events, bodies, rows, ids, schemes, held = read_chunk(connection, book, chunk)
     count, found, erased, difference = 0, 0, 0, None
     for contract_id, group in groupby(events, key=itemgetter(0)):
@@ -117,7 +166,7 @@ def verify_chunk(connection: Connection, book: Book, chunk: Chunk) -> tuple[int,
         stored = list(group)
         count += len(stored)
         try:
-            history = check_chain(book.ledger, contract_id, stored, bodies)
+            history = read(book.ledger, stored, bodies)
             check_references(contract_id, held.pop(contract_id, set()), schemes, history)
             erased += sum(1 for event in history if event.data.is_erased)
             if book.layout == LAYOUT:

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from service.audit import book, tree
+from service.audit import book, walk
 from service.audit.replay import verify
 from service.errors import OperatorError
 from service.log.header import body_digest, canonical, event_hash
@@ -377,7 +377,7 @@ async def test_verifying_while_appends_go_on_is_content(filled: Filled) -> None:
 
 async def test_memory_is_bounded_by_a_chunk_and_not_by_the_ledger(filled: Filled, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(book, "CHUNK_EVENTS", 100)
-    monkeypatch.setattr(tree, "POSITIONS_A_STEP", 256)
+    monkeypatch.setattr(walk, "SPAN_EVENTS", 256)
 
     alone = replace(filled, ledger=make_ledger(filled.database.service_url))
     await alone.fill(120, seed=92)

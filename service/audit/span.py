@@ -1,0 +1,217 @@
+"""A span of the log: positions that are read in one short snapshot, each event checked by itself and against those before it in the span.
+
+What needs more than a span is left open, and closed by whoever joins the spans in their order (`walk`): so spans can be shared among
+processes. This runs for every event of a ledger, and its speed is that of the walk.
+"""
+
+import select
+import struct
+from array import array
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import NamedTuple
+
+import msgspec
+import psycopg
+from psycopg.pq import ExecStatus
+from psycopg.pq.abc import PGconn
+
+from service.audit.book import Book, Connection, Difference, Found
+from service.audit.chain import check_body, miscopied
+from service.domain.erasure import ERASED
+from service.log.header import LEAF, SCHEMA, Header, decode_header
+from service.log.tree import TILE_WIDTH
+
+SPAN_EVENTS = 20 * TILE_WIDTH
+EARLIER = "it was recorded before the event in front of it"
+_2000 = datetime(2000, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+# A body without an event is met as a row without a revision.
+_SPAN = """
+COPY (
+    SELECT position, e.revision, e.recorded_at, e.event_hash, e.contract_id,
+           e.contract_id::text || e.event_id::text || e.event_type, e.header, p.body, p.sealed
+    FROM (SELECT * FROM events WHERE ledger_id = '{ledger_id}' AND position > {after} AND position <= {upto}) e
+    FULL JOIN (SELECT * FROM payloads WHERE ledger_id = '{ledger_id}' AND position > {after} AND position <= {upto}) p USING (position)
+    ORDER BY position
+) TO STDOUT (FORMAT binary)
+"""
+_SIGNATURE = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
+_TRAILER = b"\xff\xff"
+_FIXED = struct.Struct(">hiqiiiqi32si16si")
+_LENGTH = struct.Struct(">i")
+_POSITION = struct.Struct(">6xq")
+
+
+class Span(NamedTuple):
+    """The positions after one up to another."""
+
+    after: int
+    upto: int
+
+
+Row = tuple[int, int, int, bytes, bytes, bytes, bytes, bytes | None, bytes | None]
+"""Position, revision, instant in microseconds since 2000, hash, contract, the texts of contract, event and type, header, body, sealed."""
+
+
+class Checked(NamedTuple):
+    """What a span came to; with a difference, what stood before it."""
+
+    leaves: list[bytes]
+    instants: "array[int]"
+    """Of each event, in microseconds since 2000."""
+    first: dict[bytes, tuple[str, int, int]]
+    """By contract, of its first event in the span: what it follows, its revision and its position."""
+    last: dict[bytes, tuple[bytes, int]]
+    """By contract, the hash of its last event in the span, and its revision."""
+    erased_from: set[str]
+    """The contracts of events that erase, or are without a body: only a contract's whole history tells whether that is right."""
+    difference: Difference | None
+
+
+def check_span(connection: Connection, book: Book, span: Span) -> Checked:
+    """Every event of a span is what was hashed, says what its columns say, has the body of its digest, and follows the one before it."""
+    checked = Checked([], array("q"), {}, {}, set(), None)
+    try:
+        _check(read_span(connection, book.ledger.ledger_id, span), book.ledger.ledger_id, span, checked)
+    except Found as error:
+        return checked._replace(difference=error.difference)
+    return checked
+
+
+def _check(rows: Iterator[Row], ledger_id: str, span: Span, checked: Checked) -> None:
+    leaves, instants, first, last, erased_from, _ = checked
+    expected = span.after
+    for row in rows:
+        expected += 1
+        position, revision, instant, event_hash, contract_id = row[:5]
+        if position != expected:
+            raise missing(expected)
+        if instants and instant < instants[-1]:
+            raise Found(f"position {position}", EARLIER)
+        known = _check_header(row, ledger_id)
+        if row[7] is None or known.event_type == ERASED:
+            erased_from.add(known.contract_id)
+        check_body(known, row[7], row[8])
+        before = last.get(contract_id)
+        if before is None:
+            first[contract_id] = known.prev, revision, position
+        elif before[0].hex() != known.prev or before[1] + 1 != revision:
+            raise does_not_follow(position, known.prev, revision, before)
+        last[contract_id] = event_hash, revision
+        leaves.append(event_hash)
+        instants.append(instant)
+    if expected != span.upto:
+        raise missing(expected + 1)
+
+
+def _check_header(row: Row, ledger_id: str) -> Header:
+    """The header of an event, which is what was hashed and says what the columns say."""
+    position, revision, instant, event_hash, _, names, header, _, _ = row
+    if sha256(LEAF + header).digest() != event_hash:
+        raise Found(f"position {position}", "the header is not the one that was hashed")
+    try:
+        known = decode_header(header)
+        recorded = (datetime.fromisoformat(known.recorded_at) - _2000) // _MICROSECOND
+    except (msgspec.DecodeError, TypeError, ValueError) as error:
+        raise Found(f"position {position}", f"the header cannot be read: {error}") from None
+    if (
+        recorded != instant
+        or known.position != position
+        or known.revision != revision
+        or (known.contract_id + known.event_id + known.event_type).encode() != names
+        or known.ledger_id != ledger_id
+        or known.schema != SCHEMA
+    ):
+        texts = names.decode()
+        columns = (ledger_id, texts[:36], position, texts[36:72], texts[72:], SCHEMA, revision, _datetime(instant))
+        raise miscopied(known, columns)
+    return known
+
+
+def _datetime(instant: int) -> datetime | None:
+    """An instant in microseconds since 2000; None for one that no header can hold."""
+    try:
+        return _2000 + instant * _MICROSECOND
+    except OverflowError:
+        return None
+
+
+def missing(position: int) -> Found:
+    return Found(f"position {position}", "there is no event, and the log has later ones or a later head")
+
+
+def does_not_follow(position: int, prev: str, revision: int, before: tuple[bytes, int]) -> Found:
+    """An event that is not the next of its contract after `before`, a hash and a revision."""
+    sentence = f"it is revision {revision} after {prev[:16]}…, and its contract stands at revision {before[1]}, {before[0].hex()[:16]}…"
+    return Found(f"position {position}", sentence)
+
+
+def read_span(connection: Connection, ledger_id: str, span: Span) -> Iterator[Row]:
+    """The events of a span in their order. Found for a body without an event."""
+    fixed, size, length = _FIXED.unpack_from, _FIXED.size, _LENGTH.unpack_from
+    for row in copied(connection, _SPAN.format(ledger_id=ledger_id, after=span.after, upto=span.upto)):
+        if len(row) < size or (fields := fixed(row))[3] < 0:
+            raise Found(f"position {_POSITION.unpack_from(row)[0]}", "there is a body without an event")
+        _, _, position, _, revision, _, instant, _, event_hash, _, contract_id, long = fields
+        first = size + long
+        (long,) = length(row, first)
+        second = first + 4 + long
+        (long,) = length(row, second)
+        third = second + 4
+        body = None
+        if long >= 0:
+            body, third = row[third : third + long], third + long
+        (long,) = length(row, third)
+        yield (
+            position,
+            revision,
+            instant,
+            event_hash,
+            contract_id,
+            row[size:first],
+            row[first + 4 : second],
+            body,
+            row[third + 4 :] if long >= 0 else None,
+        )
+
+
+def copied(connection: Connection, statement: str) -> Iterator[bytes]:
+    """The rows of a binary COPY, in whose format a signature stands before the tuples and a trailer behind them.
+
+    What is buffered already is not waited for: that would cost as much as to check it. Whoever reads no further closes the generator,
+    which leaves the connection fit for what comes next.
+    """
+    pgconn = connection.pgconn
+    began = pgconn.exec_(statement.encode())
+    if began.status != ExecStatus.COPY_OUT:
+        raise psycopg.errors.error_from_result(began)
+    try:
+        yield from _tuples(pgconn)
+    finally:
+        _end(pgconn)
+
+
+def _tuples(pgconn: PGconn) -> Iterator[bytes]:
+    skip, size = len(_SIGNATURE), 0
+    while size >= 0:
+        size, data = pgconn.get_copy_data(1)
+        if size == 0:
+            select.select([pgconn.socket], [], [])
+            pgconn.consume_input()
+        elif size > 0:
+            row, skip = bytes(data)[skip:], 0
+            if len(row) > len(_TRAILER):
+                yield row
+
+
+def _end(pgconn: PGconn) -> None:
+    """Take what is still to come, and what the server says at the end."""
+    for result in iter(pgconn.get_result, None):
+        if result.status == ExecStatus.COPY_OUT:
+            while pgconn.get_copy_data(0)[0] > 0:
+                pass
+        elif result.status != ExecStatus.COMMAND_OK:
+            raise psycopg.errors.error_from_result(result)
