@@ -4,7 +4,9 @@ What is once in the log's tables can be taken away by nobody, so a restore that 
 """
 
 import hashlib
+import re
 from collections.abc import Callable
+from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -16,6 +18,11 @@ from service.log.header import NO_PREVIOUS, SCHEMA, event_hash, read_sealed, sea
 from service.log.tree import Extension, extend, root_of
 
 STEP_EVENTS: Final = 2_000
+MOST_BATCH_EVENTS: Final = 100_000
+MOST_BATCH_BYTES: Final = 134_217_728
+"""What a batch may have, each several times what this release writes in one: a batch is written whole, from memory."""
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_INSTANT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
 Progress = Callable[[int, int, str], None]
 
 
@@ -34,17 +41,22 @@ class Check:
         self._tree = Extension(b"", 0, [])
         self._last: dict[bytes, tuple[int, bytes]] = {}
         self._gaps: dict[str, str] = {}
+        self._recorded_at = ""
+        self._batch_events = self._batch_bytes = 0
 
     def run(self, progress: Progress) -> None:
         """OperatorError for the first line that could not be restored, or events that do not make the root of the checkpoint."""
         checkpoint = self._bundle.checkpoint
         for read in self._bundle.events():
+            self._check_batch(read)
             self._check_place(read)
             self._check_body(read)
             if read.header.event_type == ERASED:
                 self._check_erasure(read)
             if self._tree.size % STEP_EVENTS == 0:
                 progress(self._tree.size, checkpoint.size, "events checked")
+        if self._batch_events:
+            raise OperatorError("The last event of the bundle ends no batch (`ends_batch`), which the last one of a ledger does.")
         if (self._tree.size, root_of(self._tree.frontier)) != (checkpoint.size, checkpoint.root):
             raise OperatorError("The events of the bundle do not make the root of its checkpoint; verify.py says more.")
         if self._gaps:
@@ -65,6 +77,20 @@ class Check:
             )
         self._last[contract] = header.revision, leaf
         self._tree = extend(self._tree.frontier, self._tree.size, (leaf,))
+
+    def _check_batch(self, read: Read) -> None:
+        """Instants never fall, and a batch ends between two requests, which have different ones."""
+        header, is_first = read.header, self._batch_events == 0
+        if not (_UUID.fullmatch(header.event_id) and _UUID.fullmatch(header.contract_id) and _is_instant(header.recorded_at)):
+            self._bundle.refuse("has an id or an instant that is none")
+        if header.recorded_at < self._recorded_at or (is_first and header.recorded_at == self._recorded_at):
+            self._bundle.refuse("was recorded before the event in front of it, or by a request whose batch ended there")
+        self._recorded_at = header.recorded_at
+        self._batch_events, self._batch_bytes = self._batch_events + 1, self._batch_bytes + len(read.line.body or "")
+        if self._batch_events > MOST_BATCH_EVENTS or self._batch_bytes > MOST_BATCH_BYTES:
+            self._bundle.refuse("is of a batch that has more events, or more bytes, than any is written with (`ends_batch`)")
+        if read.line.ends_batch:
+            self._batch_events = self._batch_bytes = 0
 
     def _check_body(self, read: Read) -> None:
         line, header = read.line, read.header
@@ -87,6 +113,14 @@ class Check:
             self._bundle.refuse(f"is an erasure that cannot be read: {error}")
         if self._gaps.pop(target, None) != read.header.contract_id:
             self._bundle.refuse(f"erases event {target}, which is no event of its contract without a body")
+
+
+def _is_instant(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return _INSTANT.fullmatch(text) is not None
 
 
 def _is_sealed(sealed: str, body: str, digest: str | None) -> bool:

@@ -148,12 +148,12 @@ def _write(connection: Connection, bundle: BundleFile, there: Extension, progres
         tree = extend(tree.frontier, tree.size, (event_hash(read.line.header.encode()),))
     if tree.frontier != there.frontier:
         raise OperatorError(f"What is there of ledger {bundle.opening.ledger} was restored from another bundle.")
-    for step in _steps(bundle, events):
+    for step in _steps(events):
         tree = _write_step(connection, bundle.opening.ledger_id, tree, step)
         progress(tree.size, bundle.checkpoint.size, "events")
 
 
-def _steps(bundle: BundleFile, events: Iterator[Read]) -> Iterator[list[Read]]:
+def _steps(events: Iterator[Read]) -> Iterator[list[Read]]:
     """Events in steps of whole batches."""
     step: list[Read] = []
     size = 0
@@ -164,8 +164,6 @@ def _steps(bundle: BundleFile, events: Iterator[Read]) -> Iterator[list[Read]]:
             yield step
             step, size = [], 0
     if step:
-        if not step[-1].line.ends_batch:
-            bundle.refuse("comes after an event that ends no batch, which the last one does")
         yield step
 
 

@@ -16,7 +16,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from service.audit import replay, verify
+from service.audit import replay, restorable, verify
 from service.audit.book import open_connection
 from service.audit.bundle import Wanted
 from service.audit.fold import Folded, fold
@@ -206,6 +206,19 @@ def body_for_the_erased(lines: list[Json]) -> None:
     lines[index] = {"header": lines[index]["header"], "body": lines[1]["body"], "ends_batch": True}
 
 
+def one_batch(lines: list[Json]) -> None:
+    for line in lines[1:-2]:
+        line.pop("ends_batch", None)
+
+
+def no_last_batch(lines: list[Json]) -> None:
+    del lines[-2]["ends_batch"]
+
+
+def batch_within_a_request(lines: list[Json]) -> None:
+    lines[-10]["ends_batch"] = True
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -213,11 +226,15 @@ def body_for_the_erased(lines: list[Json]) -> None:
         (seal_what_is_not, "sealed values or salts that are not those which were recorded"),
         (withhold, "is missing, and no event of the bundle erases it"),
         (body_for_the_erased, "a body that is not the one which was recorded"),
+        (one_batch, "more events, or more bytes, than any is written with"),
+        (no_last_batch, "ends no batch"),
+        (batch_within_a_request, "by a request whose batch ended there"),
     ],
 )
 def test_what_would_damage_the_log_is_refused_before_a_row_is_written(
-    filled: Filled, new_database: NewDatabase, tmp_path: Path, change: Change, sentence: str
+    filled: Filled, new_database: NewDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Change, sentence: str
 ) -> None:
+    monkeypatch.setattr(restorable, "MOST_BATCH_EVENTS", 120)
     lines, _ = bundle_of(filled, sealed=True)
     change(lines)
     file = tmp_path / "bundle.ndjson"
