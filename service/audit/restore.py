@@ -108,6 +108,10 @@ def _check_opening(bundle: BundleFile, verifier_key: str | None) -> None:
         bundle.refuse("names a time zone that there is not")
     if not signed:
         raise OperatorError("The checkpoint of the bundle is not signed by the key that was given.")
+    # Nothing else in a bundle is signed: the zone says what days are, the name whose log it is.
+    named = [line.removeprefix("time zone ") for line in bundle.checkpoint.extensions if line.startswith("time zone ")]
+    if named not in ([], [opening.time_zone]) or bundle.checkpoint.origin.split("/")[-2:-1] not in ([], [opening.ledger]):
+        bundle.refuse("names another time zone or another ledger than its checkpoint")
 
 
 def _begin(connection: Connection, bundle: BundleFile) -> Extension:

@@ -330,7 +330,7 @@ CHECKS = {
     "signature": "the checkpoint is signed by a key that you pinned",
     "ledger": "all is of one ledger, and of one contract where the bundle is of one",
     "tree": "every event stands at its place in the tree whose root was signed",
-    "epochs": "each epoch since the one you know was begun by a signed note, and the tree continues the last",
+    "epochs": "no epoch was begun since the one you know, or each by a signed note, and the tree continues the last",
     "consistency": "that tree continues the one of the checkpoint that you kept",
     "order": "no event is missing, twice, or out of order",
     "chain": "each event names the hash of the one before it in its contract",
@@ -527,10 +527,14 @@ class Walk:
         elif signer is not None and signer.name != self.checkpoint.origin and epoch_of(signer.name)[1]:
             self.verdict.remarks["signature"].append(f"in a later epoch than that of {signer.name!a}")
         elif signer is None:
-            self.verdict.fault("signature", "the checkpoint", "none of its signatures is of a key that you pinned")
+            pinned = ", ".join(sorted({ascii(key.name) for key in keys}))
+            self.verdict.fault("signature", "the checkpoint", f"none of its signatures is of a key that you pinned, which are of {pinned}")
         zone = member(self.opening, "time_zone", str, "the opening line")
-        if self.checkpoint.extensions and not any(zone in line.split(" ") for line in self.checkpoint.extensions):
+        if [line for line in self.checkpoint.extensions if line.startswith("time zone ")] not in ([], ["time zone " + zone]):
             self.verdict.fault("ledger", "the opening line", "its time zone is not the one that the checkpoint names")
+        log, epoch = epoch_of(self.checkpoint.origin)
+        if epoch and log.rpartition("/")[2] != self.opening.get("ledger"):
+            self.verdict.fault("ledger", "the opening line", f"its ledger is not the one of the log {self.checkpoint.origin!a}")
         if self.kept is not None:
             self._check_kept(self.kept)
 

@@ -258,6 +258,17 @@ def test_a_bundle_whose_erasure_came_after_its_checkpoint_is_not_restored(
         assert rows(database.service_url, "SELECT count(*) FROM ledgers WHERE name = 'main'") == [(0,)]
 
 
+@pytest.mark.parametrize("told", [{"time_zone": "Asia/Tokyo"}, {"time_zone": "time"}, {"ledger": "other"}])
+def test_what_the_opening_line_says_of_a_ledger_is_what_its_checkpoint_says(filled: Filled, tmp_path: Path, told: Json) -> None:
+    lines, _ = bundle_of(filled, sealed=True)
+    root = verify.Checkpoint(lines[0]["checkpoint"]).root
+    lines[0] |= {"checkpoint": OPERATOR.note(len(lines) - 2, root, "log.example/main/1", "time zone Asia/Seoul"), **told}
+    said = verified(tmp_path, sealed_up(lines), *KEY)
+    assert said.of("invalid") == {"ledger"}, said.output
+    with pytest.raises(OperatorError, match=r"names (another|a) time zone"):
+        restore("", tmp_path / "bundle.ndjson", lambda *_: None)
+
+
 # The checkpoint that an auditor kept
 
 
