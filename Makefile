@@ -84,6 +84,10 @@ format: $(INSTALLED) ## put the code in form
 bench: $(INSTALLED) ## measure this machine
 	$(BIN)/python -m benchmarks $(ARGS)
 
+.PHONY: bench-replay
+bench-replay: $(INSTALLED) ## measure replays of 5,000,000 events, about half an hour: ARGS="--events 100000" for less
+	$(BIN)/python -m benchmarks replay --events 5000000 $(ARGS)
+
 # --locked: an install never changes the lock.
 $(INSTALLED): pyproject.toml uv.lock | $(UV)
 	$(UV) sync --locked

@@ -35,21 +35,22 @@ def verify_rate(events: int, keep: Path | None) -> bool:
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
     with stand(keep) as at:
-        _build(at, events)
-        replayed = _replay(at, events)
+        build(at, events)
+        found = replayed(at, events)
         measured_on = at.measured_on
-    if replayed.difference or replayed.events != events:
-        raise SystemExit(f"verify read {replayed.events} of {events} events and found: {replayed.difference}")
-    rate = replayed.events / replayed.seconds
-    say(f"\nverify: {events} events in {replayed.contracts} contracts, on {measured_on}")
-    say(f"verify rate: {rate:.0f} events/s ({replayed.seconds:.1f} s)")
-    say(f"verify peak memory: {replayed.peak_bytes / 1e6:.0f} MB")
-    if rate < LEAST_RATE or replayed.peak_bytes > MOST_BYTES:
+    if found.difference or found.events != events:
+        raise SystemExit(f"verify read {found.events} of {events} events and found: {found.difference}")
+    rate = found.events / found.seconds
+    say(f"\nverify: {events} events in {found.contracts} contracts, on {measured_on}")
+    say(f"verify rate: {rate:.0f} events/s ({found.seconds:.1f} s)")
+    say(f"verify peak memory: {found.peak_bytes / 1e6:.0f} MB")
+    if rate < LEAST_RATE or found.peak_bytes > MOST_BYTES:
         say(f"  slower than {LEAST_RATE} events/s, or more than {MOST_BYTES / 1e6:.0f} MB")
-    return rate >= LEAST_RATE and replayed.peak_bytes <= MOST_BYTES
+    return rate >= LEAST_RATE and found.peak_bytes <= MOST_BYTES
 
 
-def _build(at: Stand, events: int) -> None:
+def build(at: Stand, events: int) -> None:
+    """Fill the ledger with contracts of ten events, unless it was kept with them."""
     there = settled_position(at)
     if there == events:
         return
@@ -62,7 +63,8 @@ def _build(at: Stand, events: int) -> None:
     at.vacuum()
 
 
-def _replay(at: Stand, events: int) -> Replayed:
+def replayed(at: Stand, events: int) -> Replayed:
+    """Verify the ledger by a process of its own, whose memory is watched."""
     command = [sys.executable, "-m", "benchmarks.verify", at.service_url]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process, progress("verify", events) as advance:
         memory = Memory(process.pid)
