@@ -91,7 +91,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     database = Database(settings.database_url, settings.pool_connections)
     database.on_connect.append(heads.check)
     await database.open()
-    services, cosigning = await _services(app, database, heads)
+    try:
+        services, cosigning = await _services(app, database, heads)
+    except BaseException:
+        await database.close()
+        raise
     app.state.services = services
     app.state.turning = turning = Turning(database, services.reader)
     app.state.books, app.state.replaying = Books(settings.database_url), Replaying(database, settings.database_url)

@@ -453,9 +453,11 @@ class Epochs:
             raise Unusable("the opening line has an epoch after that of the checkpoint")
 
     def check(self, keys: Sequence[Key], known: int, verdict: Verdict) -> None:
-        """Each note is signed, each epoch since the one `known` follows the one before, and the tree continues the last beginning."""
+        """Each note since the epoch that is `known` is signed and follows the one before, and the tree continues the last beginning."""
         for one in self.begun:
-            if keys and one.checkpoint.signer(keys, ever=True) is None:
+            # Those before may be signed by keys that were retired since, and nothing rests on them.
+            is_news = epoch_of(one.checkpoint.origin)[1] > known > 0
+            if is_news and keys and one.checkpoint.signer(keys, ever=True) is None:
                 verdict.fault("epochs", f"the note of {one.checkpoint.origin!a}", "it is not signed by a key that you pinned")
         last = self.begun[-1] if self.begun else None
         if last is not None and last.checkpoint.origin == self.head.origin and not self._continues(last):

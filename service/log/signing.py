@@ -141,11 +141,11 @@ class Signing:
         """
         last = await self._database.rows(_LAST, {"ledger_id": ledger.ledger_id, "epoch": epoch})
         if last and last[0][2]:
-            return _published(last[0][1])
+            return await self._served(last[0][1])
         signers = await self._active()
         if not signers:
             if last:
-                return _published(last[0][1])
+                return await self._served(last[0][1])
             raise NotSigned(f"No checkpoint of ledger {ledger.name} has been signed, and this process has no key of the deployment.")
         async with self._locks[ledger.ledger_id]:
             return await self._sign(ledger, epoch, signers)
@@ -153,12 +153,12 @@ class Signing:
     async def at(self, ledger: Ledger, epoch: int, size: int) -> Published | None:
         """The checkpoint that was signed of a size, if one was."""
         rows = await self._database.rows(_AT, {"ledger_id": ledger.ledger_id, "epoch": epoch, "size": size})
-        return _published(rows[0][0]) if rows else None
+        return await self._served(rows[0][0]) if rows else None
 
     async def covering(self, ledger: Ledger, epoch: int, size: int) -> Published:
         """The first checkpoint whose tree has so many leaves or more; the newest, made now if need be, where there is none yet."""
         rows = await self._database.rows(_COVERING, {"ledger_id": ledger.ledger_id, "epoch": epoch, "size": size})
-        return _published(rows[0][0]) if rows else await self.newest(ledger, epoch)
+        return await self._served(rows[0][0]) if rows else await self.newest(ledger, epoch)
 
     async def _active(self) -> list[Signer]:
         """The private keys at hand that are registered and not retired."""
@@ -194,7 +194,28 @@ class Signing:
         stored, root = (await self._database.rows(_AT, parameters))[0]
         if root != wanted.root:
             raise HistoryForked(f"A checkpoint of {wanted.size} events of ledger {ledger.name} was signed with another root.")
-        return _published(stored)
+        return await self._served(stored)
+
+    async def _served(self, note: str) -> Published:
+        """A stored checkpoint, signed by all keys that sign now: a key that was registered after it says the same of the same tree.
+
+        Nothing is added to what none of the keys at hand has signed: whoever can write to the database has us sign nothing.
+        """
+        published = _published(note)
+        parsed, origin = Note.parse(note), published.checkpoint.origin
+        mine = [signer.verifier(origin) for signer in self._signers]
+        there = {signature.key_id for signature in parsed.signatures}
+        if all(verifier.key_id in there for verifier in mine) or not _signed_by_one(mine, parsed):
+            return published
+        added = [signer.sign(origin, parsed.text) for signer in await self._active() if signer.verifier(origin).key_id not in there]
+        return published._replace(note=Note(parsed.text, (*parsed.signatures, *added)).format())
+
+
+def _signed_by_one(verifiers: list[Verifier], note: Note) -> bool:
+    try:
+        return any(verifier.signed(note) for verifier in verifiers)
+    except NoteError:
+        return False
 
 
 def _published(note: str) -> Published:
