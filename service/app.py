@@ -27,6 +27,7 @@ from service.api import (
     replays,
     status,
     tiles,
+    webhooks,
 )
 from service.api.dispatch import Dispatch
 from service.api.openapi import document
@@ -35,6 +36,9 @@ from service.audit.reconciling import Reconciling
 from service.audit.replaying import Books, Replaying
 from service.database import Database
 from service.errors import OperatorError
+from service.feed.sending import Sender, read_networks
+from service.feed.wakes import Wakes
+from service.feed.webhooks import Webhooks
 from service.log.append import Writers
 from service.log.cosigning import Cosigning
 from service.log.guard import Guard
@@ -50,7 +54,7 @@ from service.telemetry import configure_logging
 GC_THRESHOLD = 50_000
 _MODULES = (
     *(contracts, lists, history, ocds, commitments, deadlines, parties),
-    *(events, imports, exports, audit, bundles, tiles, replays, ledgers, status),
+    *(events, imports, exports, audit, bundles, tiles, replays, webhooks, ledgers, status),
 )
 
 
@@ -90,15 +94,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     heads = Heads(heads_folder(settings))
     database = Database(settings.database_url, settings.pool_connections)
     database.on_connect.append(heads.check)
-    await database.open()
-    try:
-        services, cosigning = await _services(app, database, heads)
-    except BaseException:
-        await database.close()
-        raise
+    services, cosigning = await _opened(app, database, heads)
     app.state.services = services
     app.state.turning = turning = Turning(database, services.reader)
     app.state.books, app.state.replaying = Books(settings.database_url), Replaying(database, settings.database_url)
+    sender = Sender(read_networks(settings.webhook_networks))
+    app.state.webhooks = Webhooks(database, services.reader, services.wakes, sender)
     reconciling = Reconciling(database, settings.database_url, settings.reconcile_contracts_per_minute)
     # With Python's defaults the collector walks the whole heap every few hundred requests.
     gc.collect()
@@ -112,13 +113,23 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             )
         yield
     finally:
-        for task in (reconciling, app.state.replaying, turning, cosigning):
+        for task in (reconciling, app.state.replaying, turning, cosigning, app.state.webhooks, services.wakes):
             await task.close()
         await services.writers.drain()
         await heads.close()
         await database.close()
         if metrics is not None:
             await asyncio.to_thread(metrics.close)
+
+
+async def _opened(app: FastAPI, database: Database, heads: Heads) -> tuple[Services, Cosigning]:
+    """What the handlers work with; where that cannot be, no connections stay."""
+    await database.open()
+    try:
+        return await _services(app, database, heads)
+    except BaseException:
+        await database.close()
+        raise
 
 
 async def _services(app: FastAPI, database: Database, heads: Heads) -> tuple[Services, Cosigning]:
@@ -134,8 +145,9 @@ async def _services(app: FastAPI, database: Database, heads: Heads) -> tuple[Ser
             await guard.check(connection)
         database.on_connect.append(guard.check)
         signing.on_fork = heads.refuse
-    keyring, directory = Keyring(database, rates, app.state.issuer), LedgerDirectory(reader)
-    return Services(reader, writers, keyring, directory, Outlooks(database), signing, cosigning), cosigning
+    keyring, directory, wakes = Keyring(database, rates, app.state.issuer), LedgerDirectory(reader), Wakes(database)
+    heads.on_commit.append(wakes.committed)
+    return Services(reader, writers, keyring, directory, Outlooks(database), signing, cosigning, wakes), cosigning
 
 
 def heads_folder(settings: Settings) -> Path:

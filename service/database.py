@@ -40,6 +40,14 @@ def refuse_unsafe(row: tuple[Any, ...]) -> None:
         raise OperatorError(f"Postgres is version {version // 10000}; contract-ledger needs 16 or later.")
 
 
+_OPTIONS: dict[str, Any] = {
+    "autocommit": True,
+    "connect_timeout": 5,
+    "application_name": "contract-ledger",
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
 WAIT_SECONDS = 5
 """How long a request waits for a connection."""
 RECONNECT_SECONDS = 10
@@ -56,15 +64,7 @@ class Database:
             max_size=max(connections, 2),
             open=False,
             timeout=WAIT_SECONDS,
-            kwargs={
-                "autocommit": True,
-                "prepare_threshold": 1,
-                "connect_timeout": 5,
-                "application_name": "contract-ledger",
-                "keepalives_idle": 10,
-                "keepalives_interval": 5,
-                "keepalives_count": 3,
-            },
+            kwargs=_OPTIONS | {"prepare_threshold": 1},
             configure=self._configure,
             # After it the next request tries anew: the pool's own attempts come ever rarer, so that a long outage would be followed by
             # as long a wait.
@@ -89,6 +89,10 @@ class Database:
     def pool_figures(self) -> dict[str, int]:
         """How the pool stands, by psycopg's names."""
         return self._pool.get_stats()
+
+    async def connect_apart(self) -> AsyncConnection[TupleRow]:
+        """A connection for who keeps one for itself, such as to listen. psycopg.OperationalError when none can be had."""
+        return await AsyncConnection.connect(self._url, **_OPTIONS)
 
     async def recover(self) -> None:
         """After a failure: let go of the connections that are broken, and make new ones."""

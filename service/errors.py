@@ -76,6 +76,18 @@ class ReplayNotFound(LedgerError):
     code, status, title = "replay-not-found", 404, "There is no such replay"
 
 
+class WebhookNotFound(LedgerError):
+    code, status, title = "webhook-not-found", 404, "There is no such webhook"
+
+
+class ContractNotHeld(LedgerError):
+    code, status, title = "contract-not-held", 404, "The webhook does not hold back this contract"
+
+
+class TooManyWebhooks(LedgerError):
+    code, status, title = "too-many-webhooks", 409, "The ledger has as many webhooks as it may"
+
+
 class MethodNotAllowed(LedgerError):
     code, status, title = "method-not-allowed", 405, "This address does not answer that method"
 

@@ -148,6 +148,14 @@ class Settings:
             least=0,
         ),
     )
+    webhook_networks: str = field(
+        default="",
+        metadata=_of(
+            "LEDGER_WEBHOOK_NETWORKS",
+            "Networks in CIDR notation, with commas between them, that webhooks may be sent to though they are private (also by http). "
+            "Without it deliveries go by https to public addresses only.",
+        ),
+    )
     log_format: str = field(default="console", metadata=_of("LEDGER_LOG_FORMAT", "`console` for people, `json` for machines."))
 
     @classmethod

@@ -406,6 +406,68 @@ replays = Table(
 """Replays, from the wish to the verdict: the history of all runs. No part of the log. `course` is what a walk goes on from, `worker` who
 runs it, until `leased_until` unless that is moved on. They hold positions and counts, and nothing of what events say."""
 
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("webhook_id", Uuid, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("event_types", ARRAY(Text), nullable=False),
+    Column("contract_ids", ARRAY(Uuid), nullable=False),
+    Column("status", Text, nullable=False),
+    Column("ended_because", Text),
+    Column("secret", Text, nullable=False),
+    Column("previous_secret", Text),
+    Column("previous_until", _instant),
+    Column("position", BigInteger, nullable=False),
+    Column("failures", Integer, nullable=False, server_default=text("0")),
+    Column("version", BigInteger, nullable=False, server_default=text("1")),
+    Column("created_by", Uuid, nullable=False),
+    Column("created_at", _instant, nullable=False, server_default=text("clock_timestamp()")),
+    Column("request_key", LargeBinary, nullable=False),
+    Column("salt", LargeBinary, nullable=False),
+    Column("request_digest", LargeBinary, nullable=False),
+    Column("worker", Uuid),
+    Column("leased_until", _instant),
+    PrimaryKeyConstraint("ledger_id", "webhook_id"),
+    Index("webhooks_request_key", "ledger_id", "request_key", unique=True),
+)
+"""Who is sent a ledger's events, from which position on: everything up to it was delivered, or its contract is held. `worker` delivers
+until `leased_until`; `version` counts what was changed from outside. The secrets stand here in full, since they sign."""
+
+webhook_holds = Table(
+    "webhook_holds",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("webhook_id", Uuid, nullable=False),
+    Column("contract_id", Uuid, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_attempt_at", _instant),
+    Column("failure", Text, nullable=False),
+    PrimaryKeyConstraint("ledger_id", "webhook_id", "contract_id"),
+)
+"""The contracts that a webhook holds back: of each the position of the first event that could not be delivered, to be tried again or given
+up. Positions, and nothing of what events say."""
+
+webhook_attempts = Table(
+    "webhook_attempts",
+    metadata,
+    Column("ledger_id", Uuid, nullable=False),
+    Column("webhook_id", Uuid, nullable=False),
+    Column("attempt_id", Uuid, nullable=False),
+    Column("attempted_at", _instant, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("contract_id", Uuid, nullable=False),
+    Column("event_id", Uuid, nullable=False),
+    Column("status_code", Integer),
+    Column("failure", Text),
+    Column("milliseconds", Integer, nullable=False),
+    PrimaryKeyConstraint("ledger_id", "webhook_id", "attempt_id"),
+)
+"""The newest attempts to deliver: which event, when, and what was answered."""
+
 principals = Table(
     "principals",
     metadata,

@@ -42,6 +42,13 @@ class Connection(HttpToolsProtocol):
         self._seen: tuple[Any, int] = (self, 0)
         self._next_look = self.loop.call_later(self.stalled_seconds, self._look)
 
+    def shutdown(self) -> None:
+        """The service ends: whoever waits for events is answered at once."""
+        cycle: Any = self.cycle
+        if cycle is not None and "app" in cycle.scope:
+            cycle.scope["app"].state.services.wakes.end()
+        super().shutdown()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._next_look.cancel()
         super().connection_lost(exc)

@@ -1,8 +1,9 @@
 """Events over HTTP: one by its id, a contract's, and the log in its order."""
 
+import asyncio
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import orjson
 import structlog
@@ -11,6 +12,7 @@ from pydantic import Field
 
 from service.api import answers
 from service.api.operations import (
+    WHOLE,
     Call,
     Cursor,
     Documented,
@@ -21,15 +23,18 @@ from service.api.operations import (
     json_response,
     route,
 )
-from service.api.pages import PageQuery, counted, cursor_in, page_headers, place_in
+from service.api.pages import MAX_IDS, PageQuery, counted, cursor_in, page_headers, place_in
 from service.domain.contract import EVENT_TYPES
 from service.domain.events import newest
+from service.domain.faults import MAX_LABEL
 from service.domain.parts import JsonObject
 from service.errors import ContractNotFound, EventNotFound, HistoryForked, Malformed, MemberFault, Refused
 from service.log.cursor import cursor_at
-from service.log.header import NO_PREVIOUS, Header, SealedPart
+from service.log.header import Header, SealedPart
+from service.log.read import Sieve, Stretch
 from service.log.stored import StoredEvent
 
+MAX_WAIT_SECONDS = 30
 EVENTS = "/v1/ledgers/{ledger}/events"
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -54,8 +59,37 @@ class ContractEventsQuery(EventQuery, PageQuery):
 
 class FeedQuery(EventQuery):
     after: Cursor | None = None
+    from_position: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=2**53 - 1,
+            description="Begin with the event at this position, in place of `after`; one beyond the newest waits for it.",
+        ),
+        WHOLE,
+    ] = None
     limit: Limit = 50
-    event_type: Annotated[str | None, Field(max_length=60, description="Only events of this type.")] = None
+    event_type: Annotated[str | None, Field(max_length=2_000, description="Only events of these types, with commas between them.")] = None
+    contract_id: Annotated[
+        str | None,
+        Field(max_length=37 * MAX_IDS, description=f"Only events of these contracts: up to {MAX_IDS} ids with commas between them."),
+    ] = None
+    wait: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=MAX_WAIT_SECONDS,
+            description="For so many seconds at most an answer without events waits for some. It comes as soon as there are any.",
+        ),
+        WHOLE,
+    ] = 0
+
+
+class Place(NamedTuple):
+    """Where a reader of the log goes on from: a position, and its cursor."""
+
+    position: int
+    cursor: str
 
 
 async def _get_event(call: Call) -> Response:
@@ -104,23 +138,54 @@ async def _answers(call: Call, stored: Sequence[StoredEvent], query: EventQuery)
 async def _list_events(call: Call) -> Response:
     query = call.query(FeedQuery)
     check_sealed(call, query.sealed)
-    if query.event_type is not None and query.event_type not in EVENT_TYPES:
-        # An empty page with a cursor at the end would let a slip of the pen pass over everything.
-        fault = MemberFault("query:event_type", f"there is no event type {query.event_type}")
+    sieve, place = sieve_of(query.event_type, query.contract_id), await beginning(call, query.after, query.from_position)
+    place, stretch = await next_stretch(call, place, query.limit, sieve, query.wait)
+    items = await _answers(call, stretch.events, query)
+    page = answers.FeedPage(items=items, has_more=stretch.more, next=place.cursor)
+    return json_response(page, 200, page_headers(call.request, place.cursor if stretch.more else None))
+
+
+async def next_stretch(call: Call, place: Place, limit: int, sieve: Sieve, seconds: float) -> tuple[Place, Stretch]:
+    """The next events after a place that pass a sieve, and the place to go on from. Without any it is waited for some, so long at most."""
+    loop, reader, wakes = asyncio.get_running_loop(), call.services.reader, call.services.wakes
+    deadline = loop.time() + seconds
+    while True:
+        stretch = await reader.stretch(call.ledger, place.position, limit, sieve)
+        if stretch.end is not None:
+            place = Place(stretch.end[0], cursor_at(call.epoch, *stretch.end))
+        left = deadline - loop.time()
+        if stretch.events or stretch.more or left <= 0 or wakes.is_over:
+            return place, stretch
+        await wakes.beyond(call.ledger.ledger_id, place.position, left)
+
+
+async def beginning(call: Call, after: str | None, from_position: int | None) -> Place:
+    """The place that a reader of the log begins at. Refused for two of them, or one that the log has not reached."""
+    if after is not None and from_position is not None:
+        raise Refused("`after` and `from_position` exclude one another.", (MemberFault("query:from_position", "excludes `after`"),))
+    if after is not None:
+        return Place(await call.services.reader.resume(call.ledger, call.epoch, after), after)
+    position = (from_position or 1) - 1
+    event_hash = await call.services.reader.hash_at(call.ledger, position)
+    if event_hash is None:
+        head, _ = await call.services.reader.newest(call.ledger)
+        detail = f"the ledger has {head} events so far, so the greatest is {head + 1}"
+        raise Refused(f"query:from_position: {detail}.", (MemberFault("query:from_position", detail),))
+    return Place(position, cursor_at(call.epoch, position, event_hash))
+
+
+def sieve_of(event_type: str | None, contract_id: str | None) -> Sieve:
+    """What a reader of the log wants of it. Refused for a type that there is not: an empty page with a cursor at the end would let a slip
+    of the pen pass over everything."""
+    event_types = event_type.split(",") if event_type is not None else []
+    for unknown in (name for name in event_types if name not in EVENT_TYPES):
+        fault = MemberFault("query:event_type", f"there is no event type {unknown[:MAX_LABEL]}")
         raise Refused(f"{fault.pointer}: {fault.detail}; there are {', '.join(sorted(EVENT_TYPES))}.", (fault,))
-    reader = call.services.reader
-    after = 0 if query.after is None else await reader.resume(call.ledger, call.epoch, query.after)
-    # Read before the events: a cursor that passes over what the filter leaves out must pass over nothing newer.
-    position, event_hash = await reader.newest(call.ledger) if query.event_type else (after, NO_PREVIOUS)
-    stored = await reader.events(call.ledger, after, query.limit + 1, query.event_type)
-    items = await _answers(call, stored[: query.limit], query)
-    more = len(stored) > query.limit
-    if items and (more or items[-1].position >= position):
-        following = items[-1].cursor
-    else:
-        following = query.after if query.after and position == after else cursor_at(call.epoch, position, event_hash)
-    page = answers.FeedPage(items=items, has_more=more, next=following)
-    return json_response(page, 200, page_headers(call.request, following if more else None))
+    contract_ids = contract_id.lower().split(",") if contract_id is not None else []
+    if len(contract_ids) > MAX_IDS or not all(_UUID.fullmatch(known) for known in contract_ids):
+        fault = MemberFault("query:contract_id", f"1 to {MAX_IDS} contract_ids with commas between them")
+        raise Refused(f"{fault.pointer}: {fault.detail}.", (fault,))
+    return Sieve(event_types, contract_ids)
 
 
 async def contract_event_page(call: Call, contract_id: str, query: ContractEventsQuery) -> Response:
@@ -211,7 +276,8 @@ route(
         summary="The events of the ledger, in the order of the log",
         description=(
             "Gapless, from position 1. `next` is always there, at the head of the log too: ask again with it to go on, and nothing is "
-            "missed or seen twice. A filter leaves out events and still moves on."
+            "missed or seen twice. A filter leaves out events and still moves on. With `wait` the answer comes when there are events, or "
+            "empty when the time is up: so the log is followed without a pause and without many requests."
         ),
         query=FeedQuery,
         answers={200: ("A page of events, with the cursor to go on from", answers.FeedPage)},

@@ -11,7 +11,7 @@ from service.api import answers
 from service.api.contracts import CONTRACTS
 from service.api.operations import Call, Day, Documented, json_response, route
 from service.api.outlook import Status
-from service.api.pages import MAX_COUNT, PageQuery, counted, cursor_in, page_headers, place_in
+from service.api.pages import MAX_COUNT, MAX_IDS, PageQuery, counted, cursor_in, page_headers, place_in
 from service.domain.events import Word
 from service.domain.money import CurrencyCode, DecimalText
 from service.errors import HistoryForked, Malformed, MemberFault, Refused
@@ -20,7 +20,6 @@ from service.log.lists import Wanted
 from service.log.read import AsOf
 from service.projections.filters import terms_of_text
 
-MAX_IDS = 100
 _UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _IDS = re.compile(f"{_UUID}(,{_UUID}){{0,{MAX_IDS - 1}}}")
 _DAY = "([0-9]{4}-[0-9]{2}-[0-9]{2})?"

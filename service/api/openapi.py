@@ -20,6 +20,7 @@ from service.api.ledgers import CreateLedgerRequest, SetPolicyRequest
 from service.api.operations import OPERATIONS, Documented
 from service.api.problems import Problem
 from service.api.replays import StartReplayRequest
+from service.api.webhooks import CreateWebhookRequest, ReplayWebhookRequest
 from service.domain.contract import EVENT_TYPES
 from service.errors import Forbidden, LedgerError, LedgerNotFound, TooManyRequests, Unauthorized, Unavailable
 
@@ -30,6 +31,7 @@ _TAGS = {
     "outlook": "What lies ahead over all contracts: commitments, deadlines, parties.",
     "events": "The log, event by event.",
     "imports": "Many events at once: in by the line, each with its fate, and out.",
+    "webhooks": "Who is sent events as they are recorded.",
     "audit": "What proves the log: checkpoints, tiles, proofs, and replays of a whole ledger.",
     "ledgers": "Books of contracts.",
     "service": "The service itself.",
@@ -219,7 +221,7 @@ def _header_parameters(documented: Documented) -> Iterable[dict[str, Any]]:
 
 
 def _request_schemas() -> dict[str, Any]:
-    named = [RecordEventsRequest, CreateLedgerRequest, SetPolicyRequest, StartReplayRequest]
+    named = [RecordEventsRequest, CreateLedgerRequest, SetPolicyRequest, StartReplayRequest, CreateWebhookRequest, ReplayWebhookRequest]
     classes = [request_class(event_type) for event_type in EVENT_TYPES] + named
     inputs: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = [(cls.__name__, "validation", TypeAdapter(cls)) for cls in classes]
     _, schema = TypeAdapter.json_schemas(inputs, ref_template=_REF + "{model}", schema_generator=_Schemas)

@@ -18,6 +18,7 @@ from service.access import Keyring, Principal
 from service.api.answers import PRIVATE
 from service.domain.faults import MAX_LABEL, sentence
 from service.errors import ContractNotFound, LedgerError, LedgerNotFound, Malformed, MemberFault, Refused
+from service.feed.wakes import Wakes
 from service.log.append import Writers
 from service.log.cosigning import Cosigning
 from service.log.ledger import Ledger
@@ -78,6 +79,7 @@ class Services:
     outlooks: Outlooks
     signing: Signing
     cosigning: Cosigning
+    wakes: Wakes
 
 
 class LedgerDirectory:

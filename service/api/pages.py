@@ -14,6 +14,7 @@ from service.api.operations import Cursor, Limit, QueryModel
 from service.errors import HistoryForked, Malformed, MemberFault
 
 MAX_COUNT = 10_000
+MAX_IDS = 100
 _TAG_LENGTH = 12
 
 

@@ -8,7 +8,7 @@ import asyncio
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
@@ -56,6 +56,8 @@ class Heads:
         self._unwritten: set[str] = set()
         self._writing: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
+        self.on_commit: list[Callable[[str, int], None]] = []
+        """Who is told of each commit: the ledger, and its last position."""
 
     def require(self, ledger: Ledger, position: int) -> None:
         """HistoryLost when the ledger's log ends before its kept head, or was found to lack it; HistoryForked when it is refused."""
@@ -86,6 +88,8 @@ class Heads:
         self._unwritten.add(batch.ledger.ledger_id)
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write_soon())
+        for told in self.on_commit:
+            told(batch.ledger.ledger_id, batch.position)
 
     async def check(self, connection: AsyncConnection[Any]) -> None:
         """Look for the kept heads in the database behind a new connection."""

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from psycopg import AsyncConnection
@@ -16,7 +16,7 @@ from service.domain.events import RecordedEvent
 from service.domain.timeline import View, tell
 from service.errors import ContractNotFound, EventNotFound, HistoryForked, Internal, LedgerNotFound, MemberFault, Refused
 from service.log.cursor import parse_cursor
-from service.log.header import NO_PREVIOUS, SealedPart, read_sealed
+from service.log.header import NO_PREVIOUS, Header, SealedPart, read_sealed
 from service.log.ledger import Ledger, instant, zone
 from service.log.lists import Wanted, count_query, list_query
 from service.log.stored import StoredEvent, recorded_event, stored_event
@@ -76,9 +76,17 @@ SELECT e.header, e.event_hash, (SELECT p.body FROM payloads p WHERE p.ledger_id 
 FROM events e
 WHERE e.ledger_id = %(ledger_id)s::uuid AND """
 _EVENT_BY_ID = _EVENT + "e.event_id = %(event_id)s::uuid"
-_EVENTS_AFTER = (
+_EVENTS_AFTER = _EVENT + "e.position > %(after)s ORDER BY e.position LIMIT %(limit)s"
+_EVENTS_OF_TYPES = (
     _EVENT
-    + "e.position > %(after)s AND (%(event_type)s::text IS NULL OR e.event_type = %(event_type)s) ORDER BY e.position LIMIT %(limit)s"
+    + """e.position > %(after)s AND e.position <= %(upto)s AND e.event_type = ANY(%(event_types)s::text[])
+  AND (%(contract_ids)s::uuid[] IS NULL OR e.contract_id = ANY(%(contract_ids)s::uuid[]))
+ORDER BY e.position LIMIT %(limit)s"""
+)
+_EVENTS_OF_CONTRACTS = (
+    _EVENT
+    + """e.contract_id = ANY(%(contract_ids)s::uuid[]) AND e.position > %(after)s AND e.position <= %(upto)s
+ORDER BY e.position LIMIT %(limit)s"""
 )
 _CONTRACT_EVENTS = _EVENT + "e.contract_id = %(contract_id)s::uuid AND e.revision > %(after)s ORDER BY e.revision LIMIT %(limit)s"
 _SEALED = """
@@ -91,7 +99,7 @@ SELECT coalesce(max(revision), 0) FROM events WHERE ledger_id = %(ledger_id)s::u
 _NEWEST = """
 SELECT position, encode(event_hash, 'hex') FROM events WHERE ledger_id = %(ledger_id)s::uuid ORDER BY position DESC LIMIT 1
 """
-_HASH_AT = "SELECT event_hash FROM events WHERE ledger_id = %(ledger_id)s::uuid AND position = %(position)s"
+_HASH_AT = "SELECT encode(event_hash, 'hex') FROM events WHERE ledger_id = %(ledger_id)s::uuid AND position = %(position)s"
 _LAST_FINISHED = """
 SELECT min(holds_until) FROM contracts c
 WHERE c.ledger_id = %(ledger_id)s::uuid AND holds_until IS NOT NULL
@@ -100,6 +108,10 @@ WHERE c.ledger_id = %(ledger_id)s::uuid AND holds_until IS NOT NULL
 _LEDGER = """
 SELECT ledger_id::text, name, time_zone, if_match_required, unique_reference_schemes, public_log, epoch FROM ledgers WHERE name = %(name)s
 """
+
+
+SIFTED_EVENTS = 50_000
+"""How many events are looked through for those of some types, before an answer is given with what was found."""
 
 
 class AsOf(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -137,6 +149,27 @@ class CurrentState:
     state: bytes
     beside: bytes
     as_of: AsOf
+
+
+class Sieve(NamedTuple):
+    """Which events a reader of the log wants, by members of their headers: of these types and these contracts, where any are named."""
+
+    event_types: list[str]
+    contract_ids: list[str]
+
+    def wants(self, header: Header) -> bool:
+        return (not self.event_types or header.event_type in self.event_types) and (
+            not self.contract_ids or header.contract_id in self.contract_ids
+        )
+
+
+class Stretch(NamedTuple):
+    """A part of the log: what was found in it, the position and hash to go on from (None where it is the same still), and whether there
+    is more."""
+
+    events: list[StoredEvent]
+    end: tuple[int, str] | None
+    more: bool
 
 
 class Reader:
@@ -301,10 +334,37 @@ class Reader:
             raise EventNotFound(f"Ledger {ledger.name} has no event {event_id}.")
         return (await self._told(ledger, rows))[0]
 
-    async def events(self, ledger: Ledger, after: int, limit: int, event_type: str | None = None) -> list[StoredEvent]:
+    async def events(self, ledger: Ledger, after: int, limit: int) -> list[StoredEvent]:
         """The events after a position, in the order of the log."""
-        parameters = {"ledger_id": ledger.ledger_id, "after": after, "limit": limit, "event_type": event_type}
+        parameters = {"ledger_id": ledger.ledger_id, "after": after, "limit": limit}
         return await self._told(ledger, await self.database.rows(_EVENTS_AFTER, parameters))
+
+    async def stretch(self, ledger: Ledger, after: int, limit: int, sieve: "Sieve") -> "Stretch":
+        """The next events of the log that pass a sieve, and where to go on from. It passes over what the sieve leaves out; of a log that is
+        sifted by types, at most SIFTED_EVENTS at a time."""
+        if not sieve.event_types and not sieve.contract_ids:
+            found = await self.events(ledger, after, limit + 1)
+            return Stretch(found[:limit], _place_of(found[:limit]), len(found) > limit)
+        # Read before the events: what is passed over must be nothing newer.
+        head, head_hash = await self.newest(ledger)
+        end, end_hash = head, head_hash
+        if sieve.event_types and not sieve.contract_ids and head > after + SIFTED_EVENTS:
+            end = after + SIFTED_EVENTS
+            end_hash = await self.hash_at(ledger, end) or ""
+        parameters = {"ledger_id": ledger.ledger_id, "after": after, "upto": end, "limit": limit + 1}
+        statement = _EVENTS_OF_TYPES if sieve.event_types else _EVENTS_OF_CONTRACTS
+        sifted = {"event_types": sieve.event_types, "contract_ids": sieve.contract_ids or None}
+        found = await self._told(ledger, await self.database.rows(statement, parameters | sifted, planned_anew=True))
+        if len(found) > limit:
+            return Stretch(found[:limit], _place_of(found[:limit]), True)
+        return Stretch(found, (end, end_hash) if end > after else None, end < head)
+
+    async def hash_at(self, ledger: Ledger, position: int) -> str | None:
+        """The hash of the event at a position, in hex; zeros before the first event, None beyond the last."""
+        if position == 0:
+            return NO_PREVIOUS
+        rows = await self.database.rows(_HASH_AT, {"ledger_id": ledger.ledger_id, "position": position})
+        return rows[0][0] if rows else None
 
     async def _told(self, ledger: Ledger, rows: Sequence[Sequence[Any]]) -> list[StoredEvent]:
         """Rows as events, where those that are erased name their erasures."""
@@ -364,15 +424,18 @@ class Reader:
     async def resume(self, ledger: Ledger, epoch: int, cursor: str) -> int:
         """The position a cursor stands at. Malformed for what is no cursor, HistoryForked for one of another history."""
         cursor_epoch, position, hash_prefix = parse_cursor(cursor)
-        rows = await self.database.rows(_HASH_AT, {"ledger_id": ledger.ledger_id, "position": position}) if position else []
-        stands_at = rows[0][0].hex() if rows else "" if position else NO_PREVIOUS
-        if cursor_epoch != epoch or stands_at[: len(hash_prefix)] != hash_prefix:
+        stands_at = await self.hash_at(ledger, position)
+        if cursor_epoch != epoch or stands_at is None or stands_at[: len(hash_prefix)] != hash_prefix:
             raise HistoryForked(
                 f"Event {position} of this ledger is not the one the cursor stands at: the cursor is of another ledger, or the ledger "
                 "was restored from an older copy. Read again from the start, or from a position known to be shared.",
                 (MemberFault("query:after", "a cursor of another history"),),
             )
         return position
+
+
+def _place_of(events: Sequence[StoredEvent]) -> tuple[int, str] | None:
+    return (events[-1].header.position, events[-1].event_hash) if events else None
 
 
 def folded_state(contract_id: str, revision: int, told: View, as_of: AsOf) -> CurrentState:

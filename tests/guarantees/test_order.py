@@ -18,12 +18,12 @@ REQUESTS = 150
 
 
 def follow(api: httpx.Client, done: Callable[[], bool], limit: int) -> list[dict[str, Any]]:
-    """What a reader with a cursor sees from the start until it is at the head after the writers have ended."""
+    """What a reader with a cursor, who waits where there is nothing new, sees until it is at the head after they ended."""
     seen: list[dict[str, Any]] = []
     after: dict[str, str] = {}
     while True:
         ended = done()
-        page = api.get("/events", params={"limit": str(limit), **after}).raise_for_status().json()
+        page = api.get("/events", params={"limit": str(limit), "wait": "1", **after}).raise_for_status().json()
         seen += page["items"]
         if "next" in page:
             after = {"after": page["next"]}

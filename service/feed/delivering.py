@@ -1,0 +1,233 @@
+"""Delivers a ledger's events to a webhook: in the order of each contract, at least once, and whatever fails holds up its own contract only.
+
+A webhook has one cursor. What lies behind it was delivered, or its contract is held: a hold names the first event of a contract that could
+not be delivered, and is tried again, ever more rarely, until it is given up (`dead`) and somebody speaks. Behind the cursor nothing of the
+other contracts waits. What was done is written after it was done: whoever is killed in between delivers it once more.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Final, NamedTuple
+
+import orjson
+from uuid_utils import uuid7
+
+from service.database import Database
+from service.feed.cloudevents import cloud_event
+from service.feed.sending import GONE, Outcome, Sender
+from service.feed.shown import event_answer
+from service.feed.subscriptions import ACTIVE, DEAD, ENDED, RETRYING, Attempt, Hold, Moved, Webhook, move_on, taken_up
+from service.log.ledger import Ledger
+from service.log.read import Sieve, Stretch
+from service.log.stored import StoredEvent
+
+PAGE_EVENTS: Final = 100
+CONTRACTS_AT_A_TIME: Final = 8
+RETRY_SECONDS: Final = (5, 30, 120, 300, 900, 1_800, 3_600, 7_200, 14_400, 28_800, 57_600)
+"""After the first failure of an event, the second, ...; after the last it is given up, a day and a half later."""
+JITTER: Final = 0.2
+"""By which part of a wait two that failed together are set apart at most."""
+WRITE_SECONDS: Final = 5
+"""Between two times that a cursor is kept which moves over events that are not wanted."""
+FAILURES_IN_A_ROW: Final = 10
+"""After so many the endpoint counts as down: nothing new is sent until something that is tried again arrives."""
+
+
+Read = Callable[[Ledger, int, int, Sieve], Awaitable[Stretch]]
+"""Reads the next events of a ledger, as `Reader.stretch` does."""
+
+
+class Lease(NamedTuple):
+    """A webhook that a worker delivers to."""
+
+    ledger: Ledger
+    epoch: int
+    worker: str
+    webhook_id: str
+
+
+class Deliverer:
+    """Delivers to one webhook, for as long as its lease is ours."""
+
+    def __init__(self, database: Database, read: Read, sender: Sender, lease: Lease) -> None:
+        self._database = database
+        self._read = read
+        self._sender = sender
+        self._ledger, self._epoch, self._worker, webhook_id = lease
+        self._key = {"ledger_id": self._ledger.ledger_id, "webhook_id": webhook_id}
+        self._client = sender.client()
+        self._webhook: Webhook | None = None
+        self._holds: dict[str, Hold] = {}
+        self._moved = Moved()
+        self._written, self._write_at = 0, 0.0
+        self.changed = asyncio.Event()
+        """Set when somebody changed the webhook from outside."""
+        self.leased_until = 0.0
+        """By the loop's clock; nothing is sent later."""
+
+    @property
+    def position(self) -> int:
+        return self._webhook.position if self._webhook else 0
+
+    @property
+    def version(self) -> int:
+        return self._webhook.version if self._webhook else 0
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether the endpoint counts as down, so that only what is held is tried."""
+        return self._webhook is not None and self._webhook.failures >= FAILURES_IN_A_ROW
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    def reread(self) -> None:
+        """Forget what is known of the webhook, and take it up anew with the next step."""
+        self._webhook = None
+
+    async def step(self) -> bool | None:
+        """Deliver some of what is due; whether anything was done, or None when there is nothing to be done any more."""
+        if self._webhook is None and not await self._take_up():
+            return None
+        webhook = self._webhook
+        assert webhook is not None
+        if webhook.status != ACTIVE:
+            return None
+        done = await self._try_again(webhook)
+        if webhook.status == ACTIVE and not self.is_stalled:
+            done = await self._deliver_next(webhook) or done
+        await self._write(webhook)
+        return done
+
+    async def _write(self, webhook: Webhook) -> None:
+        """Keep what was done, at once; how far the cursor came over events that are not wanted, every now and then."""
+        now = asyncio.get_running_loop().time()
+        if self._moved == Moved() and (webhook.position == self._written or now < self._write_at):
+            return
+        moved, self._moved = self._moved, Moved()
+        if await move_on(self._database, self._worker, webhook, moved):
+            self._written, self._write_at = webhook.position, now + WRITE_SECONDS
+        else:
+            self._webhook = None
+
+    def seconds_left(self) -> float:
+        """Until the next contract that is held is due."""
+        due = [hold.next_attempt_at for hold in self._holds.values() if hold.next_attempt_at is not None]
+        return max(0.0, (min(due) - datetime.now(UTC)).total_seconds()) if due else float("inf")
+
+    async def _take_up(self) -> bool:
+        found = await taken_up(self._database, self._key)
+        if found is None:
+            return False
+        self._webhook, self._holds = found
+        self._moved, self._written = Moved(), self._webhook.position
+        return True
+
+    # What comes next
+
+    async def _deliver_next(self, webhook: Webhook) -> bool:
+        """Deliver the next events of the log, and move the cursor behind them; whether there were any."""
+        sieve = Sieve(webhook.event_types, webhook.contract_ids)
+        stretch = await self._read(self._ledger, webhook.position, PAGE_EVENTS, sieve)
+        if stretch.end is None:
+            return False
+        by_contract: dict[str, list[StoredEvent]] = {}
+        for event in stretch.events:
+            if event.header.contract_id not in self._holds:
+                by_contract.setdefault(event.header.contract_id, []).append(event)
+        left = iter(by_contract.values())
+        while some := list(islice(left, CONTRACTS_AT_A_TIME)):
+            await asyncio.gather(*(self._deliver_in_order(webhook, events) for events in some))
+            if webhook.status != ACTIVE or self._is_over():
+                return True  # the cursor stays: what was delivered of the page is delivered again
+        webhook.position = stretch.end[0]
+        return bool(stretch.events) or stretch.more
+
+    async def _deliver_in_order(self, webhook: Webhook, events: Sequence[StoredEvent], hold: Hold | None = None) -> bool:
+        """Deliver events of one contract, which may be held, until one fails, which then is held; whether all were delivered."""
+        attempts = hold.attempts if hold else 0
+        for event in events:
+            if hold is None and webhook.failures >= FAILURES_IN_A_ROW:
+                self._hold(event, 0, "not tried: the endpoint is down")
+                return False
+            outcome = await self._send(webhook, event)
+            if outcome is None:
+                return False
+            if not outcome.delivered:
+                self._failed(webhook, event, attempts + 1, outcome)
+                return False
+            self._arrived(webhook)
+            attempts = 0
+        return True
+
+    async def _send(self, webhook: Webhook, event: StoredEvent) -> Outcome | None:
+        """Send an event once, and take note of it; None where it must not be sent any more."""
+        if self._is_over() or webhook.status != ACTIVE:
+            return None
+        header, at = event.header, datetime.now(UTC)
+        body = orjson.dumps(cloud_event(event_answer(event, self._epoch), self._ledger.name))
+        outcome = await self._sender.send(self._client, webhook.url, webhook.secrets, header.event_id, body)
+        tried = str(uuid7()), at, header.position, header.contract_id, header.event_id
+        self._moved.attempts.append(Attempt(*tried, outcome.status_code, outcome.failure, outcome.milliseconds))
+        return outcome
+
+    def _is_over(self) -> bool:
+        return asyncio.get_running_loop().time() >= self.leased_until
+
+    def _failed(self, webhook: Webhook, event: StoredEvent, attempts: int, outcome: Outcome) -> None:
+        webhook.failures += 1
+        self._hold(event, attempts, outcome.failure or "")
+        if outcome.status_code == GONE:
+            webhook.status, webhook.ended_because = ENDED, "the endpoint answered 410 Gone"
+
+    def _arrived(self, webhook: Webhook) -> None:
+        """After an endpoint was down, what waits need not wait until its time has come."""
+        if webhook.failures >= FAILURES_IN_A_ROW:
+            self._moved.retry_all = True
+            for hold in self._holds.values():
+                if hold.status == RETRYING:
+                    hold.next_attempt_at = datetime.now(UTC)
+        webhook.failures = 0
+
+    def _hold(self, event: StoredEvent, attempts: int, failure: str) -> None:
+        contract_id, is_dead = event.header.contract_id, attempts > len(RETRY_SECONDS)
+        wait = 0.0 if is_dead else RETRY_SECONDS[max(attempts, 1) - 1]
+        seconds = None if is_dead else wait * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - no secret
+        due = None if seconds is None else datetime.now(UTC) + timedelta(seconds=seconds)
+        self._holds[contract_id] = Hold(contract_id, event.header.position, DEAD if is_dead else RETRYING, attempts, due, failure)
+        self._moved.held[contract_id] = (self._holds[contract_id], seconds)
+        self._moved.let_go.discard(contract_id)
+
+    # What could not be delivered
+
+    async def _try_again(self, webhook: Webhook) -> bool:
+        """Deliver what is due of the contracts that are held; whether there was any. While the endpoint is down one is tried at a time."""
+        now = datetime.now(UTC)
+        due = [hold for hold in self._holds.values() if hold.next_attempt_at is not None and hold.next_attempt_at <= now]
+        due.sort(key=_due_at)
+        some = due[: 1 if webhook.failures >= FAILURES_IN_A_ROW else CONTRACTS_AT_A_TIME]
+        await asyncio.gather(*(self._catch_up(webhook, hold) for hold in some))
+        return bool(some)
+
+    async def _catch_up(self, webhook: Webhook, hold: Hold) -> None:
+        """Deliver what lies behind the cursor of a contract that is held, and let it go when it is all delivered."""
+        sieve = Sieve(webhook.event_types, [hold.contract_id])
+        stretch = await self._read(self._ledger, hold.position - 1, PAGE_EVENTS, sieve)
+        events = [event for event in stretch.events if event.header.position <= webhook.position]
+        if not await self._deliver_in_order(webhook, events, hold):
+            return
+        if events and len(events) == PAGE_EVENTS:
+            hold.position, hold.attempts, hold.next_attempt_at = events[-1].header.position + 1, 0, datetime.now(UTC)
+            self._moved.held[hold.contract_id] = (hold, 0.0)
+            return
+        self._holds.pop(hold.contract_id, None)
+        self._moved.held.pop(hold.contract_id, None)
+        self._moved.let_go.add(hold.contract_id)
+
+
+def _due_at(hold: Hold) -> datetime:
+    assert hold.next_attempt_at is not None
+    return hold.next_attempt_at

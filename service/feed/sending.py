@@ -1,0 +1,162 @@
+"""One delivery to a webhook: signed by Standard Webhooks (v1, HMAC-SHA256), sent to an address that may be reached, and answered in time.
+
+https://github.com/standard-webhooks/standard-webhooks, "Signature scheme" and "Server side request forgery".
+"""
+
+import asyncio
+import ipaddress
+import ssl
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Final
+
+import httpx
+from standardwebhooks.webhooks import Webhook as Signer
+
+from service.errors import OperatorError
+
+DELIVERY_SECONDS: Final = 15
+"""For a whole delivery, from the look at the name to the answer's head."""
+MAX_URL: Final = 2_000
+GONE: Final = 410
+_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+Network = IPv4Network | IPv6Network
+Address = IPv4Address | IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a delivery: the status that was answered, or why there was none."""
+
+    status_code: int | None
+    failure: str | None
+    milliseconds: int
+
+    @property
+    def delivered(self) -> bool:
+        return self.failure is None
+
+
+class NotAllowed(Exception):
+    """The endpoint is at an address that deliveries may not go to."""
+
+
+def read_networks(text: str) -> list[Network]:
+    """Networks with commas between them, in CIDR notation. OperatorError names the one that is none."""
+    found: list[Network] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        try:
+            found.append(ipaddress.ip_network(part))
+        except ValueError:
+            raise OperatorError(f"LEDGER_WEBHOOK_NETWORKS: {part[:100]!r} is no network, such as 10.0.0.0/8 or ::1/128.") from None
+    return found
+
+
+def fault_of_url(url: str, networks: Sequence[Network]) -> str | None:
+    """Why an address cannot be that of a webhook, as far as it tells by itself."""
+    try:
+        known = httpx.URL(url)
+    except httpx.InvalidURL:
+        return "not a URL"
+    if known.scheme not in ("http", "https") or not known.host or known.userinfo or known.fragment:
+        return "not an https URL, without a user and without a fragment"
+    try:
+        _check(_as_address(known.host), known.scheme, networks)
+    except ValueError:
+        return None if known.scheme == "https" or networks else "https, since what is sent would be readable on its way"
+    except NotAllowed as refused:
+        return str(refused)
+    return None
+
+
+class Sender:
+    """Sends to endpoints, each over connections of its own: an address is shared by strangers."""
+
+    def __init__(self, networks: Sequence[Network]) -> None:
+        """`networks` may be reached though they are private, and by http."""
+        self.networks = networks
+        self._context: ssl.SSLContext | None = None
+
+    def client(self) -> httpx.AsyncClient:
+        """The connections to one endpoint; whoever asks closes them. Nothing is followed, and no proxy of the environment is used."""
+        self._context = self._context or httpx.create_ssl_context()
+        limits = httpx.Limits(max_keepalive_connections=2, keepalive_expiry=30)
+        return httpx.AsyncClient(verify=self._context, trust_env=False, follow_redirects=False, limits=limits, timeout=DELIVERY_SECONDS)
+
+    async def send(self, client: httpx.AsyncClient, url: str, secrets: Sequence[str], message_id: str, body: bytes) -> Outcome:
+        """Deliver a body once, signed with each of the secrets. Never fails: what went wrong is told."""
+        began, status, failure = time.monotonic(), None, None
+        try:
+            async with asyncio.timeout(DELIVERY_SECONDS):
+                status = await self._post(client, url, _headers(secrets, message_id, body), body)
+        except TimeoutError:
+            failure = f"no answer within {DELIVERY_SECONDS} s"
+        except NotAllowed as error:
+            failure = str(error)
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ssl.SSLError, UnicodeError) as error:
+            failure = f"{type(error).__name__}: {str(error)[:200]}" if str(error) else type(error).__name__
+        if status is not None and not 200 <= status < 300:
+            redirects = 300 <= status < 400
+            failure = f"answered {status}" + (": redirects are not followed" if redirects else "")
+        return Outcome(status, failure, round((time.monotonic() - began) * 1_000))
+
+    async def _post(self, client: httpx.AsyncClient, url: str, headers: dict[str, str], body: bytes) -> int:
+        """Post to the address that was looked at, whatever the name leads to a moment later; of the answer only the head is read."""
+        known = httpx.URL(url)
+        address = await self._address(known)
+        host = f"[{address}]" if address.version == 6 else str(address)
+        extensions = {"sni_hostname": known.host} if known.scheme == "https" else {}
+        named = {"Host": known.netloc.decode("ascii")}
+        request = client.build_request("POST", known.copy_with(host=host), content=body, headers=headers | named, extensions=extensions)
+        response = await client.send(request, stream=True)
+        try:
+            return response.status_code
+        finally:
+            await response.aclose()
+
+    async def _address(self, url: httpx.URL) -> Address:
+        """The address that a host's name leads to. NotAllowed unless deliveries may go to all that it leads to."""
+        port = url.port or (443 if url.scheme == "https" else 80)
+        found = await asyncio.get_running_loop().getaddrinfo(url.host, port, type=1)
+        addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
+        for address in addresses:
+            _check(address, url.scheme, self.networks)
+        return addresses[0]
+
+
+def _as_address(host: str) -> Address:
+    return ipaddress.ip_address(host.strip("[]"))
+
+
+def _check(address: Address, scheme: str, networks: Sequence[Network]) -> None:
+    if any(address in network for network in networks):
+        return
+    if not _is_public(address):
+        raise NotAllowed(f"{address} is not a public address, and not in LEDGER_WEBHOOK_NETWORKS")
+    if scheme != "https":
+        raise NotAllowed("to a public address is sent by https only")
+
+
+def _is_public(address: Address) -> bool:
+    """Whether anyone may be there: no private, shared, link-local, loopback or multicast address, nor one wrapped in another."""
+    if isinstance(address, IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1]
+        if address in _NAT64:
+            inner = IPv4Address(int(address) & 0xFFFF_FFFF)
+        if inner is not None:
+            return _is_public(inner)
+    return address.is_global and not address.is_multicast
+
+
+def _headers(secrets: Sequence[str], message_id: str, body: bytes) -> dict[str, str]:
+    now = datetime.now(UTC)
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": " ".join(Signer(secret).sign(message_id, now, body.decode()) for secret in secrets),
+        "content-type": "application/cloudevents+json",
+        "user-agent": "contract-ledger",
+    }

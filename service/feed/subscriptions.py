@@ -1,0 +1,346 @@
+# ruff: noqa: S608 - the statements are put together from each other's parts
+"""Webhooks as they are kept: who is sent what, how far that is, which contracts are held back, and what was tried.
+
+A worker that has a webhook's lease moves it on; whoever changes it from outside counts its version on, and the worker, which writes only
+what is of the version it knows, reads it again.
+"""
+
+import hashlib
+import secrets
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from psycopg import AsyncConnection
+from uuid_utils import uuid7
+
+from service.database import Database
+from service.errors import ContractNotHeld, KeyReused, TooManyWebhooks, WebhookNotFound
+from service.log.header import new_salts
+from service.log.ledger import Ledger
+
+ACTIVE, PAUSED, ENDED = "active", "paused", "ended"
+RETRYING, DEAD = "retrying", "dead"
+MAX_WEBHOOKS: Final = 1_000
+"""Of a ledger."""
+KEPT_ATTEMPTS: Final = 1_000
+"""Of a webhook, the newest."""
+BOTH_SECRETS_HOURS: Final = 24
+"""For how long after a rotation deliveries are signed with the secret of before too."""
+_SECRET_BYTES = 32
+
+_COLUMNS = """
+ledger_id::text, webhook_id::text, url, event_types, contract_ids::text[], status, ended_because, secret,
+CASE WHEN previous_until > clock_timestamp() THEN previous_secret END, position, failures, version, created_by::text, created_at
+"""
+_OF = " WHERE ledger_id = %(ledger_id)s::uuid AND webhook_id = %(webhook_id)s::uuid"
+_FIND = f"SELECT {_COLUMNS} FROM webhooks{_OF}"
+_LIST = f"""
+SELECT {_COLUMNS} FROM webhooks
+WHERE ledger_id = %(ledger_id)s::uuid AND webhook_id > %(after)s::uuid ORDER BY webhooks.webhook_id LIMIT %(limit)s
+"""
+_BY_KEY = """
+SELECT webhook_id::text, salt, request_digest FROM webhooks WHERE ledger_id = %(ledger_id)s::uuid AND request_key = %(request_key)s
+"""
+_COUNT = "SELECT count(*) FROM webhooks WHERE ledger_id = %(ledger_id)s::uuid"
+_CREATE = """
+INSERT INTO webhooks (ledger_id, webhook_id, url, event_types, contract_ids, status, secret, position, created_by, request_key, salt,
+    request_digest)
+VALUES (%(ledger_id)s::uuid, %(webhook_id)s::uuid, %(url)s, %(event_types)s::text[], %(contract_ids)s::uuid[], 'active', %(secret)s,
+    %(position)s, %(created_by)s::uuid, %(request_key)s, %(salt)s, %(request_digest)s)
+ON CONFLICT DO NOTHING RETURNING webhook_id
+"""
+_CHANGE = f"UPDATE webhooks SET version = version + 1, {{}}{_OF} RETURNING {_COLUMNS}"
+_DELETE = tuple(f"DELETE FROM {table}{_OF}" for table in ("webhooks", "webhook_holds", "webhook_attempts"))
+_STATUS = "status = %(status)s, ended_because = %(because)s, failures = 0"
+_ROTATE = """
+previous_secret = secret, previous_until = clock_timestamp() + make_interval(hours => %(hours)s), secret = %(secret)s
+"""
+_REPLAY = "position = least(position, %(position)s), failures = 0"
+_HOLDS = "SELECT contract_id::text, position, status, attempts, next_attempt_at, failure FROM webhook_holds" + _OF
+_HELD = _HOLDS + " AND contract_id > %(after)s::uuid ORDER BY webhook_holds.contract_id LIMIT %(limit)s"
+_FORGET_LATER_HOLDS = "DELETE FROM webhook_holds" + _OF + " AND position > %(position)s"
+_RETRY_ALL = "UPDATE webhook_holds SET next_attempt_at = clock_timestamp()" + _OF + " AND status = 'retrying'"
+_RETRY = f"""
+UPDATE webhook_holds SET status = 'retrying', attempts = 0, next_attempt_at = clock_timestamp(), position = position + %(skipped)s{_OF}
+    AND contract_id = %(contract_id)s::uuid RETURNING contract_id
+"""
+_ATTEMPTS = f"""
+SELECT attempt_id::text, attempted_at, position, contract_id::text, event_id::text, status_code, failure, milliseconds
+FROM webhook_attempts{_OF} AND (%(before)s::uuid IS NULL OR attempt_id < %(before)s::uuid)
+ORDER BY webhook_attempts.attempt_id DESC LIMIT %(limit)s
+"""
+_MOVE_ON = f"""
+UPDATE webhooks SET position = %(position)s, failures = %(failures)s, status = %(status)s, ended_because = %(because)s{_OF}
+    AND worker = %(worker)s::uuid AND version = %(version)s RETURNING version
+"""
+_HOLD = """
+INSERT INTO webhook_holds (ledger_id, webhook_id, contract_id, position, status, attempts, next_attempt_at, failure)
+VALUES (%(ledger_id)s::uuid, %(webhook_id)s::uuid, %(contract_id)s::uuid, %(at)s, %(hold_status)s, %(attempts)s,
+    clock_timestamp() + make_interval(secs => %(seconds)s), %(failure)s)
+ON CONFLICT (ledger_id, webhook_id, contract_id) DO UPDATE SET position = excluded.position, status = excluded.status,
+    attempts = excluded.attempts, next_attempt_at = excluded.next_attempt_at, failure = excluded.failure
+"""
+_LET_GO = "DELETE FROM webhook_holds" + _OF + " AND contract_id = ANY(%(contract_ids)s::uuid[])"
+_TRIED = """
+INSERT INTO webhook_attempts (ledger_id, webhook_id, attempt_id, attempted_at, position, contract_id, event_id, status_code, failure,
+    milliseconds)
+VALUES (%(ledger_id)s::uuid, %(webhook_id)s::uuid, %(attempt_id)s::uuid, %(attempted_at)s, %(at)s, %(contract_id)s::uuid,
+    %(event_id)s::uuid, %(status_code)s, %(failure)s, %(milliseconds)s)
+"""
+_FORGET = f"""
+DELETE FROM webhook_attempts{_OF} AND attempt_id <= (
+    SELECT attempt_id FROM webhook_attempts{_OF} ORDER BY webhook_attempts.attempt_id DESC OFFSET %(kept)s LIMIT 1)
+"""
+
+
+@dataclass(slots=True)
+class Webhook:
+    """A webhook as it is kept. `secrets` sign: the one that holds, and for a while the one before."""
+
+    ledger_id: str
+    webhook_id: str
+    url: str
+    event_types: list[str]
+    contract_ids: list[str]
+    status: str
+    ended_because: str | None
+    secret: str
+    previous_secret: str | None
+    position: int
+    failures: int
+    version: int
+    created_by: str
+    created_at: datetime
+
+    @property
+    def secrets(self) -> list[str]:
+        return [self.secret, *([self.previous_secret] if self.previous_secret else [])]
+
+    @property
+    def key(self) -> dict[str, Any]:
+        return {"ledger_id": self.ledger_id, "webhook_id": self.webhook_id}
+
+
+@dataclass(slots=True)
+class Hold:
+    """A contract that a webhook holds back: from `position` on nothing of it was delivered."""
+
+    contract_id: str
+    position: int
+    status: str
+    attempts: int
+    next_attempt_at: datetime | None
+    failure: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An event that was sent, or was to be."""
+
+    attempt_id: str
+    attempted_at: datetime
+    position: int
+    contract_id: str
+    event_id: str
+    status_code: int | None
+    failure: str | None
+    milliseconds: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """A webhook that is asked for, to be sent what comes after a position. `key` and `canonical` tell a retry from another request."""
+
+    url: str
+    event_types: Sequence[str]
+    contract_ids: Sequence[str]
+    position: int
+    created_by: str
+    key: bytes
+    canonical: bytes
+
+
+@dataclass(slots=True)
+class Moved:
+    """What a worker has done since it last wrote: holds that are new or other by contract, contracts that are let go, attempts."""
+
+    held: dict[str, tuple[Hold, float | None]] = field(default_factory=dict)
+    """With the seconds until the next attempt; None for one that is given up."""
+    let_go: set[str] = field(default_factory=set)
+    attempts: list[Attempt] = field(default_factory=list)
+    retry_all: bool = False
+
+
+def new_secret() -> str:
+    """A secret as Standard Webhooks has it: 256 random bits."""
+    return f"whsec_{b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()}"
+
+
+async def create(database: Database, ledger: Ledger, wish: Wish) -> tuple[Webhook, bool]:
+    """A new webhook; or the one that the same request made before, and True. KeyReused when its key came with another body,
+    TooManyWebhooks when the ledger has MAX_WEBHOOKS."""
+    if known := await _asked_before(database, ledger, wish):
+        return known, True
+    rows = await database.rows(_COUNT, {"ledger_id": ledger.ledger_id})
+    if rows[0][0] >= MAX_WEBHOOKS:
+        raise TooManyWebhooks(f"Ledger {ledger.name} has {MAX_WEBHOOKS} webhooks; delete one that is not needed.")
+    webhook_id, salt = str(uuid7()), new_salts(1)[0]
+    parameters = {
+        "ledger_id": ledger.ledger_id,
+        "webhook_id": webhook_id,
+        "url": wish.url,
+        "event_types": list(wish.event_types),
+        "contract_ids": list(wish.contract_ids),
+        "secret": new_secret(),
+        "position": wish.position,
+        "created_by": wish.created_by,
+        "request_key": wish.key,
+        "salt": salt,
+        "request_digest": hashlib.sha256(salt + wish.canonical).digest(),
+    }
+    if await database.rows(_CREATE, parameters):
+        return await find(database, ledger, webhook_id), False
+    # The unique index is the guard: whoever lost the race finds who won it.
+    known = await _asked_before(database, ledger, wish)
+    assert known is not None
+    return known, True
+
+
+async def _asked_before(database: Database, ledger: Ledger, wish: Wish) -> Webhook | None:
+    rows = await database.rows(_BY_KEY, {"ledger_id": ledger.ledger_id, "request_key": wish.key})
+    if not rows:
+        return None
+    webhook_id, salt, digest = rows[0]
+    if hashlib.sha256(salt + wish.canonical).digest() != digest:
+        raise KeyReused(
+            "This Idempotency-Key came with another body before. A key stands for one request: use a new one for a new request."
+        )
+    return await find(database, ledger, webhook_id)
+
+
+async def find(database: Database, ledger: Ledger, webhook_id: str) -> Webhook:
+    """A webhook. WebhookNotFound if there is none."""
+    rows = await database.rows(_FIND, {"ledger_id": ledger.ledger_id, "webhook_id": webhook_id})
+    if not rows:
+        raise _not_found(ledger, webhook_id)
+    return Webhook(*rows[0])
+
+
+async def webhooks_after(database: Database, ledger: Ledger, after: str, limit: int) -> list[Webhook]:
+    """The webhooks of a ledger after one, in the order they were made."""
+    rows = await database.rows(_LIST, {"ledger_id": ledger.ledger_id, "after": after, "limit": limit})
+    return [Webhook(*row) for row in rows]
+
+
+async def set_status(database: Database, ledger: Ledger, webhook_id: str, status: str) -> Webhook:
+    """Pause it, or let it go on; also one that its endpoint ended."""
+    return await _change(database, ledger, webhook_id, _STATUS, {"status": status, "because": None})
+
+
+async def rotate(database: Database, ledger: Ledger, webhook_id: str) -> Webhook:
+    """Give it a new secret; for BOTH_SECRETS_HOURS the one before signs too."""
+    return await _change(database, ledger, webhook_id, _ROTATE, {"secret": new_secret(), "hours": BOTH_SECRETS_HOURS})
+
+
+async def replay(database: Database, ledger: Ledger, webhook_id: str, position: int) -> Webhook:
+    """Send everything after a position again, also what was given up."""
+    return await _change(database, ledger, webhook_id, _REPLAY, {"position": position}, _FORGET_LATER_HOLDS)
+
+
+async def retry(database: Database, ledger: Ledger, webhook_id: str, contract_id: str, *, skipping: bool = False) -> Webhook:
+    """Try a contract that is held now, from its first event that was not delivered or, skipping that, from what comes after it.
+    ContractNotHeld if it is not held."""
+    parameters = {"contract_id": contract_id, "skipped": 1 if skipping else 0}
+    # The webhook's row comes first everywhere: it is the lock.
+    async with database.transaction() as connection:
+        changed = await _changed(connection, ledger, webhook_id, "failures = 0", {})
+        if not (await connection.execute(_RETRY, parameters | _key(ledger, webhook_id))).rowcount:
+            raise ContractNotHeld(f"Webhook {webhook_id} does not hold back contract {contract_id}.")
+    return changed
+
+
+async def delete(database: Database, ledger: Ledger, webhook_id: str) -> None:
+    """Forget it. WebhookNotFound if there is none."""
+    async with database.transaction() as connection:
+        deleted = [(await connection.execute(statement, _key(ledger, webhook_id))).rowcount for statement in _DELETE]
+    if not deleted[0]:
+        raise _not_found(ledger, webhook_id)
+
+
+async def held(database: Database, ledger: Ledger, webhook_id: str, after: str, limit: int) -> list[Hold]:
+    """The contracts that it holds back, after one."""
+    rows = await database.rows(_HELD, _key(ledger, webhook_id) | {"after": after, "limit": limit})
+    return [Hold(*row) for row in rows]
+
+
+async def attempts_before(database: Database, ledger: Ledger, webhook_id: str, before: str | None, limit: int) -> list[Attempt]:
+    """What was tried, the newest first: before an attempt, if one is given."""
+    rows = await database.rows(_ATTEMPTS, _key(ledger, webhook_id) | {"before": before, "limit": limit})
+    return [Attempt(*row) for row in rows]
+
+
+async def taken_up(database: Database, key: dict[str, Any]) -> tuple[Webhook, dict[str, Hold]] | None:
+    """A webhook with all that it holds back, by contract, for its worker; None if it is gone."""
+
+    async def run(connection: AsyncConnection[Any]) -> tuple[list[Any], list[Any]]:
+        # In this order: what is changed between the two is found by its version.
+        found = await (await connection.execute(_FIND, key)).fetchall()
+        return found, await (await connection.execute(_HOLDS, key)).fetchall()
+
+    found, holds = await database.read(run)
+    return (Webhook(*found[0]), {row[0]: Hold(*row) for row in holds}) if found else None
+
+
+async def move_on(database: Database, worker: str, webhook: Webhook, moved: Moved) -> bool:
+    """Write what a worker has done; False, and nothing is written, when it is not its own any more, or was changed from outside."""
+    members = {name: getattr(webhook, name) for name in ("position", "failures", "status", "version")}
+    async with database.transaction() as connection:
+        state = members | {"worker": worker, "because": webhook.ended_because}
+        if not (await connection.execute(_MOVE_ON, webhook.key | state)).rowcount:
+            return False
+        if moved.let_go:
+            await connection.execute(_LET_GO, webhook.key | {"contract_ids": sorted(moved.let_go)})
+        async with connection.pipeline():
+            if moved.retry_all:
+                await connection.execute(_RETRY_ALL, webhook.key)
+            for hold, seconds in moved.held.values():
+                await connection.execute(_HOLD, webhook.key | _members(hold) | {"seconds": seconds})
+            for attempt in moved.attempts:
+                named = {name: getattr(attempt, name) for name in Attempt.__dataclass_fields__ if name != "position"}
+                await connection.execute(_TRIED, webhook.key | named | {"at": attempt.position})
+            if moved.attempts:
+                await connection.execute(_FORGET, webhook.key | {"kept": KEPT_ATTEMPTS})
+    return True
+
+
+def _members(hold: Hold) -> dict[str, Any]:
+    said = {"contract_id": hold.contract_id, "at": hold.position, "hold_status": hold.status}
+    return said | {"attempts": hold.attempts, "failure": hold.failure}
+
+
+def _key(ledger: Ledger, webhook_id: str) -> dict[str, Any]:
+    return {"ledger_id": ledger.ledger_id, "webhook_id": webhook_id}
+
+
+async def _change(
+    database: Database, ledger: Ledger, webhook_id: str, what: str, parameters: dict[str, Any], besides: str | None = None
+) -> Webhook:
+    async with database.transaction() as connection:
+        changed = await _changed(connection, ledger, webhook_id, what, parameters)
+        if besides is not None:
+            await connection.execute(besides, parameters | _key(ledger, webhook_id))
+    return changed
+
+
+async def _changed(connection: AsyncConnection[Any], ledger: Ledger, webhook_id: str, what: str, parameters: dict[str, Any]) -> Webhook:
+    row = await (await connection.execute(_CHANGE.format(what), parameters | _key(ledger, webhook_id))).fetchone()
+    if row is None:
+        raise _not_found(ledger, webhook_id)
+    return Webhook(*row)
+
+
+def _not_found(ledger: Ledger, webhook_id: str) -> WebhookNotFound:
+    return WebhookNotFound(f"Ledger {ledger.name} has no webhook {webhook_id}.")

@@ -1,0 +1,167 @@
+"""The task of the service that has webhooks delivered to, each by one process of all that share the database.
+
+A webhook is leased: as long as its process lives, it moves the lease on. What a killed one has left is taken over when the lease has run
+out, by any other, and goes on from where it was last written.
+"""
+
+import asyncio
+import contextlib
+from typing import Final
+from uuid import uuid4
+
+import psycopg
+import structlog
+
+from service.background import Background
+from service.database import Database
+from service.errors import LedgerError
+from service.feed.delivering import PAGE_EVENTS, Deliverer, Lease
+from service.feed.sending import Sender
+from service.feed.wakes import Wakes
+from service.log.ledger import Ledger
+from service.log.read import Reader, Sieve, Stretch
+
+LOOK_SECONDS: Final = 3
+LEASE_SECONDS: Final = 15
+MARGIN_SECONDS: Final = 2
+"""Before its lease runs out a process sends nothing any more."""
+AGAIN_SECONDS: Final = 1
+MAX_CLAIMED: Final = 100
+"""At one look: so that others that start at the same time have some too."""
+
+# Two of the few queries over all ledgers: whichever of them has webhooks.
+_RENEW = """
+UPDATE webhooks SET worker = CASE WHEN status = 'active' THEN worker END,
+    leased_until = CASE WHEN status = 'active' THEN clock_timestamp() + make_interval(secs => %(seconds)s) END
+WHERE worker = %(worker)s::uuid RETURNING ledger_id::text, webhook_id::text, version, status
+"""
+_CLAIM = """
+UPDATE webhooks SET worker = %(worker)s::uuid, leased_until = clock_timestamp() + make_interval(secs => %(seconds)s)
+WHERE (ledger_id, webhook_id) IN (
+    SELECT ledger_id, webhook_id FROM webhooks
+    WHERE status = 'active' AND (leased_until IS NULL OR leased_until < clock_timestamp())
+    ORDER BY webhooks.webhook_id LIMIT %(most)s FOR UPDATE SKIP LOCKED)
+RETURNING webhook_id::text, (SELECT name FROM ledgers l WHERE l.ledger_id = webhooks.ledger_id)
+"""
+_RELEASE = "UPDATE webhooks SET worker = NULL, leased_until = NULL WHERE worker = %(worker)s::uuid"
+_log = structlog.get_logger()
+
+
+class Webhooks:
+    """Finds webhooks that nobody delivers to, and delivers to them. If the task dies, it is begun again."""
+
+    def __init__(self, database: Database, reader: Reader, wakes: Wakes, sender: Sender) -> None:
+        self.sender = sender
+        self._database = database
+        self._reader = reader
+        self._wakes = wakes
+        self._worker = str(uuid4())
+        self._deliverers: dict[str, Deliverer] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._reading: dict[tuple[str, int], asyncio.Task[Stretch]] = {}
+        self._wake = asyncio.Event()
+        self._background = Background("the task of the webhooks", self._run, LOOK_SECONDS)
+
+    def wake(self) -> None:
+        """A webhook was made or changed: look now."""
+        self._wake.set()
+
+    async def close(self) -> None:
+        """Deliver no more, and leave what there is to others."""
+        await self._background.close()
+        for webhook_id in [*self._tasks]:
+            await self._let_go(webhook_id)
+        with contextlib.suppress(psycopg.Error, LedgerError):
+            await self._database.rows(_RELEASE + " RETURNING webhook_id", {"worker": self._worker})
+
+    async def _run(self) -> None:
+        while True:
+            self._wake.clear()
+            try:
+                await self._renew()
+                await self._claim()
+                self._background.is_well()
+            except (psycopg.Error, LedgerError) as error:
+                _log.warning("the webhooks wait", reason=str(error).partition("\n")[0])
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), LOOK_SECONDS)
+
+    async def _renew(self) -> None:
+        """Move the leases on; deliver no more to what is another's now, and look anew at what was changed."""
+        leased_until = asyncio.get_running_loop().time() + LEASE_SECONDS - MARGIN_SECONDS
+        rows = await self._database.rows(_RENEW, {"worker": self._worker, "seconds": LEASE_SECONDS})
+        ours = {webhook_id: version for _, webhook_id, version, status in rows if status == "active"}
+        for webhook_id in self._tasks.keys() - ours.keys():
+            await self._let_go(webhook_id)
+        for webhook_id, version in ours.items():
+            if (deliverer := self._deliverers.get(webhook_id)) is not None:
+                deliverer.leased_until = leased_until
+                if deliverer.version != version:
+                    deliverer.reread()
+                    deliverer.changed.set()
+
+    async def _claim(self) -> None:
+        """Take up what nobody delivers to."""
+        leased_until = asyncio.get_running_loop().time() + LEASE_SECONDS - MARGIN_SECONDS
+        for webhook_id, name in await self._database.rows(_CLAIM, {"worker": self._worker, "seconds": LEASE_SECONDS, "most": MAX_CLAIMED}):
+            await self._let_go(webhook_id)
+            ledger, epoch = await self._reader.ledger(name)
+            made = Deliverer(self._database, self._read, self.sender, Lease(ledger, epoch, self._worker, webhook_id))
+            made.leased_until = leased_until
+            self._deliverers[webhook_id] = made
+            self._tasks[webhook_id] = asyncio.create_task(self._attend(made, ledger.ledger_id))
+
+    async def _let_go(self, webhook_id: str) -> None:
+        task, deliverer = self._tasks.pop(webhook_id, None), self._deliverers.pop(webhook_id, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        if deliverer is not None:
+            await deliverer.close()
+
+    async def _attend(self, deliverer: Deliverer, ledger_id: str) -> None:
+        """Deliver whenever there is something, until there will be nothing any more."""
+        while True:
+            try:
+                done = await deliverer.step()
+            except (psycopg.Error, LedgerError) as error:
+                _log.warning("a webhook waits", reason=str(error).partition("\n")[0])
+                deliverer.reread()
+                await asyncio.sleep(AGAIN_SECONDS)
+                continue
+            if done is None:
+                return
+            if not done:
+                await self._pause(deliverer, ledger_id)
+
+    async def _pause(self, deliverer: Deliverer, ledger_id: str) -> None:
+        """Wait for the next event, for what is held to be due, or for a change from outside."""
+        seconds = min(deliverer.seconds_left(), LEASE_SECONDS)
+        changed = asyncio.create_task(deliverer.changed.wait())
+        waits: set[asyncio.Task[object]] = {changed}
+        if not deliverer.is_stalled:
+            waits.add(asyncio.create_task(self._wakes.beyond(ledger_id, deliverer.position, seconds)))
+        try:
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+        deliverer.changed.clear()
+
+    async def _read(self, ledger: Ledger, after: int, limit: int, sieve: Sieve) -> Stretch:
+        """The next events: those who ask for what comes after the same position share one reading, and sift it by themselves, as a
+        thousand do that wait at the head."""
+        found = await self._shared(ledger, after)
+        if not sieve.event_types and not sieve.contract_ids:
+            return found
+        if found.more:
+            return await self._reader.stretch(ledger, after, limit, sieve)
+        return found._replace(events=[event for event in found.events if sieve.wants(event.header)])
+
+    async def _shared(self, ledger: Ledger, after: int) -> Stretch:
+        key = (ledger.ledger_id, after)
+        if (reading := self._reading.get(key)) is None:
+            self._reading[key] = reading = asyncio.create_task(self._reader.stretch(ledger, after, PAGE_EVENTS, Sieve([], [])))
+            reading.add_done_callback(lambda _: self._reading.pop(key, None))
+        return await asyncio.shield(reading)
