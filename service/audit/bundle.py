@@ -187,7 +187,10 @@ class Bundle:
         elif wanted.kind == "range" and self._first > self._last:
             raise _refused("from_position", f"the range would end before it begins, at {self._last}")
         if wanted.from_size is not None and wanted.from_size > size:
-            raise _refused("from_size", f"the checkpoint covers {size} events so far, so it continues none of {wanted.from_size}")
+            known = (
+                " Since a new epoch was begun, ask without it: the bundle says what became of what was kept." if self._signed.epochs else ""
+            )
+            raise _refused("from_size", f"the checkpoint covers {size} events so far, so it continues none of {wanted.from_size}", known)
 
     async def lines(self, made_by: str) -> AsyncIterator[bytes]:
         """The bundle, page by page."""
@@ -308,5 +311,5 @@ def _hex(hashes: Sequence[bytes]) -> list[str]:
     return [one.hex() for one in hashes]
 
 
-def _refused(parameter: str, detail: str) -> Refused:
-    return Refused(f"{parameter}: {detail}.", (MemberFault(f"query:{parameter}", detail),))
+def _refused(parameter: str, detail: str, more: str = "") -> Refused:
+    return Refused(f"{parameter}: {detail}.{more}", (MemberFault(f"query:{parameter}", detail),))

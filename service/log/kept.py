@@ -166,6 +166,11 @@ def open_store(where: str, deployment: str, database_url: str) -> CheckpointStor
     return FolderStore(Path(where).absolute() / (name if name.strip(".") else name.replace(".", "%2E")))
 
 
+def is_within(where: str, folder: Path | None) -> bool:
+    """Whether a store is a folder within another, which would be restored from a backup together with it."""
+    return folder is not None and "://" not in where and Path(where).resolve().is_relative_to(folder.resolve())
+
+
 async def keep(store: CheckpointStore, database: Database, ledger_id: str, checkpoint: Checkpoint, signed: Checkpoint | None) -> None:
     """Keep a checkpoint that is about to be signed, in place of an earlier one that it continues.
 

@@ -19,7 +19,7 @@ from service.database import Database
 from service.errors import HistoryForked, NotSigned, OperatorError, TreeUnknown
 from service.log.checkpoint import Checkpoint, origin_of
 from service.log.epochs import Authority
-from service.log.kept import CheckpointStore, keep, open_store
+from service.log.kept import CheckpointStore, is_within, keep, open_store
 from service.log.ledger import Ledger
 from service.log.notes import Note, NoteError, Signer, Verifier
 from service.log.read import Reader
@@ -115,6 +115,10 @@ class Signing:
             raise OperatorError(f"LEDGER_DEPLOYMENT is {self._wanted_name}, and this database is of the deployment {self.deployment}.")
         if self._settings.checkpoint_store is not None:
             self.store = open_store(self._settings.checkpoint_store, self.deployment, self._settings.database_url or "")
+            if told and is_within(self._settings.checkpoint_store, self._settings.data_dir):
+                _log.warning(
+                    "checkpoints are kept within the data folder, and restored with it: LEDGER_CHECKPOINT_STORE names another place"
+                )
         if self._signers and self.store is not None:
             async with self._database.transaction() as connection:
                 await connection.execute(_REGISTER, {"public_key": self._signers[0].public_key})

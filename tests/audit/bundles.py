@@ -99,11 +99,11 @@ class Said:
         return {check for check, (found, _) in self.checks.items() if found == verdict}
 
 
-def verified(folder: Path, bundle: bytes, *arguments: str) -> Said:
+def verified(folder: Path, bundle: bytes, *arguments: str, python: str = sys.executable) -> Said:
     """The verdict of verify.py, run from a folder that holds nothing else, by a Python without packages."""
     (folder / "verify.py").write_bytes(VERIFIER.read_bytes())
     (folder / "bundle.ndjson").write_bytes(bundle)
-    command = [sys.executable, "-I", "-S", "verify.py", "bundle.ndjson", *arguments]
+    command = [python, "-I", "-S", "verify.py", "bundle.ndjson", *arguments]
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False, env={"PYTHONUTF8": "1"})
     assert "Traceback" not in ended.stderr, ended.stderr
     checks = {}

@@ -5,6 +5,8 @@ import copy
 import hashlib
 import io
 import json
+import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -105,6 +107,20 @@ def test_a_bundle_of_each_kind_is_valid(filled: Filled, tmp_path: Path, kind: st
     shown = "Zwiebelfisch" in bundle.decode()
     assert shown is ("sealed" in kind)
     assert "needle" not in bundle.decode()
+
+
+@pytest.mark.parametrize("version", ["3.9", "3.10", "3.12", "3.13", "3.14"])
+def test_other_pythons_come_to_the_same_verdict(filled: Filled, tmp_path: Path, version: str) -> None:
+    python = shutil.which(f"python{version}") or pytest.skip(f"there is no Python {version} here")
+    # What is found may be a stand-in for one that is not there; the environment that it asks for is not the verifier's.
+    found = subprocess.run([python, "-c", "import sys; print(sys.executable)"], capture_output=True, text=True, check=False)
+    if found.returncode:
+        pytest.skip(f"there is no Python {version} here")
+    for change, verdict in ((lambda _: None, 0), (edit_body, 1)):
+        lines, _ = bundle_of(filled, sealed=True)
+        change(lines)
+        said = verified(tmp_path, sealed_up(lines), *KEY, python=found.stdout.strip())
+        assert said.status == verdict, said.output
 
 
 # The fold and the restore
