@@ -67,7 +67,7 @@ def replayed(at: Stand, events: int) -> Replayed:
     """Verify the ledger by a process of its own, whose memory is watched."""
     command = [sys.executable, "-m", "benchmarks.verify", at.service_url]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process, progress("verify", events) as advance:
-        memory = _Memory(process.pid)
+        memory = Memory(process.pid)
         assert process.stdout is not None
         try:
             told = _follow(process.stdout, advance)
@@ -88,7 +88,7 @@ def _follow(lines: IO[str], advance: Advance) -> dict[str, Any] | None:
     return None
 
 
-class _Memory:
+class Memory:
     """Watches the resident memory of a process and its descendants, ten times a second."""
 
     def __init__(self, pid: int) -> None:

@@ -44,8 +44,8 @@ from service.feed.wakes import Wakes
 from service.feed.webhooks import Webhooks
 from service.log.append import Writers
 from service.log.cosigning import Cosigning
+from service.log.guard import Guard
 from service.log.heads import Heads
-from service.log.ledgers import all_ledgers
 from service.log.outlook import Outlooks
 from service.log.read import Reader
 from service.log.signing import Signing
@@ -97,8 +97,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     heads = Heads(heads_folder(settings))
     database = Database(settings.database_url, settings.pool_connections)
     database.on_connect.append(heads.check)
-    await database.open()
-    services, cosigning = await _services(app, database, heads)
+    services, cosigning = await _opened(app, database, heads)
     app.state.services = services
     app.state.turning = turning = Turning(database, services.reader)
     app.state.books, app.state.replaying = Books(settings.database_url), Replaying(database, settings.database_url)
@@ -126,6 +125,16 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             await asyncio.to_thread(metrics.close)
 
 
+async def _opened(app: FastAPI, database: Database, heads: Heads) -> tuple[Services, Cosigning]:
+    """What the handlers work with; where that cannot be, no connections stay."""
+    await database.open()
+    try:
+        return await _services(app, database, heads)
+    except BaseException:
+        await database.close()
+        raise
+
+
 async def _services(app: FastAPI, database: Database, heads: Heads) -> tuple[Services, Cosigning]:
     """What the handlers work with, once the histories of all ledgers are known to be those that were signed."""
     settings: Settings = app.state.settings
@@ -133,9 +142,12 @@ async def _services(app: FastAPI, database: Database, heads: Heads) -> tuple[Ser
     rates = Rates(settings.rate_per_second) if settings.rate_per_second else None
     signing, cosigning = Signing(database, settings), Cosigning(database)
     await signing.open()
-    for ledger in await all_ledgers(reader):
-        if forked := await signing.fork(reader, ledger):
-            heads.refuse(ledger, forked)
+    if signing.store is not None:
+        guard = Guard(signing.store, signing.deployment, heads)
+        async with database.connection() as connection:
+            await guard.check(connection)
+        database.on_connect.append(guard.check)
+        signing.on_fork = heads.refuse
     keyring, directory = Keyring(database, rates, app.state.issuer), LedgerDirectory(reader)
     assert settings.database_url is not None
     wakes = Wakes(database, settings.database_url)

@@ -55,11 +55,19 @@ class Epochs(msgspec.Struct, kw_only=True):
 
 class ReplayHead(msgspec.Struct, omit_defaults=True, kw_only=True):
     """The last event that a replay is of: its position, and its hash unless the ledger is empty; and the root of the tree that ends there,
-    where a batch ends, as a checkpoint of this size states it."""
+    where a batch ends, as a checkpoint of this size states it.
+
+    `checkpoint` is the first signed note that covers it, of `checkpoint_size` events. Where that is more than the position,
+    `checkpoint_path`, of a replay that is asked for by its id, proves that its tree continues the root (RFC 6962, section 2.1.2): hashes in
+    base64.
+    """
 
     position: int
     event_hash: str | None = None
     root: str | None = None
+    checkpoint: str | None = None
+    checkpoint_size: int | None = None
+    checkpoint_path: list[str] | None = None
 
 
 class ReplayDifference(msgspec.Struct, kw_only=True):

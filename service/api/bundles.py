@@ -14,6 +14,7 @@ from service.api.imports import MEDIA_TYPE
 from service.api.operations import WHOLE, Call, Documented, Flag, QueryModel, route
 from service.audit.bundle import Bundle, KeyPeriod, Signed, Wanted
 from service.errors import ContractNotFound, Forbidden, HistoryForked, NotSigned, Refused
+from service.log.epochs import epochs
 from service.log.ledger import instant
 
 BUNDLE = "/v1/ledgers/{ledger}/bundle"
@@ -69,7 +70,8 @@ async def _signed(call: Call) -> Signed:
         )
         for verifier, key in await signing.verifiers(call.ledger, call.epoch)
     ]
-    return Signed(published.note, published.checkpoint.size, keys)
+    begun = [one.note for one in await epochs(call.services.reader.database, call.ledger.ledger_id)]
+    return Signed(published.note, published.checkpoint.size, keys, begun)
 
 
 async def _logged(call: Call, bundle: Bundle) -> AsyncIterator[bytes]:

@@ -1,7 +1,9 @@
 """Replays over HTTP: a whole ledger verified, rebuilt, or told as of a past time, while the caller goes on with something else."""
 
+import base64
 import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Annotated, Any, Literal
@@ -29,17 +31,23 @@ from service.errors import (
     KeyReused,
     Malformed,
     MemberFault,
+    NotSigned,
     Refused,
     ReplayEnded,
     ReplayNotFound,
     ReplayRuns,
     ReplayUnfinished,
+    StoreUnusable,
     TooManyReplays,
+    TreeUnknown,
     Unavailable,
     UnsupportedMediaType,
 )
+from service.log.checkpoint import Checkpoint
 from service.log.header import canonical
 from service.log.ledger import instant
+from service.log.notes import Note
+from service.log.proofs import consistency
 
 REPLAYS = "/v1/ledgers/{ledger}/replays"
 REPLAY = REPLAYS + "/{replay_id}"
@@ -158,7 +166,18 @@ def _replay_id(call: Call) -> str:
 
 async def _get_replay(call: Call) -> Response:
     call.query(QueryModel)
-    return json_response(_answer(await runs.find(call.services.reader.database, call.ledger, _replay_id(call))))
+    database, replay_id = call.services.reader.database, _replay_id(call)
+    run = await runs.find(database, call.ledger, replay_id)
+    if run.head is not None and run.checkpoint is None:
+        # Where nothing can be signed now, the replay is told all the same.
+        with suppress(NotSigned, StoreUnusable, HistoryForked, TreeUnknown):
+            await call.services.signing.covering(call.ledger, call.epoch, run.head)
+            run = await runs.find(database, call.ledger, replay_id)
+    answer = _answer(run)
+    if answer.head is not None and (size := answer.head.checkpoint_size) is not None and size > answer.head.position:
+        path = await consistency(database, call.ledger.ledger_id, answer.head.position, size)
+        answer.head.checkpoint_path = [base64.b64encode(one).decode() for one in path]
+    return json_response(answer)
 
 
 async def _get_book(call: Call) -> Response:
@@ -252,6 +271,8 @@ def _head(run: Run) -> audit_answers.ReplayHead | None:
         position=run.head,
         event_hash=run.head_hash.hex() if run.head_hash else None,
         root=run.head_root.hex() if run.head_root else None,
+        checkpoint=run.checkpoint,
+        checkpoint_size=Checkpoint.parse(Note.parse(run.checkpoint).text).size if run.checkpoint else None,
     )
 
 

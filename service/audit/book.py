@@ -11,7 +11,7 @@ from service.database import connect
 from service.domain.references import ReferenceId
 from service.errors import OperatorError
 from service.log.ledger import Ledger, zone
-from service.projections.contracts import ContractRow
+from service.projections.contracts import RESTORING, ContractRow, unknown_layout
 
 CHUNK_EVENTS = 10_000
 
@@ -83,6 +83,13 @@ class Chunk(NamedTuple):
     events: int
 
 
+class StillRestored(OperatorError):
+    """The ledger is not restored to its end: a part of it says nothing of the whole."""
+
+    def __init__(self, ledger: str) -> None:
+        super().__init__(f"Ledger {ledger}: {unknown_layout(RESTORING)}.")
+
+
 @dataclass(frozen=True, slots=True)
 class Book:
     """The ledger that is replayed: its live generation, its head and its day when the replay began."""
@@ -119,10 +126,14 @@ def open_connection(url: str) -> Connection:
     return connection
 
 
-def open_book(connection: Connection, name: str) -> Book:
+def open_book(connection: Connection, name: str, *, is_restored: bool = False) -> Book:
+    """A ledger as it is now. OperatorError when there is none; StillRestored for one that a restore has not ended, unless it is the
+    restore that asks."""
     row = connection.execute(_LEDGER, [name]).fetchone()
     if row is None:
         raise OperatorError(f"There is no ledger {name}; `contract-ledger ledgers list` shows those there are.")
+    if row[5] == RESTORING and not is_restored:
+        raise StillRestored(name)
     ledger = Ledger(*row[:4])
     return Book(ledger, row[4], row[5], row[6], row[7].astimezone(zone(ledger.time_zone)).date())
 

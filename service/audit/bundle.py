@@ -15,7 +15,9 @@ import msgspec
 from service.domain.erasure import ERASED, read_target
 from service.errors import ContractNotFound, Internal, MemberFault, Refused
 from service.log import proofs
+from service.log.checkpoint import Checkpoint
 from service.log.ledger import Ledger, instant
+from service.log.notes import Note
 from service.log.read import Reader
 
 FORMAT = "contract-ledger/bundle/v1"
@@ -58,6 +60,13 @@ class Consistency(msgspec.Struct, kw_only=True):
     hashes: list[str]
 
 
+class Beginning(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """The signed checkpoint that an epoch began with; of the newest epoch with the proof that the tree continues it."""
+
+    checkpoint: str
+    hashes: list[str] | None = None
+
+
 class Policies(msgspec.Struct, kw_only=True):
     """What a ledger asks of those who append; no part of its log."""
 
@@ -84,6 +93,7 @@ class Opening(msgspec.Struct, omit_defaults=True, kw_only=True, forbid_unknown_f
     before: list[str] | None = None
     after: list[str] | None = None
     consistency: Consistency | None = None
+    epochs: list[Beginning] | None = None
     sealed: bool | None = None
     policies: Policies | None = None
 
@@ -123,11 +133,12 @@ encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """A checkpoint as it was signed, the size that it signs, and the keys that sign for the ledger."""
+    """A checkpoint as it was signed, the size that it signs, the keys that sign for the ledger, and what its epochs began with."""
 
     note: str
     size: int
     keys: Sequence[KeyPeriod] = ()
+    epochs: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +187,10 @@ class Bundle:
         elif wanted.kind == "range" and self._first > self._last:
             raise _refused("from_position", f"the range would end before it begins, at {self._last}")
         if wanted.from_size is not None and wanted.from_size > size:
-            raise _refused("from_size", f"the checkpoint covers {size} events so far, so it continues none of {wanted.from_size}")
+            known = (
+                " Since a new epoch was begun, ask without it: the bundle says what became of what was kept." if self._signed.epochs else ""
+            )
+            raise _refused("from_size", f"the checkpoint covers {size} events so far, so it continues none of {wanted.from_size}", known)
 
     async def lines(self, made_by: str) -> AsyncIterator[bytes]:
         """The bundle, page by page."""
@@ -201,6 +215,7 @@ class Bundle:
             made_by=made_by,
             contract_id=wanted.contract_id,
             consistency=await self._consistency(),
+            epochs=await self._epochs() or None,
             sealed=wanted.sealed or None,
         )
         if kind == "range":
@@ -218,6 +233,15 @@ class Bundle:
             return None
         found = await proofs.consistency(self._database, self._ledger.ledger_id, size, self._signed.size)
         return Consistency(from_size=size, hashes=_hex(found))
+
+    async def _epochs(self) -> list[Beginning]:
+        """What the epochs began with; that the tree continues it can be proven of the last, since what was before may be given up."""
+        begun = [Beginning(checkpoint=note) for note in self._signed.epochs]
+        last = Checkpoint.parse(Note.parse(begun[-1].checkpoint).text) if begun else None
+        if last is not None and last.origin == Checkpoint.parse(Note.parse(self._signed.note).text).origin:
+            found = await proofs.consistency(self._database, self._ledger.ledger_id, last.size, self._signed.size)
+            begun[-1].hashes = _hex(found)
+        return begun
 
     async def _subtrees(self, begin: int, end: int) -> list[str]:
         return _hex(await proofs.subtrees(self._database, self._ledger.ledger_id, begin, end))
@@ -287,5 +311,5 @@ def _hex(hashes: Sequence[bytes]) -> list[str]:
     return [one.hex() for one in hashes]
 
 
-def _refused(parameter: str, detail: str) -> Refused:
-    return Refused(f"{parameter}: {detail}.", (MemberFault(f"query:{parameter}", detail),))
+def _refused(parameter: str, detail: str, more: str = "") -> Refused:
+    return Refused(f"{parameter}: {detail}.{more}", (MemberFault(f"query:{parameter}", detail),))

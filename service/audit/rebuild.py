@@ -88,22 +88,25 @@ class RebuildRuns(OperatorError):
     """Another rebuild of the ledger runs."""
 
 
-def rebuild(database_url: str, ledger: str, progress: Progress, processes: int = 0, course: Course | None = None) -> Rebuilt:
+def rebuild(
+    database_url: str, ledger: str, progress: Progress, processes: int = 0, course: Course | None = None, *, is_restored: bool = False
+) -> Rebuilt:
     """Write the projection of a ledger anew beside the live one, compare the two, and put the new one in its place.
 
     Appends go on: what they change meanwhile is folded again, at the end under the ledger's lock. `course` is as of `verify`: given again,
-    the rebuild goes on with the rows that it has written. RebuildRuns when another runs, LogDamaged when there is nothing to build on.
+    the rebuild goes on with the rows that it has written. RebuildRuns when another runs, LogDamaged when there is nothing to build on,
+    StillRestored for a ledger that a restore has not ended, unless it is the restore that asks.
     """
     began = time.monotonic()
     course = course or Course()
     with open_connection(database_url) as connection:
-        head = open_book(connection, ledger).head
+        head = open_book(connection, ledger, is_restored=is_restored).head
     with Crew(database_url, head, processes) as crew, open_connection(database_url) as connection:
-        book = open_book(connection, ledger)
+        book = open_book(connection, ledger, is_restored=is_restored)
         if connection.execute(_ONE_REBUILD, [book.ledger.ledger_id]).fetchone() != (True,):
             raise RebuildRuns(f"Another rebuild of ledger {ledger} runs; wait for it to end.")
         # Under the lock, since the one before may just have put its rows in place.
-        book = _taken_up(connection, open_book(connection, ledger), course)
+        book = _taken_up(connection, open_book(connection, ledger, is_restored=is_restored), course)
         if book.generation + 1 == course.generation:
             _build(connection, crew, book, course, progress)
         _delete_stale(connection, book, course.generation or 0)

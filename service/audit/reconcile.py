@@ -16,6 +16,7 @@ from uuid_utils import uuid7
 from service import __version__
 from service.audit.book import LAST_ID, Book, Chunk, Connection, Difference, open_book, open_connection
 from service.audit.replay import Course, verify_chunk
+from service.projections.contracts import RESTORING
 
 LOCK = 1_668_443_747, 0
 """The advisory lock of the one process that reconciles."""
@@ -92,8 +93,8 @@ def _is_over(seconds: float) -> bool:
 def reconcile_next(connection: Connection, name: str) -> bool:
     """Compare the next contract of a ledger; False where there is none to compare."""
     began = time.monotonic()
-    book = open_book(connection, name)
-    if not book.head or (current := _current_pass(connection, book)) is None:
+    book = open_book(connection, name, is_restored=True)
+    if not book.head or book.layout == RESTORING or (current := _current_pass(connection, book)) is None:
         return False
     course = current.course
     found = connection.execute(_NEXT, {"ledger_id": book.ledger.ledger_id, "after": course.after}).fetchone()

@@ -39,7 +39,7 @@ from service.domain.corrections import delivery_ids, resolve
 from service.domain.events import RecordedEvent
 from service.domain.references import ReferenceId, held_references
 from service.log.ledger import Ledger
-from service.projections.contracts import LAYOUT, ContractRow, contract_row, project
+from service.projections.contracts import LAYOUT, ContractRow, contract_row, project, unknown_layout
 
 Progress = Callable[[int, int, str], None]
 
@@ -116,7 +116,7 @@ def verify(database_url: str, ledger: str, progress: Progress, processes: int = 
         walk.end()
     difference = walk.difference or course.difference
     if difference is None and book.layout != LAYOUT:
-        difference = Difference(f"ledger {ledger}", f"its rows have layout {book.layout}, not {LAYOUT}: run `contract-ledger rebuild`")
+        difference = Difference(f"ledger {ledger}", unknown_layout(book.layout))
     if difference is None:
         with open_connection(database_url) as connection:
             difference = check_outlook(connection, open_book(connection, ledger))

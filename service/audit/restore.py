@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, LiteralString
+from typing import Any, LiteralString
 
 import orjson
 import psycopg
@@ -18,16 +18,15 @@ import psycopg
 from service.audit.book import Connection, open_connection
 from service.audit.bundle_file import BundleFile, Read, opened
 from service.audit.rebuild import rebuild
+from service.audit.restorable import STEP_EVENTS, Check
 from service.errors import OperatorError
-from service.log.header import NO_PREVIOUS, SCHEMA, body_digest, event_hash
+from service.log.header import event_hash
 from service.log.ledger import zone
 from service.log.notes import Note, NoteError, Verifier
 from service.log.tiles import full_tiles
-from service.log.tree import Extension, Full, extend, root_of
+from service.log.tree import Extension, Full, extend
+from service.projections.contracts import RESTORING
 
-RESTORING: Final = 0
-"""The layout of a ledger that is not restored to its end."""
-STEP_EVENTS = 2_000
 STEP_BYTES = 16_777_216
 _LEDGER_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -82,7 +81,7 @@ def restore(database_url: str, file: Path, progress: Progress, verifier_key: str
     began = time.monotonic()
     with opened(file) as bundle:
         _check_opening(bundle, verifier_key)
-        _check_events(bundle, progress)
+        Check(bundle).run(progress)
     with opened(file) as bundle, open_connection(database_url) as connection:
         try:
             tree = _begin(connection, bundle)
@@ -90,7 +89,7 @@ def restore(database_url: str, file: Path, progress: Progress, verifier_key: str
         except psycopg.Error as error:
             raise OperatorError(f"The database refused: {str(error).strip()}. What was written stays: run the same again.") from error
         name, size = bundle.opening.ledger, bundle.checkpoint.size
-    rebuilt = rebuild(database_url, name, progress)
+    rebuilt = rebuild(database_url, name, progress, is_restored=True)
     return Restored(name, size, tree.size, rebuilt.contracts, time.monotonic() - began)
 
 
@@ -109,29 +108,10 @@ def _check_opening(bundle: BundleFile, verifier_key: str | None) -> None:
         bundle.refuse("names a time zone that there is not")
     if not signed:
         raise OperatorError("The checkpoint of the bundle is not signed by the key that was given.")
-
-
-def _check_events(bundle: BundleFile, progress: Progress) -> None:
-    """Position, chain, digests and root are what they have to be."""
-    tree = Extension(b"", 0, [])
-    last: dict[str, tuple[int, str]] = {}
-    for read in bundle.events():
-        header, leaf = read.header, event_hash(read.line.header.encode())
-        revision, prev = last.get(header.contract_id, (0, NO_PREVIOUS))
-        if (header.ledger_id, header.schema) != (bundle.opening.ledger_id, SCHEMA):
-            bundle.refuse("is an event of another ledger, or of another schema")
-        if (header.position, header.revision, header.prev) != (tree.size + 1, revision + 1, prev):
-            bundle.refuse(f"is not event {tree.size + 1}, with the revision {revision + 1} and the link that its contract needs")
-        if read.line.body is not None and body_digest(read.line.body.encode()) != header.body_digest:
-            bundle.refuse("has a body that is not the one which was recorded")
-        if read.line.body is not None and (read.line.sealed is None) != (header.sealed_digest is None):
-            bundle.refuse("lacks what is sealed in it: what restores is a bundle that was made with what is sealed (--sealed)")
-        last[header.contract_id] = header.revision, leaf.hex()
-        tree = extend(tree.frontier, tree.size, (leaf,))
-        if tree.size % STEP_EVENTS == 0:
-            progress(tree.size, bundle.checkpoint.size, "events checked")
-    if (tree.size, root_of(tree.frontier)) != (bundle.checkpoint.size, bundle.checkpoint.root):
-        raise OperatorError("The events of the bundle do not make the root of its checkpoint; verify.py says more.")
+    # Nothing else in a bundle is signed: the zone says what days are, the name whose log it is.
+    named = [line.removeprefix("time zone ") for line in bundle.checkpoint.extensions if line.startswith("time zone ")]
+    if named not in ([], [opening.time_zone]) or bundle.checkpoint.origin.split("/")[-2:-1] not in ([], [opening.ledger]):
+        bundle.refuse("names another time zone or another ledger than its checkpoint")
 
 
 def _begin(connection: Connection, bundle: BundleFile) -> Extension:
@@ -172,12 +152,12 @@ def _write(connection: Connection, bundle: BundleFile, there: Extension, progres
         tree = extend(tree.frontier, tree.size, (event_hash(read.line.header.encode()),))
     if tree.frontier != there.frontier:
         raise OperatorError(f"What is there of ledger {bundle.opening.ledger} was restored from another bundle.")
-    for step in _steps(bundle, events):
+    for step in _steps(events):
         tree = _write_step(connection, bundle.opening.ledger_id, tree, step)
         progress(tree.size, bundle.checkpoint.size, "events")
 
 
-def _steps(bundle: BundleFile, events: Iterator[Read]) -> Iterator[list[Read]]:
+def _steps(events: Iterator[Read]) -> Iterator[list[Read]]:
     """Events in steps of whole batches."""
     step: list[Read] = []
     size = 0
@@ -188,8 +168,6 @@ def _steps(bundle: BundleFile, events: Iterator[Read]) -> Iterator[list[Read]]:
             yield step
             step, size = [], 0
     if step:
-        if not step[-1].line.ends_batch:
-            bundle.refuse("comes after an event that ends no batch, which the last one does")
         yield step
 
 

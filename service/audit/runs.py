@@ -27,7 +27,10 @@ MAX_OPEN = 20
 
 _COLUMNS = """
 replay_id::text, kind, status, known_position, effective_on, requested_by::text, software_version, head, head_hash, head_root, events,
-total, contracts, erased, changed, difference_at, difference, failure, digest, seconds, created_at, started_at, ended_at
+total, contracts, erased, changed, difference_at, difference, failure, digest, seconds, created_at, started_at, ended_at, (
+    SELECT c.note FROM checkpoints c
+    WHERE c.ledger_id = r.ledger_id AND c.size >= r.head
+      AND c.epoch = (SELECT l.epoch FROM ledgers l WHERE l.ledger_id = r.ledger_id) ORDER BY c.size LIMIT 1)
 """
 _OF_LEDGER = f"SELECT {_COLUMNS} FROM replays r WHERE ledger_id = %(ledger_id)s::uuid"  # noqa: S608
 _BY_ID = _OF_LEDGER + " AND replay_id = %(replay_id)s::uuid"
@@ -117,6 +120,8 @@ class Run:
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
+    checkpoint: str | None
+    """The first signed note of the ledger's epoch that covers the head."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

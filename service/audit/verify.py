@@ -26,11 +26,14 @@ MAX_LINE_BYTES = 64 * 1024 * 1024
 MAX_HEADER_BYTES = 4096
 MAX_CHECKPOINT_BYTES = 1_000_000
 MAX_PROOF_HASHES = 64
+MAX_EPOCHS = 1_000
 ZEROS = "0" * 64
 _HEX = re.compile("[0-9a-f]{64}")
 _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _INSTANT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
 _NAME = re.compile(r"[a-z_.]{1,100}")
+_EPOCH = re.compile("(.+)/([1-9][0-9]{0,8})")
+_FOLLOWS = re.compile("follows ([^ ]+) (0|[1-9][0-9]{0,15}) ([A-Za-z0-9+/]{43}=)")
 _DAY = re.compile(r"[0-9]{4}(-Q[1-4]|-[0-9]{2}(-[0-9]{2})?)?")
 
 
@@ -257,8 +260,14 @@ def _base64(text: str) -> bytes:
         raise Unusable(f"{ascii(text)[:60]} is not base64") from None
 
 
+def epoch_of(origin: str) -> tuple[str, int]:
+    """The log that an origin, `<deployment>/<ledger>/<epoch>`, is of, and the epoch of its history; 0 for an origin without one."""
+    found = _EPOCH.fullmatch(origin)
+    return (found[1], int(found[2])) if found else (origin, 0)
+
+
 class Key:
-    """A verifier key, `name+hash+key`, as the one who verifies has pinned it."""
+    """A verifier key, `name+hash+key`, as the one who verifies has pinned it. It is one of the log in later epochs, too."""
 
     def __init__(self, text: str) -> None:
         parts = text.strip().split("+", 2)
@@ -266,9 +275,17 @@ class Key:
         if len(key) != 33 or key[0] != 1:
             raise Unusable(f"{ascii(text)[:100]} is not the verifier key of an Ed25519 signer, name+hash+key")
         self.name, self.public = parts[0], key[1:]
-        self.id = hashlib.sha256(self.name.encode() + b"\n" + key).digest()[:4]
-        if self.id.hex() != parts[1]:
+        if self.id_as(self.name).hex() != parts[1]:
             raise Unusable(f"the verifier key of {self.name!a} does not have the hash {ascii(parts[1])[:20]} that it names")
+
+    def id_as(self, name: str) -> bytes:
+        """What a signature by this key under a name begins with."""
+        return hashlib.sha256(name.encode() + b"\n\x01" + self.public).digest()[:4]
+
+    def signs_as(self, name: str, *, ever: bool = False) -> bool:
+        """Whether signatures under a name count: its own, that of the same log in a later epoch, or `ever` in any."""
+        (log, pinned), (other, epoch) = epoch_of(self.name), epoch_of(name)
+        return name == self.name or (log == other and (epoch > pinned > 0 or (ever and epoch > 0 < pinned)))
 
 
 class Checkpoint:
@@ -288,13 +305,13 @@ class Checkpoint:
         if len(self.root) != 32 or len(self.signatures) > 100:
             raise Unusable("the checkpoint's root is not a hash, or it has too many signatures")
 
-    def signer(self, keys: Sequence[Key]) -> str | None:
-        """The name of a key, among those pinned, that signed it; None when none did."""
+    def signer(self, keys: Sequence[Key], *, ever: bool = False) -> Key | None:
+        """The key, among those pinned, that signed it; None when none did. `ever` takes signatures of epochs before the pinned one."""
         text = self.text.encode("utf-8")
         for name, signed in self.signatures:
             for key in keys:
-                if key.name == name and key.id == signed[:4] and ed25519_verify(key.public, text, signed[4:]):
-                    return name
+                if key.signs_as(name, ever=ever) and key.id_as(name) == signed[:4] and ed25519_verify(key.public, text, signed[4:]):
+                    return key
         return None
 
 
@@ -313,6 +330,7 @@ CHECKS = {
     "signature": "the checkpoint is signed by a key that you pinned",
     "ledger": "all is of one ledger, and of one contract where the bundle is of one",
     "tree": "every event stands at its place in the tree whose root was signed",
+    "epochs": "no epoch was begun since the one you know, or each by a signed note, and the tree continues the last",
     "consistency": "that tree continues the one of the checkpoint that you kept",
     "order": "no event is missing, twice, or out of order",
     "chain": "each event names the hash of the one before it in its contract",
@@ -369,7 +387,7 @@ class Verdict:
 
 OPENING = frozenset(
     "format kind ledger_id ledger time_zone contract_id from_position to_position checkpoint keys consistency before after sealed "
-    "policies made_at made_by".split()
+    "policies made_at made_by epochs".split()
 )
 LINE = frozenset("header body erased proof sealed ends_batch".split())
 ERASED = frozenset("position header body proof".split())
@@ -403,6 +421,77 @@ def hashes(members: Members, name: str, what: str) -> list[bytes]:
     return [bytes.fromhex(one) for one in found]
 
 
+class Beginning:
+    """The checkpoint that an epoch begins with, signed: where it goes on, and the last that was signed before, which it follows."""
+
+    def __init__(self, given: Any, what: str) -> None:
+        if not isinstance(given, dict):
+            raise Unusable(f"{what} is no object")
+        only(given, ("checkpoint", "hashes"), what)
+        self.checkpoint = Checkpoint(member(given, "checkpoint", str, what))
+        self.hashes = hashes(given, "hashes", what) if "hashes" in given else None
+        found = [_FOLLOWS.fullmatch(line) for line in self.checkpoint.extensions if line.startswith("follows ")]
+        if len(found) != 1 or found[0] is None:
+            raise Unusable(f"{what} does not say what it follows")
+        self.follows, self.follows_size, self.follows_root = found[0][1], int(found[0][2]), _base64(found[0][3])
+
+
+class Epochs:
+    """The epochs of a log that its operator began, the oldest first. A new one is begun when a database was restored that lacks events,
+    or has others than were signed: so what was signed before may be lost, and each says how much was signed."""
+
+    def __init__(self, opening: Members, head: Checkpoint) -> None:
+        given = member(opening, "epochs", list, "the opening line") if "epochs" in opening else []
+        if len(given) > MAX_EPOCHS:
+            raise Unusable(f"the opening line has more than {MAX_EPOCHS} epochs")
+        self.head, (self.log, self.epoch) = head, epoch_of(head.origin)
+        self.begun = [Beginning(one, f"epoch {number} of the opening line") for number, one in enumerate(given, 1)]
+        known = [0, *(epoch_of(one.checkpoint.origin)[1] for one in self.begun)]
+        if sorted(set(known)) != known or any(epoch_of(one.checkpoint.origin)[0] != self.log for one in self.begun):
+            raise Unusable("the opening line has epochs of another log, or not in their order")
+        if known[-1] > self.epoch:
+            raise Unusable("the opening line has an epoch after that of the checkpoint")
+
+    def check(self, keys: Sequence[Key], known: int, verdict: Verdict) -> None:
+        """Each note since the epoch that is `known` is signed and follows the one before, and the tree continues the last beginning."""
+        for one in self.begun:
+            # Those before may be signed by keys that were retired since, and nothing rests on them.
+            is_news = epoch_of(one.checkpoint.origin)[1] > known > 0
+            if is_news and keys and one.checkpoint.signer(keys, ever=True) is None:
+                verdict.fault("epochs", f"the note of {one.checkpoint.origin!a}", "it is not signed by a key that you pinned")
+        last = self.begun[-1] if self.begun else None
+        if last is not None and last.checkpoint.origin == self.head.origin and not self._continues(last):
+            verdict.fault("epochs", "the checkpoint", "its tree does not continue the one that its epoch began with")
+        if 0 < known < self.epoch:
+            self._check_since(known, verdict)
+
+    def _check_since(self, known: int, verdict: Verdict) -> None:
+        """The notes lead back from the epoch of the checkpoint to the one that is known."""
+        origin = self.head.origin
+        for one in reversed(self.begun):
+            if one.checkpoint.origin == origin and epoch_of(origin)[1] > known:
+                origin = one.follows
+                verdict.remarks["epochs"].append(_told(one))
+        log, epoch = epoch_of(origin)
+        if log != self.log or epoch < known:
+            verdict.fault("epochs", "the opening line", f"its notes lead to {origin!a} and not to epoch {known}, which you know")
+        elif epoch > known:
+            verdict.doubt("epochs", f"no note shows how {origin!a} was begun, and you know epoch {known}")
+
+    def _continues(self, last: Beginning) -> bool:
+        first, head = last.checkpoint, self.head
+        return last.hashes is not None and verify_consistency(first.size, head.size, first.root, head.root, last.hashes)
+
+    def after(self, kept: Checkpoint) -> list[Beginning]:
+        """The epochs after that of a checkpoint."""
+        return [one for one in self.begun if epoch_of(one.checkpoint.origin)[1] > epoch_of(kept.origin)[1]]
+
+
+def _told(one: Beginning) -> str:
+    number, size = epoch_of(one.checkpoint.origin)[1], one.checkpoint.size
+    return f"epoch {number} goes on from {size} events after {one.follows_size} were signed in epoch {epoch_of(one.follows)[1]}"
+
+
 class Walk:
     """One way through a bundle, from its opening line to its closing one."""
 
@@ -427,20 +516,50 @@ class Walk:
                 raise Unusable(f"the range of the bundle is none within the {self.checkpoint.size} events of its checkpoint")
             self.tree.grow(self.first - 1, hashes(opening, "before", what))
         self.position = self.first - 1
+        self.epochs = Epochs(opening, self.checkpoint)
         self._check_head(keys)
+        known = [epoch_of(name) for name in ([key.name for key in keys] if kept is None else [kept.origin])]
+        self.epochs.check(keys, max((epoch for log, epoch in known if log == self.epochs.log), default=0), verdict)
 
     def _check_head(self, keys: Sequence[Key]) -> None:
         """Who signed the checkpoint, and what it says of the ledger."""
+        signer = self.checkpoint.signer(keys)
         if not keys:
             self.verdict.doubt("signature", "no verifier key was given (--key), so anybody may have signed this")
-        elif self.checkpoint.signer(keys) is None:
-            self.verdict.fault("signature", "the checkpoint", "none of its signatures is of a key that you pinned")
+        elif signer is not None and signer.name != self.checkpoint.origin and epoch_of(signer.name)[1]:
+            self.verdict.remarks["signature"].append(f"in a later epoch than that of {signer.name!a}")
+        elif signer is None:
+            pinned = ", ".join(sorted({ascii(key.name) for key in keys}))
+            self.verdict.fault("signature", "the checkpoint", f"none of its signatures is of a key that you pinned, which are of {pinned}")
         zone = member(self.opening, "time_zone", str, "the opening line")
-        if self.checkpoint.extensions and not any(zone in line.split(" ") for line in self.checkpoint.extensions):
+        if [line for line in self.checkpoint.extensions if line.startswith("time zone ")] not in ([], ["time zone " + zone]):
             self.verdict.fault("ledger", "the opening line", "its time zone is not the one that the checkpoint names")
-        if self.kept is not None and self.kept.origin != self.checkpoint.origin:
-            origins = ascii(self.checkpoint.origin), ascii(self.kept.origin)
-            self.verdict.fault("consistency", "the checkpoint", "it is of the log {}, and the one you kept of {}".format(*origins))
+        log, epoch = epoch_of(self.checkpoint.origin)
+        if epoch and log.rpartition("/")[2] != self.opening.get("ledger"):
+            self.verdict.fault("ledger", "the opening line", f"its ledger is not the one of the log {self.checkpoint.origin!a}")
+        if self.kept is not None:
+            self._check_kept(self.kept)
+
+    def _check_kept(self, kept: Checkpoint) -> None:
+        """What was kept is of the same log; and if of an earlier epoch, what was signed since does not deny it."""
+        (log, epoch), head = epoch_of(kept.origin), self.checkpoint
+        if log != self.epochs.log or (epoch == 0 and kept.origin != head.origin):
+            self.verdict.fault(
+                "consistency", "the checkpoint", f"it is of the log {head.origin!a}, and the one you kept of {kept.origin!a}"
+            )
+        elif epoch > self.epochs.epoch:
+            earlier = f"it is of epoch {self.epochs.epoch}, and the one you kept of epoch {epoch}: this is a history that was given up"
+            self.verdict.fault("consistency", "the checkpoint", earlier)
+        for one in self.epochs.after(kept):
+            where, lost = f"the note of {one.checkpoint.origin!a}", kept.size - one.checkpoint.size
+            if one.follows == kept.origin and one.follows_size < kept.size:
+                signed = f"it says that {one.follows_size} events were signed before, and you kept a checkpoint of {kept.size}"
+                self.verdict.fault("consistency", where, signed)
+            elif one.follows == kept.origin and one.follows_size == kept.size and one.follows_root != kept.root:
+                self.verdict.fault("consistency", where, f"two roots for one size, {kept.size}: there are two histories")
+            elif lost > 0:
+                went = f"the log goes on from {one.checkpoint.size} events, so {lost} of those you kept a checkpoint of are given up"
+                self.verdict.fault("consistency", where, went)
 
     def event(self, line: Members, where: str) -> None:
         """Check the line of an event."""
@@ -593,7 +712,8 @@ class Walk:
             verdict.fault(
                 "consistency", "the checkpoint", f"the log was changed below the {kept.size} events that you kept a checkpoint of"
             )
-        verdict.remarks["consistency"].append(f"from {kept.size} events to {now.size}")
+        since = "" if kept.origin == now.origin else f" of {kept.origin!a}"
+        verdict.remarks["consistency"].append(f"from {kept.size} events{since} to {now.size}")
 
 
 def verify(stream: BinaryIO, keys: Sequence[Key], kept: Checkpoint | None = None, ledger: str | None = None) -> tuple[Verdict, Walk | None]:
@@ -658,7 +778,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if asked.kept:
             with open(asked.kept, encoding="utf-8", newline="") as file:
                 kept = Checkpoint(file.read(MAX_CHECKPOINT_BYTES + 1))
-            if keys and kept.signer(keys) is None:
+            if keys and kept.signer(keys, ever=True) is None:
                 raise Unusable("the checkpoint that you kept is not signed by a key that you pinned")
         if asked.bundle == "-":
             verdict, walk = verify(sys.stdin.buffer, keys, kept, asked.ledger)

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from concurrent.futures.process import BrokenProcessPool
 from datetime import date
+from pathlib import Path
 from typing import Any, Never
 
 import msgspec
@@ -20,7 +21,8 @@ import psycopg
 import structlog
 
 from service import __version__
-from service.audit.book import Connection, Difference, open_connection
+from service.audit.book import Connection, Difference, StillRestored, open_connection
+from service.audit.outside import Outside
 from service.audit.past import Telling, Times
 from service.audit.rebuild import LogDamaged, rebuild
 from service.audit.reconcile import reconcile
@@ -82,7 +84,7 @@ class Job:
         digest = None
         try:
             if self.kind == VERIFY:
-                verdict = verify(self._url, self.ledger, self.progress, course=self.course)
+                verdict = _kept_outside().verify(verify, self._url, self.ledger, self.progress, course=self.course)
                 self.course.difference = verdict.difference
             elif self.kind == REBUILD:
                 rebuild(self._url, self.ledger, self.progress, course=self.course)
@@ -91,6 +93,8 @@ class Job:
         except LogDamaged as damaged:
             self.course.difference = damaged.difference
             self._finish(FAILED, str(damaged))
+        except StillRestored as error:
+            self._finish(FAILED, str(error))
         else:
             self._finish(DONE, None, digest)
 
@@ -131,6 +135,12 @@ class Job:
         assert self._connection is not None
         self._connection.execute(_END, self._key | {"status": status, "failure": failure, "digest": digest})
         self._connection.close()
+
+
+def _kept_outside() -> Outside:
+    """Where the service that started this keeps what it signed and committed."""
+    store, folder = os.environ.get("LEDGER_CHECKPOINT_STORE"), os.environ.get("LEDGER_DATA_DIR")
+    return Outside(store or None, Path(folder) / "heads" if folder else None)
 
 
 def _end() -> Never:

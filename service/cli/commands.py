@@ -214,13 +214,17 @@ def migrate(
 def verify(ledger: AnyLedger = None, data_dir: DataDir = None) -> None:
     """Check the whole log: every hash, every link, the order, and that each current state is exactly the fold of its events.
 
-    Reads only, and writes what came of it into the history of replays. Exit status 1 at a difference, which is named.
+    Then that it has what is kept outside the database: the last checkpoint that was signed, the last event that was committed. Reads
+    only, and writes what came of it into the history of replays. Exit status 1 at a difference, which is named.
     """
+    from functools import partial
+
     from service.audit.replay import verify as check
-    from service.cli.replays import replay
+    from service.cli.replays import kept_outside, replay
     from service.cli.report import verified
 
-    raise typer.Exit(1 if replay("verify", ledger, data_dir, check, verified) else 0)
+    beside = partial(kept_outside(data_dir).verify, check)
+    raise typer.Exit(1 if replay("verify", ledger, data_dir, beside, verified) else 0)
 
 
 @app.command()

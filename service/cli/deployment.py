@@ -192,8 +192,13 @@ def with_own_signing(settings: Settings, folder: Path) -> Settings:
     """The settings with what an embedded database signs by, and where it keeps what it signed, unless they say otherwise."""
     if settings.database_url is not None:
         return settings
-    store = settings.checkpoint_store or str(default_store(os.environ.get("XDG_STATE_HOME")))
-    return replace(settings, signing_key=settings.signing_key or own_signing_key(folder), checkpoint_store=store)
+    return replace(settings, signing_key=settings.signing_key or own_signing_key(folder), checkpoint_store=checkpoint_store(settings))
+
+
+def checkpoint_store(settings: Settings) -> str | None:
+    """Where the last checkpoints are kept; None where no setting says so for a database of one's own."""
+    own = settings.database_url is None
+    return settings.checkpoint_store or (str(default_store(os.environ.get("XDG_STATE_HOME"))) if own else None)
 
 
 def command_key(settings: Settings) -> str:

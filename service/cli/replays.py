@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import date, datetime
 from functools import partial
 from pathlib import Path
@@ -12,12 +13,13 @@ import typer
 from rich.table import Table
 
 from service.audit import runs
+from service.audit.outside import Outside
 from service.audit.past import Telling, times_of
 from service.audit.rebuild import LogDamaged
 from service.audit.runs import Outcome, Run
 from service.cli.admin import ledger_id, ledger_names
-from service.cli.deployment import connected
-from service.cli.options import databases_of
+from service.cli.deployment import checkpoint_store, connected, data_folder
+from service.cli.options import databases_of, settings_of
 from service.cli.report import progress
 from service.cli.story import console
 from service.errors import OperatorError
@@ -36,6 +38,16 @@ def replay(kind: str, ledger: str | None, data_dir: Path | None, run: Callable[.
             different = different or outcome.difference is not None
             typer.secho(sentence(outcome), fg="red" if outcome.difference else "green")
     return different
+
+
+def kept_outside(data_dir: Path | None) -> Outside:
+    """Where this deployment keeps what it signed and committed, as far as the settings say so."""
+    from service.app import heads_folder
+
+    settings = settings_of(data_dir)
+    folder = data_folder(settings) if settings.database_url is None else settings.data_dir
+    heads = None if folder is None else heads_folder(replace(settings, data_dir=folder))
+    return Outside(checkpoint_store(settings), heads)
 
 
 def _named(url: str, ledger: str | None) -> list[str]:

@@ -17,7 +17,10 @@ epoch = typer.Typer(help="The epochs of a ledger's history.", no_args_is_help=Tr
 witness = typer.Typer(help="Witnesses (C2SP tlog-witness), who cosign the checkpoints of a ledger.", no_args_is_help=True)
 LedgerArgument = Annotated[str, typer.Argument(metavar="LEDGER", help="The ledger.")]
 _LAST_SIGNED = """
-SELECT c.note FROM checkpoints c JOIN ledgers l USING (ledger_id) WHERE l.name = %(name)s ORDER BY c.epoch DESC, c.size DESC LIMIT 1
+SELECT s.note FROM (
+    SELECT c.ledger_id, c.epoch, c.size, c.note FROM checkpoints c
+    UNION ALL SELECT p.ledger_id, p.epoch, -1, p.note FROM epochs p  -- what an epoch begins with is the first that was signed in it
+) s JOIN ledgers l USING (ledger_id) WHERE l.name = %(name)s ORDER BY s.epoch DESC, s.size DESC LIMIT 1
 """
 _REGISTER = "INSERT INTO signing_keys (public_key) VALUES (%s)"
 _RETIRE = """

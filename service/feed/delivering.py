@@ -25,7 +25,7 @@ from service.log.stored import StoredEvent
 
 PAGE_EVENTS: Final = 100
 CONTRACTS_AT_A_TIME: Final = 8
-RETRY_SECONDS: Final = (5, 30, 120, 300, 900, 1_800, 3_600, 7_200, 14_400, 28_800, 57_600)
+WAITS: Final = (5, 30, 120, 300, 900, 1_800, 3_600, 7_200, 14_400, 28_800, 57_600)
 """After the first failure of an event, the second, ...; after the last it is given up, a day and a half later."""
 JITTER: Final = 0.2
 """By which part of a wait two that failed together are set apart at most."""
@@ -201,8 +201,8 @@ class Deliverer:
         webhook.failures = 0
 
     def _hold(self, event: StoredEvent, attempts: int, failure: str) -> None:
-        contract_id, is_dead = event.header.contract_id, attempts > len(RETRY_SECONDS)
-        wait = 0.0 if is_dead else RETRY_SECONDS[max(attempts, 1) - 1]
+        contract_id, is_dead = event.header.contract_id, attempts > len(WAITS)
+        wait = 0.0 if is_dead else WAITS[max(attempts, 1) - 1]
         seconds = None if is_dead else wait * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - no secret
         due = None if seconds is None else datetime.now(UTC) + timedelta(seconds=seconds)
         self._holds[contract_id] = Hold(contract_id, event.header.position, DEAD if is_dead else RETRYING, attempts, due, failure)

@@ -34,10 +34,7 @@ from service.log.references import Holdings
 from service.log.requests import Append, Receipt
 from service.log.stored import UNREADABLE, recorded_event
 from service.log.tree import Extension, extend
-from service.projections.contracts import (
-    LAYOUT,
-    ContractRow,
-)
+from service.projections.contracts import LAYOUT, ContractRow, unknown_layout
 
 CLOCK_TOLERANCE = timedelta(seconds=5)
 _TICK = timedelta(microseconds=1)
@@ -127,10 +124,7 @@ class Batch:
         now, self.position, recorded_at, self.generation, layout, accepted_at, schemes, frontier = head
         self._now, self.recorded_at = now.astimezone(UTC), recorded_at.astimezone(UTC)
         if layout != LAYOUT:
-            raise ProjectionUnknown(
-                f"The projection of ledger {self.ledger.name} has layout {layout} and this release writes {LAYOUT}; "
-                "run the release that made it, or `contract-ledger rebuild` with this one."
-            )
+            raise ProjectionUnknown(f"Ledger {self.ledger.name}: {unknown_layout(layout)}.")
         if frontier is None:
             raise TreeUnknown(f"The tree of ledger {self.ledger.name} is not built yet: run `contract-ledger migrate` to its end.")
         self._frontier, self._size = bytes.fromhex(frontier), self.position

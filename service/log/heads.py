@@ -72,9 +72,13 @@ class Heads:
                 f"(`head accept {ledger.name}` where nothing was ever signed) and start again."
             )
 
-    def refuse(self, ledger: Ledger, why: str) -> None:
+    def refuse(self, ledger_id: str, why: str) -> None:
         """Let nothing be appended to a ledger whose history is not the one that was signed."""
-        self._forked[ledger.ledger_id] = why
+        self._forked[ledger_id] = why
+
+    def accept(self, ledger_id: str) -> None:
+        """The ledger has the history that was signed, after all: the database that did not is not the one behind the newest connection."""
+        self._forked.pop(ledger_id, None)
 
     def committed(self, batch: Batch) -> None:
         """Take note of a batch's last event."""

@@ -35,6 +35,10 @@ class CheckpointStore(Protocol):
 
     def read(self, ledger_id: str) -> Checkpoint | None: ...
 
+    def read_all(self) -> "dict[str, Checkpoint | StoreUnusable]":
+        """What is kept of all ledgers, by ledger_id; what is there of one and is no checkpoint hides nothing of the others."""
+        ...
+
     def swap(self, ledger_id: str, known: Checkpoint | None, kept: Checkpoint) -> bool:
         """Keep a checkpoint in place of the one known, or of none; False when another is there. Once True, it is on disk."""
         ...
@@ -49,6 +53,12 @@ class FolderStore:
     def read(self, ledger_id: str) -> Checkpoint | None:
         try:
             return self._read(ledger_id)
+        except OSError as error:
+            raise _unusable(str(self._folder), error.strerror or str(error)) from error
+
+    def read_all(self) -> dict[str, Checkpoint | StoreUnusable]:
+        try:
+            return {file.stem: _tried(file.read_bytes(), str(file)) for file in self._folder.glob("*.checkpoint")}
         except OSError as error:
             raise _unusable(str(self._folder), error.strerror or str(error)) from error
 
@@ -84,11 +94,13 @@ class FolderStore:
 class PostgresStore:
     """A table in a second database, for when several machines sign."""
 
+    _WHERE = "the kept checkpoint in the second database"
     _TABLE = """
     CREATE TABLE IF NOT EXISTS kept_checkpoints (
         deployment text NOT NULL, ledger_id uuid NOT NULL, checkpoint text NOT NULL, PRIMARY KEY (deployment, ledger_id))
     """
     _READ = "SELECT k.checkpoint FROM kept_checkpoints k WHERE k.deployment = %s AND k.ledger_id = %s"
+    _READ_ALL = "SELECT k.ledger_id::text, k.checkpoint FROM kept_checkpoints k WHERE k.deployment = %s"
     _FIRST = "INSERT INTO kept_checkpoints (deployment, ledger_id, checkpoint) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING"
     _NEXT = "UPDATE kept_checkpoints SET checkpoint = %s WHERE deployment = %s AND ledger_id = %s AND checkpoint = %s"
 
@@ -99,7 +111,14 @@ class PostgresStore:
     def read(self, ledger_id: str) -> Checkpoint | None:
         def run(connection: psycopg.Connection[Any]) -> Checkpoint | None:
             row = connection.execute(self._READ, [self._deployment, ledger_id]).fetchone()
-            return _parsed(row[0].encode(), "the kept checkpoint in the second database") if row else None
+            return _parsed(row[0].encode(), self._WHERE) if row else None
+
+        return self._run(run)
+
+    def read_all(self) -> dict[str, Checkpoint | StoreUnusable]:
+        def run(connection: psycopg.Connection[Any]) -> dict[str, Checkpoint | StoreUnusable]:
+            rows = connection.execute(self._READ_ALL, [self._deployment]).fetchall()
+            return {ledger_id: _tried(text.encode(), self._WHERE) for ledger_id, text in rows}
 
         return self._run(run)
 
@@ -147,6 +166,11 @@ def open_store(where: str, deployment: str, database_url: str) -> CheckpointStor
     return FolderStore(Path(where).absolute() / (name if name.strip(".") else name.replace(".", "%2E")))
 
 
+def is_within(where: str, folder: Path | None) -> bool:
+    """Whether a store is a folder within another, which would be restored from a backup together with it."""
+    return folder is not None and "://" not in where and Path(where).resolve().is_relative_to(folder.resolve())
+
+
 async def keep(store: CheckpointStore, database: Database, ledger_id: str, checkpoint: Checkpoint, signed: Checkpoint | None) -> None:
     """Keep a checkpoint that is about to be signed, in place of an earlier one that it continues.
 
@@ -174,7 +198,7 @@ async def check(database: Database, ledger_id: str, origin: str, kept: Checkpoin
     """HistoryForked unless the ledger of an origin has the history that was kept: at the kept size, the kept root."""
     await _check_reached(database, ledger_id, origin, kept)
     if await root_at(database, ledger_id, kept.size) != kept.root:
-        raise _forked(f"it has another root at size {kept.size} than the one kept")
+        raise forked(f"it has another root at size {kept.size} than the one kept")
 
 
 async def _check_continues(database: Database, ledger_id: str, kept: Checkpoint, checkpoint: Checkpoint) -> None:
@@ -183,18 +207,19 @@ async def _check_continues(database: Database, ledger_id: str, kept: Checkpoint,
     first, second = sorted((kept, checkpoint), key=lambda one: one.size)
     path = await consistency(database, ledger_id, first.size, second.size)
     if not verify_consistency(first.size, second.size, first.root, second.root, path):
-        raise _forked(f"its tree of {checkpoint.size} events does not go together with the one of {kept.size} events that was kept")
+        raise forked(f"its tree of {checkpoint.size} events does not go together with the one of {kept.size} events that was kept")
 
 
 async def _check_reached(database: Database, ledger_id: str, origin: str, kept: Checkpoint) -> None:
     if kept.origin != origin:
-        raise _forked(f"it is {origin}, and the checkpoint kept is one of {kept.origin}")
+        raise forked(f"it is {origin}, and the checkpoint kept is one of {kept.origin}")
     size = (await database.rows(_SIZE, {"ledger_id": ledger_id}))[0][0]
     if size < kept.size:
-        raise _forked(f"it has {size} events, and the checkpoint kept is one of {kept.size}")
+        raise forked(f"it has {size} events, and the checkpoint kept is one of {kept.size}")
 
 
-def _forked(why: str) -> HistoryForked:
+def forked(why: str) -> HistoryForked:
+    """The refusal of a database that is not the one that was signed for."""
     return HistoryForked(
         f"The ledger is not the one that was signed before: {why}. The database is an older copy, or another history. Restore the newest "
         "copy, or begin a new epoch with `contract-ledger epoch begin`."
@@ -209,6 +234,13 @@ def _parsed(text: bytes, where: str) -> Checkpoint:
             f"What is kept in {where} is no checkpoint ({error}), so whether the database is behind it is not known. Put it back from a "
             "backup; or, if the database is sure to be the newest copy, remove it and begin a new epoch."
         ) from error
+
+
+def _tried(text: bytes, where: str) -> Checkpoint | StoreUnusable:
+    try:
+        return _parsed(text, where)
+    except StoreUnusable as error:
+        return error
 
 
 def _unusable(where: str, why: str) -> StoreUnusable:

@@ -8,6 +8,7 @@ import base64
 import binascii
 import secrets
 from collections import defaultdict
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -15,10 +16,10 @@ from typing import NamedTuple
 import structlog
 
 from service.database import Database
-from service.errors import HistoryForked, NotSigned, OperatorError, StoreUnusable, TreeUnknown
+from service.errors import HistoryForked, NotSigned, OperatorError, TreeUnknown
 from service.log.checkpoint import Checkpoint, origin_of
 from service.log.epochs import Authority
-from service.log.kept import CheckpointStore, check, keep, open_store
+from service.log.kept import CheckpointStore, is_within, keep, open_store
 from service.log.ledger import Ledger
 from service.log.notes import Note, NoteError, Signer, Verifier
 from service.log.read import Reader
@@ -44,6 +45,8 @@ FROM checkpoints c
 WHERE c.ledger_id = %(ledger_id)s::uuid AND c.epoch = %(epoch)s ORDER BY c.size DESC LIMIT 1
 """
 _AT = "SELECT c.note, c.root FROM checkpoints c WHERE c.ledger_id = %(ledger_id)s::uuid AND c.epoch = %(epoch)s AND c.size = %(size)s"
+# What an epoch begins with was signed too.
+_BEGINNING = "SELECT p.note FROM epochs p WHERE p.ledger_id = %(ledger_id)s::uuid AND p.epoch = %(epoch)s"
 _COVERING = """
 SELECT c.note FROM checkpoints c
 WHERE c.ledger_id = %(ledger_id)s::uuid AND c.epoch = %(epoch)s AND c.size >= %(size)s ORDER BY c.size LIMIT 1
@@ -94,7 +97,9 @@ class Signing:
         self._database = database
         self._wanted_name = settings.deployment
         self._settings = settings
-        self._store: CheckpointStore | None = None
+        self.store: CheckpointStore | None = None
+        self.on_fork: Callable[[str, str], None] = lambda _ledger_id, _why: None
+        """Told the ledger, and why, when one is found not to have the history that was kept."""
         self._signers = read_signers(settings.signing_key) if settings.signing_key else []
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.deployment = ""
@@ -109,8 +114,12 @@ class Signing:
         if self._wanted_name not in (None, self.deployment):
             raise OperatorError(f"LEDGER_DEPLOYMENT is {self._wanted_name}, and this database is of the deployment {self.deployment}.")
         if self._settings.checkpoint_store is not None:
-            self._store = open_store(self._settings.checkpoint_store, self.deployment, self._settings.database_url or "")
-        if self._signers and self._store is not None:
+            self.store = open_store(self._settings.checkpoint_store, self.deployment, self._settings.database_url or "")
+            if told and is_within(self._settings.checkpoint_store, self._settings.data_dir):
+                _log.warning(
+                    "checkpoints are kept within the data folder, and restored with it: LEDGER_CHECKPOINT_STORE names another place"
+                )
+        if self._signers and self.store is not None:
             async with self._database.transaction() as connection:
                 await connection.execute(_REGISTER, {"public_key": self._signers[0].public_key})
             if told and not await self._active():
@@ -136,11 +145,11 @@ class Signing:
         """
         last = await self._database.rows(_LAST, {"ledger_id": ledger.ledger_id, "epoch": epoch})
         if last and last[0][2]:
-            return _published(last[0][1])
+            return await self._served(last[0][1])
         signers = await self._active()
         if not signers:
             if last:
-                return _published(last[0][1])
+                return await self._served(last[0][1])
             raise NotSigned(f"No checkpoint of ledger {ledger.name} has been signed, and this process has no key of the deployment.")
         async with self._locks[ledger.ledger_id]:
             return await self._sign(ledger, epoch, signers)
@@ -148,45 +157,35 @@ class Signing:
     async def at(self, ledger: Ledger, epoch: int, size: int) -> Published | None:
         """The checkpoint that was signed of a size, if one was."""
         rows = await self._database.rows(_AT, {"ledger_id": ledger.ledger_id, "epoch": epoch, "size": size})
-        return _published(rows[0][0]) if rows else None
+        return await self._served(rows[0][0]) if rows else None
 
     async def covering(self, ledger: Ledger, epoch: int, size: int) -> Published:
         """The first checkpoint whose tree has so many leaves or more; the newest, made now if need be, where there is none yet."""
         rows = await self._database.rows(_COVERING, {"ledger_id": ledger.ledger_id, "epoch": epoch, "size": size})
-        return _published(rows[0][0]) if rows else await self.newest(ledger, epoch)
-
-    async def fork(self, reader: Reader, ledger: Ledger) -> str | None:
-        """Why a ledger is not the one of which a checkpoint is kept, if it is not. What cannot be compared now is told in the log."""
-        if self._store is None:
-            return None
-        try:
-            kept = await asyncio.to_thread(self._store.read, ledger.ledger_id)
-            if kept is not None:
-                _, epoch = await reader.ledger(ledger.name)
-                await check(self._database, ledger.ledger_id, self.origin(ledger, epoch), kept)
-        except HistoryForked as fork:
-            _log.critical("the database is not the one that was signed for", ledger=ledger.name, why=fork.detail)
-            return fork.detail
-        except StoreUnusable as error:
-            _log.error("whether the database is the one that was signed for is not known", ledger=ledger.name, why=error.detail)
-        return None
+        return await self._served(rows[0][0]) if rows else await self.newest(ledger, epoch)
 
     async def _active(self) -> list[Signer]:
         """The private keys at hand that are registered and not retired."""
-        if not self._signers or self._store is None:
+        if not self._signers or self.store is None:
             return []
         active = {key.public_key for key in await self.keys() if key.retired_at is None}
         return [signer for signer in self._signers if signer.public_key in active]
 
     async def _sign(self, ledger: Ledger, epoch: int, signers: list[Signer]) -> Published:
         """Keep, sign and store the checkpoint of the newest batch, as `service.log.kept.keep` lets it."""
-        assert self._store is not None
-        last = await self._database.rows(_LAST, {"ledger_id": ledger.ledger_id, "epoch": epoch})
+        assert self.store is not None
+        parameters = {"ledger_id": ledger.ledger_id, "epoch": epoch}
+        last = await self._database.rows(_LAST, parameters)
         size, frontier = (await self._database.rows(_HEAD, {"ledger_id": ledger.ledger_id}))[0]
         if frontier is None:
             raise TreeUnknown(f"The tree of ledger {ledger.name} is not built yet: run `contract-ledger migrate` to its end.")
         wanted = Checkpoint(self.origin(ledger, epoch), size, root_of(frontier), (f"time zone {ledger.time_zone}",))
-        await keep(self._store, self._database, ledger.ledger_id, wanted, _published(last[0][1]).checkpoint if last else None)
+        signed = [row[1] for row in last] or [row[0] for row in await self._database.rows(_BEGINNING, parameters)]
+        try:
+            await keep(self.store, self._database, ledger.ledger_id, wanted, _published(signed[0]).checkpoint if signed else None)
+        except HistoryForked as fork:
+            self.on_fork(ledger.ledger_id, fork.detail)
+            raise
         return await self._publish(ledger, epoch, wanted, signers)
 
     async def _publish(self, ledger: Ledger, epoch: int, wanted: Checkpoint, signers: list[Signer]) -> Published:
@@ -199,7 +198,28 @@ class Signing:
         stored, root = (await self._database.rows(_AT, parameters))[0]
         if root != wanted.root:
             raise HistoryForked(f"A checkpoint of {wanted.size} events of ledger {ledger.name} was signed with another root.")
-        return _published(stored)
+        return await self._served(stored)
+
+    async def _served(self, note: str) -> Published:
+        """A stored checkpoint, signed by all keys that sign now: a key that was registered after it says the same of the same tree.
+
+        Nothing is added to what none of the keys at hand has signed: whoever can write to the database has us sign nothing.
+        """
+        published = _published(note)
+        parsed, origin = Note.parse(note), published.checkpoint.origin
+        mine = [signer.verifier(origin) for signer in self._signers]
+        there = {signature.key_id for signature in parsed.signatures}
+        if all(verifier.key_id in there for verifier in mine) or not _signed_by_one(mine, parsed):
+            return published
+        added = [signer.sign(origin, parsed.text) for signer in await self._active() if signer.verifier(origin).key_id not in there]
+        return published._replace(note=Note(parsed.text, (*parsed.signatures, *added)).format())
+
+
+def _signed_by_one(verifiers: list[Verifier], note: Note) -> bool:
+    try:
+        return any(verifier.signed(note) for verifier in verifiers)
+    except NoteError:
+        return False
 
 
 def _published(note: str) -> Published:

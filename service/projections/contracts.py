@@ -20,6 +20,15 @@ from service.projections.filters import filters_of
 
 LAYOUT = 4
 """The shape of the rows. A release that changes it writes its own generation, and one that does not know it refuses to write."""
+RESTORING = 0
+"""In place of it, of a ledger that is not restored to its end: no release writes such rows, so nothing is appended to it."""
+
+
+def unknown_layout(layout: int) -> str:
+    """What is the matter with rows of another layout than this release writes, and what to do."""
+    if layout == RESTORING:
+        return "it is not restored to its end: `contract-ledger restore` with its bundle goes on where it ended"
+    return f"its rows have layout {layout}, and this release writes {LAYOUT}: run `contract-ledger rebuild`, or the release that made them"
 
 
 class Beside(msgspec.Struct, kw_only=True):

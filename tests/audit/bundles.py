@@ -47,8 +47,11 @@ class Operator:
         return f"{text}\n— {self.name} {signature}\n"
 
 
-def made(url: str, ledger: str, operator: Operator, wanted: Wanted, size: int | None = None) -> tuple[list[Json], bytes]:
-    """A bundle of a ledger, as lines and as bytes, by the service's own code, under a checkpoint of a size (the newest if not said)."""
+def made(
+    url: str, ledger: str, operator: Operator, wanted: Wanted, size: int | None = None, note: str | None = None
+) -> tuple[list[Json], bytes]:
+    """A bundle of a ledger, as lines and as bytes, by the service's own code, under a checkpoint of a size (the newest if not said), which
+    is signed now unless its note is given."""
 
     async def make() -> bytes:
         database = Database(url, 2)
@@ -57,8 +60,8 @@ def made(url: str, ledger: str, operator: Operator, wanted: Wanted, size: int | 
             reader = Reader(database)
             known, _ = await reader.ledger(ledger)
             reached = (await reader.newest(known))[0] if size is None else size
-            root = await proofs.root_at(database, known.ledger_id, reached)
-            signed = Signed(operator.note(reached, root), reached, [KeyPeriod(verifier_key=operator.verifier_key)])
+            note_now = note or operator.note(reached, await proofs.root_at(database, known.ledger_id, reached))
+            signed = Signed(note_now, reached, [KeyPeriod(verifier_key=operator.verifier_key)])
             bundle = Bundle(reader, known, signed, wanted)
             await bundle.check()
             return b"".join([piece async for piece in bundle.lines("00000000-0000-7000-8000-0000000000aa")])
@@ -96,11 +99,11 @@ class Said:
         return {check for check, (found, _) in self.checks.items() if found == verdict}
 
 
-def verified(folder: Path, bundle: bytes, *arguments: str) -> Said:
+def verified(folder: Path, bundle: bytes, *arguments: str, python: str = sys.executable) -> Said:
     """The verdict of verify.py, run from a folder that holds nothing else, by a Python without packages."""
     (folder / "verify.py").write_bytes(VERIFIER.read_bytes())
     (folder / "bundle.ndjson").write_bytes(bundle)
-    command = [sys.executable, "-I", "-S", "verify.py", "bundle.ndjson", *arguments]
+    command = [python, "-I", "-S", "verify.py", "bundle.ndjson", *arguments]
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False, env={"PYTHONUTF8": "1"})
     assert "Traceback" not in ended.stderr, ended.stderr
     checks = {}

@@ -1,9 +1,12 @@
 """Bundles: what the service writes, verify.py finds valid; and every attack that a bundle can show is found, named and located."""
 
+import base64
 import copy
 import hashlib
 import io
 import json
+import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -15,9 +18,12 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from service.audit import replay, verify
+from service.audit import replay, restorable, verify
+from service.audit.book import open_connection
 from service.audit.bundle import Wanted
 from service.audit.fold import Folded, fold
+from service.audit.rebuild import rebuild
+from service.audit.reconcile import reconcile_next
 from service.audit.restore import restore
 from service.errors import ContractNotFound, OperatorError, Refused
 from service.log.header import canonical
@@ -103,6 +109,20 @@ def test_a_bundle_of_each_kind_is_valid(filled: Filled, tmp_path: Path, kind: st
     assert "needle" not in bundle.decode()
 
 
+@pytest.mark.parametrize("version", ["3.9", "3.10", "3.12", "3.13", "3.14"])
+def test_other_pythons_come_to_the_same_verdict(filled: Filled, tmp_path: Path, version: str) -> None:
+    python = shutil.which(f"python{version}") or pytest.skip(f"there is no Python {version} here")
+    # What is found may be a stand-in for one that is not there; the environment that it asks for is not the verifier's.
+    found = subprocess.run([python, "-c", "import sys; print(sys.executable)"], capture_output=True, text=True, check=False)
+    if found.returncode:
+        pytest.skip(f"there is no Python {version} here")
+    for change, verdict in ((lambda _: None, 0), (edit_body, 1)):
+        lines, _ = bundle_of(filled, sealed=True)
+        change(lines)
+        said = verified(tmp_path, sealed_up(lines), *KEY, python=found.stdout.strip())
+        assert said.status == verdict, said.output
+
+
 # The fold and the restore
 
 
@@ -171,11 +191,98 @@ def test_a_restore_that_was_ended_goes_on(
     with new_database() as database:
         with pytest.raises(KeyboardInterrupt):
             restore(database.service_url, file, end)
+        for look in (rebuild, replay.verify):
+            with pytest.raises(OperatorError, match=r"`contract-ledger restore` with its bundle goes on"):
+                look(database.service_url, "main", lambda *_: None)
+        with open_connection(database.service_url) as connection:
+            assert not reconcile_next(connection, "main"), "the bodies that are missing so far would be an alarm"
         with running(database, tmp_path / "data") as copied, copied.client(copied.admin, ledger="main") as api:
-            assert record(api, filled.contract_id, "note.added", note()).status_code == 503
+            refused = record(api, filled.contract_id, "note.added", note())
+            assert (refused.status_code, "contract-ledger restore" in refused.json()["detail"]) == (503, True)
         done = restore(database.service_url, file, lambda *_: None)
         assert 5 < done.found < done.events == len(lines) - 2
         assert replay.verify(database.service_url, "main", lambda *_: None, processes=1).difference is None
+
+
+def invent_sealed(lines: list[Json]) -> None:
+    index = next(index for index, line in enumerate(lines) if index and line.get("sealed"))
+    lines[index] = {**lines[index], "sealed": lines[index]["sealed"].replace("918273645", "818273645")}
+
+
+def seal_what_is_not(lines: list[Json]) -> None:
+    lines[1] = {**lines[1], "sealed": "[]"}
+
+
+def withhold(lines: list[Json]) -> None:
+    lines[2] = {**lines[2], "body": None}
+
+
+def body_for_the_erased(lines: list[Json]) -> None:
+    index = next(index for index, line in enumerate(lines) if line.get("erased"))
+    lines[index] = {"header": lines[index]["header"], "body": lines[1]["body"], "ends_batch": True}
+
+
+def one_batch(lines: list[Json]) -> None:
+    for line in lines[1:-2]:
+        line.pop("ends_batch", None)
+
+
+def no_last_batch(lines: list[Json]) -> None:
+    del lines[-2]["ends_batch"]
+
+
+def batch_within_a_request(lines: list[Json]) -> None:
+    lines[-10]["ends_batch"] = True
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (invent_sealed, "sealed values or salts that are not those which were recorded"),
+        (seal_what_is_not, "sealed values or salts that are not those which were recorded"),
+        (withhold, "is missing, and no event of the bundle erases it"),
+        (body_for_the_erased, "a body that is not the one which was recorded"),
+        (one_batch, "more events, or more bytes, than any is written with"),
+        (no_last_batch, "ends no batch"),
+        (batch_within_a_request, "by a request whose batch ended there"),
+    ],
+)
+def test_what_would_damage_the_log_is_refused_before_a_row_is_written(
+    filled: Filled, new_database: NewDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Change, sentence: str
+) -> None:
+    monkeypatch.setattr(restorable, "MOST_BATCH_EVENTS", 120)
+    lines, _ = bundle_of(filled, sealed=True)
+    change(lines)
+    file = tmp_path / "bundle.ndjson"
+    file.write_bytes(sealed_up(lines))
+    with new_database() as database:
+        with pytest.raises(OperatorError, match=sentence):
+            restore(database.service_url, file, lambda *_: None)
+        assert rows(database.service_url, "SELECT count(*) FROM ledgers WHERE name = 'main'") == [(0,)]
+
+
+def test_a_bundle_whose_erasure_came_after_its_checkpoint_is_not_restored(
+    filled: Filled, new_database: NewDatabase, tmp_path: Path
+) -> None:
+    size = len(bundle_of(filled)[0]) - 3
+    _, bundle = bundle_of(filled, size=size, sealed=True)
+    file = tmp_path / "bundle.ndjson"
+    file.write_bytes(bundle)
+    with new_database() as database:
+        with pytest.raises(OperatorError, match="fetch another bundle"):
+            restore(database.service_url, file, lambda *_: None)
+        assert rows(database.service_url, "SELECT count(*) FROM ledgers WHERE name = 'main'") == [(0,)]
+
+
+@pytest.mark.parametrize("told", [{"time_zone": "Asia/Tokyo"}, {"time_zone": "time"}, {"ledger": "other"}])
+def test_what_the_opening_line_says_of_a_ledger_is_what_its_checkpoint_says(filled: Filled, tmp_path: Path, told: Json) -> None:
+    lines, _ = bundle_of(filled, sealed=True)
+    root = verify.Checkpoint(lines[0]["checkpoint"]).root
+    lines[0] |= {"checkpoint": OPERATOR.note(len(lines) - 2, root, "log.example/main/1", "time zone Asia/Seoul"), **told}
+    said = verified(tmp_path, sealed_up(lines), *KEY)
+    assert said.of("invalid") == {"ledger"}, said.output
+    with pytest.raises(OperatorError, match=r"names (another|a) time zone"):
+        restore("", tmp_path / "bundle.ndjson", lambda *_: None)
 
 
 # The checkpoint that an auditor kept
@@ -256,6 +363,154 @@ def test_who_signed_is_what_the_auditor_pinned(filled: Filled, tmp_path: Path) -
     assert (said.status, said.checks) == (2, {}), said.output
     said = verified(tmp_path, bundle, *KEY, "--ledger", str(uuid4()))
     assert (said.status, said.of("invalid")) == (1, {"ledger"}), said.output
+
+
+# Epochs
+
+PINNED = Operator("log.example/main/1")
+LATER, THIRD = Operator("log.example/main/2", PINNED.private), Operator("log.example/main/3", PINNED.private)
+LAST_SIGNED = 300
+
+
+def said_by(root: bytes) -> str:
+    return base64.b64encode(root).decode()
+
+
+class Epoch:
+    """The second epoch of the ledger, which goes on from 270 events after LAST_SIGNED were signed; to be changed by a test."""
+
+    def __init__(self, filled: Filled) -> None:
+        self.roots = {size: read_root(filled, size) for size in (100, 270, 277)}
+        self.size = 277
+        self.lost = bytes(31) + b"\x07"
+        self.notes = [self.note()]
+
+    def note(self, of: Operator = LATER, size: int = 270, follows: str = "", by: Operator | None = None) -> Json:
+        follows = follows or f"log.example/main/1 {LAST_SIGNED} {said_by(self.lost)}"
+        root = self.roots[size]
+        signed = (by or of).note(size, root, of.name, "time zone Asia/Seoul", f"follows {follows}")
+        return {"checkpoint": signed}
+
+    def bundle(self, filled: Filled, of: Operator = LATER, **wanted: Any) -> bytes:
+        lines, _ = bundle_of(filled, size=self.size, **wanted)
+        notes = [dict(one) for one in self.notes]
+        if notes and "hashes" not in notes[-1]:
+            notes[-1]["hashes"] = bundle_of(filled, size=self.size, from_position=277, from_size=270)[0][0]["consistency"]["hashes"]
+        lines[0] |= {"checkpoint": of.note(self.size, self.roots[self.size], of.name, "time zone Asia/Seoul"), "epochs": notes}
+        return sealed_up(lines)
+
+    def kept(self, folder: Path, size: int, root: bytes | None = None, by: Operator = PINNED) -> tuple[str, str]:
+        file = folder / "kept"
+        file.write_text(by.note(size, root or self.roots[size], by.name, "time zone Asia/Seoul"))
+        return "--kept", "kept"
+
+
+@pytest.fixture
+def epoch(filled: Filled) -> Epoch:
+    return Epoch(filled)
+
+
+def read_root(filled: Filled, size: int) -> bytes:
+    return verify.Checkpoint(bundle_of(filled, size=size)[0][0]["checkpoint"]).root
+
+
+def test_a_later_epoch_is_followed_by_its_signed_note_from_the_key_that_was_pinned(filled: Filled, tmp_path: Path, epoch: Epoch) -> None:
+    said = verified(tmp_path, epoch.bundle(filled, from_position=260), "--key", PINNED.verifier_key)
+    assert said.status == 0, said.output
+    assert "epoch 2 goes on from 270 events after 300 were signed in epoch 1" in said.checks["epochs"][1]
+    assert "a later epoch" in said.checks["signature"][1]
+    said = verified(tmp_path, epoch.bundle(filled, from_position=260), "--key", LATER.verifier_key)
+    assert said.status == 0, said.output
+    assert "goes on" not in said.checks["epochs"][1]
+
+
+def test_what_was_kept_before_an_epoch_and_is_still_there_is_found_continued(filled: Filled, tmp_path: Path, epoch: Epoch) -> None:
+    pinned = ("--key", PINNED.verifier_key)
+    for wanted in ({}, {"from_position": 260, "from_size": 100}):
+        said = verified(tmp_path, epoch.bundle(filled, **wanted), *pinned, *epoch.kept(tmp_path, 100))
+        assert said.status == 0, said.output
+        assert "from 100 events of 'log.example/main/1' to 277" in said.checks["consistency"][1]
+
+
+@pytest.mark.parametrize(
+    ("size", "root", "words"),
+    [
+        (290, b"\x05" * 32, "the log goes on from 270 events, so 20 of those you kept a checkpoint of are given up"),
+        (301, b"\x05" * 32, "it says that 300 events were signed before, and you kept a checkpoint of 301"),
+        (300, b"\x05" * 32, "two roots for one size, 300"),
+        (100, b"\x05" * 32, "the log was changed below the 100 events"),
+    ],
+)
+def test_what_an_epoch_gave_up_or_denies_of_what_was_kept_is_told(
+    filled: Filled, tmp_path: Path, epoch: Epoch, size: int, root: bytes, words: str
+) -> None:
+    said = verified(tmp_path, epoch.bundle(filled), "--key", PINNED.verifier_key, *epoch.kept(tmp_path, size, root))
+    assert (said.status, said.checks["consistency"][0]) == (1, "invalid"), said.output
+    assert words in said.checks["consistency"][1]
+
+
+def test_an_epoch_that_nobody_shows_the_note_of_cannot_be_told(filled: Filled, tmp_path: Path, epoch: Epoch) -> None:
+    for notes, of in (([], LATER), ([epoch.note(THIRD, 270, f"log.example/main/2 277 {said_by(epoch.roots[277])}")], THIRD)):
+        epoch.notes = notes
+        said = verified(tmp_path, epoch.bundle(filled, of), "--key", PINNED.verifier_key)
+        assert (said.status, said.of("indeterminate")) == (2, {"epochs"}), said.output
+        assert "no note shows how 'log.example/main/2' was begun, and you know epoch 1" in said.checks["epochs"][1]
+
+
+def test_the_notes_of_several_epochs_are_followed(filled: Filled, tmp_path: Path, epoch: Epoch) -> None:
+    epoch.notes.append(epoch.note(THIRD, 270, f"log.example/main/2 277 {said_by(epoch.roots[277])}"))
+    said = verified(tmp_path, epoch.bundle(filled, THIRD), "--key", PINNED.verifier_key, *epoch.kept(tmp_path, 100))
+    assert said.status == 0, said.output
+    epoch.notes[1] = epoch.note(THIRD, 270, f"log.example/main/1 300 {said_by(epoch.lost)}")
+    said = verified(tmp_path, epoch.bundle(filled, THIRD), "--key", LATER.verifier_key)
+    assert (said.status, said.checks["epochs"][0]) == (1, "invalid"), said.output
+    assert "and not to epoch 2, which you know" in said.checks["epochs"][1]
+
+
+@pytest.mark.parametrize("proof", [["00" * 32], []])
+def test_a_note_that_is_not_signed_or_whose_tree_is_not_continued_is_invalid(
+    filled: Filled, tmp_path: Path, epoch: Epoch, proof: list[str]
+) -> None:
+    epoch.notes[0]["hashes"] = proof
+    said = verified(tmp_path, epoch.bundle(filled), "--key", PINNED.verifier_key)
+    assert said.of("invalid") == {"epochs"}, said.output
+    assert "does not continue the one that its epoch began with" in said.checks["epochs"][1]
+    epoch.notes[0] = epoch.note(by=Operator(LATER.name))
+    said = verified(tmp_path, epoch.bundle(filled), "--key", PINNED.verifier_key)
+    assert said.of("invalid") == {"epochs"}, said.output
+    assert "not signed by a key that you pinned" in said.checks["epochs"][1]
+
+
+def test_a_history_that_was_given_up_is_not_taken_for_the_one_that_is_known(filled: Filled, tmp_path: Path, epoch: Epoch) -> None:
+    epoch.notes = []
+    before = epoch.bundle(filled, PINNED)
+    said = verified(tmp_path, before, "--key", LATER.verifier_key)
+    assert said.of("invalid") == {"signature"}, said.output
+    kept = epoch.kept(tmp_path, 270, by=LATER)
+    said = verified(tmp_path, before, "--key", PINNED.verifier_key, *kept)
+    assert said.of("invalid") == {"consistency"}, said.output
+    assert "a history that was given up" in said.checks["consistency"][1]
+
+
+@pytest.mark.parametrize(
+    "epochs",
+    [
+        {},
+        [7],
+        [{"checkpoint": "no note"}],
+        [{"checkpoint": LATER.note(1, bytes(32), LATER.name)}],
+        [{"checkpoint": LATER.note(1, bytes(32), LATER.name, "follows")}],
+        [{"checkpoint": LATER.note(1, bytes(32), "elsewhere/main/2", f"follows a 1 {said_by(bytes(32))}")}],
+        [{"checkpoint": THIRD.note(1, bytes(32), THIRD.name, f"follows a 1 {said_by(bytes(32))}")}],
+        [{"checkpoint": LATER.note(1, bytes(32), LATER.name, f"follows a 1 {said_by(bytes(32))}")}] * 2,
+    ],
+)
+def test_epochs_that_cannot_be_read_are_refused_in_words(filled: Filled, tmp_path: Path, epoch: Epoch, epochs: Any) -> None:
+    lines, _ = bundle_of(filled, size=270)
+    lines[0] |= {"checkpoint": LATER.note(270, epoch.roots[270], LATER.name), "epochs": epochs}
+    said = verified(tmp_path, sealed_up(lines), "--key", PINNED.verifier_key)
+    assert (said.status, said.checks["format"][0]) == (1, "invalid"), said.output
+    assert "unreadable: " in said.checks["format"][1]
 
 
 # Attacks that a bundle can show

@@ -250,7 +250,7 @@ def test_nothing_is_rebuilt_from_a_log_that_is_not_intact(filled: Filled, ledger
 
 def test_rows_of_an_older_layout_are_written_anew(filled: Filled, ledger: str) -> None:
     before = projected(filled, ledger)
-    rows(filled.database.owner_url, "UPDATE ledgers SET layout = 0 WHERE name = %s", ledger)
+    rows(filled.database.owner_url, "UPDATE ledgers SET layout = 1 WHERE name = %s", ledger)
     difference = replay.verify(filled.database.service_url, ledger, lambda *_: None, processes=1).difference
     assert difference is not None
     assert "contract-ledger rebuild" in difference.sentence

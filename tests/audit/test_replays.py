@@ -1,5 +1,6 @@
 """Replays over HTTP: asked for, worked on by a process of their own, told of and listed; books; what a service finds by itself."""
 
+import base64
 import hashlib
 import subprocess
 import sys
@@ -14,10 +15,12 @@ import orjson
 import psycopg
 import pytest
 
-from service.audit import reconcile, reconciling, replaying
+from service.audit import reconcile, reconciling, replaying, verify
 from service.audit.book import open_connection
 from service.audit.past import Telling, Times
 from service.audit.runs import MAX_OPEN
+from service.errors import NotSigned
+from service.log.signing import Signing
 from service.log.tree import extend, root_of
 from tests.api.bodies import event, note
 from tests.api.running import RunningService, running
@@ -112,6 +115,41 @@ def test_a_sound_ledger_is_verified_over_http(service: RunningService, api: http
     assert done["events_per_second"] > 0
     assert done["created_at"] <= done["started_at"] <= done["ended_at"]
     assert "difference" not in done
+
+
+def test_a_replay_has_the_signed_checkpoint_that_covers_what_it_ran_against(ledger: httpx.Client) -> None:
+    open_contract(ledger, "one")
+    answer = asked(ledger, kind="verify")
+    head = ended(ledger, answer)["head"]
+    # One is signed when the answer is asked for, if none was before: so it may be of later events.
+    open_contract(ledger, "two")
+    first = verify.Checkpoint(head["checkpoint"])
+    assert (first.size, first.root.hex()) == (head["position"], head["root"]) == (head["checkpoint_size"], head["root"])
+    (pinned,) = ledger.get("/log/keys").json()["keys"]
+    assert first.signer([verify.Key(pinned["verifier_key"])]) is not None
+    listed = ledger.get("/replays").json()["items"][0]
+    assert listed["head"] == head
+
+
+def test_what_is_signed_later_is_proven_to_continue_what_a_replay_ran_against(
+    service: RunningService, ledger: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_contract(ledger, "one")
+    monkeypatch.setattr(Signing, "covering", _not_signed)
+    address = asked(ledger, kind="verify").headers["Location"]
+    done = wait_for(lambda: found if (found := ledger.get(service.url + address).json())["status"] == "done" else None, "it is done")
+    assert "checkpoint" not in done["head"], "where nothing can be signed, the replay is told all the same"
+    monkeypatch.undo()
+    open_contract(ledger, "two")
+    head = ledger.get(service.url + address).json()["head"]
+    note, size = verify.Checkpoint(head["checkpoint"]), head["checkpoint_size"]
+    assert size > head["position"]
+    path = [base64.b64decode(one) for one in head["checkpoint_path"]]
+    assert verify.verify_consistency(head["position"], size, bytes.fromhex(head["root"]), note.root, path)
+
+
+async def _not_signed(*_: object) -> None:
+    raise NotSigned("a test")
 
 
 def test_a_rebuild_over_http_changes_nothing_on_a_sound_ledger(api: httpx.Client) -> None:

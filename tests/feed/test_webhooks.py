@@ -78,7 +78,7 @@ def service(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Ite
 @pytest.fixture
 def api(service: RunningService, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
     """A ledger of the test's own; what failed is tried again within moments."""
-    monkeypatch.setattr(delivering, "RETRY_SECONDS", (0.05,) * 3 + (0.2,) * 3)
+    monkeypatch.setattr(delivering, "WAITS", (0.05,) * 3 + (0.2,) * 3)
     monkeypatch.setattr(webhooks, "LOOK_SECONDS", 0.1)
     name = f"hooked-{uuid4().hex[:12]}"
     service.make_ledger(name)
@@ -160,7 +160,7 @@ def test_what_is_given_up_stays_so_until_somebody_speaks(api: httpx.Client, rece
     held = f"/webhooks/{webhook_id}/held"
     comes(lambda: [item["status"] for item in api.get(held).json()["items"]] == ["dead"], "it is given up")
     (dead,) = api.get(held).json()["items"]
-    assert (dead["attempts"], "next_attempt_at" in dead) == (len(delivering.RETRY_SECONDS) + 1, False)
+    assert (dead["attempts"], "next_attempt_at" in dead) == (len(delivering.WAITS) + 1, False)
     receiver.answer()
     good = grown(api, 1)
     comes(lambda: receiver.arrived(good) == [1, 2], "others go on")

@@ -10,7 +10,7 @@ from service.database import Database as Connections
 from service.errors import HistoryForked, OperatorError, StoreUnusable
 from service.log import kept
 from service.log.checkpoint import Checkpoint, origin_of
-from service.log.kept import CheckpointStore, FolderStore, PostgresStore, check, keep, open_store
+from service.log.kept import CheckpointStore, FolderStore, PostgresStore, check, is_within, keep, open_store
 from service.log.proofs import root_at
 from service.log.tree import EMPTY
 from service.settings import Settings
@@ -109,6 +109,17 @@ def test_a_second_database_is_not_the_ledgers_own() -> None:
     with pytest.raises(OperatorError, match="own database"):
         open_store("postgresql://other@db.example:5432/ledger", DEPLOYMENT, url)
     assert isinstance(open_store("postgresql://other@kept.example/ledger", DEPLOYMENT, url), PostgresStore)
+
+
+def test_a_store_within_the_data_folder_is_known_by_whatever_path(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (tmp_path / "link").symlink_to(data)
+    assert is_within(str(tmp_path / "link" / "kept"), data)
+    assert is_within(str(data / ".." / "data"), data)
+    for where in (tmp_path / "kept", tmp_path / "data-kept", "postgresql://kept.example/data"):
+        assert not is_within(str(where), data)
+    assert not is_within(str(data), None)
 
 
 def test_each_deployment_has_a_folder_of_its_own(tmp_path: Path) -> None:
