@@ -192,11 +192,12 @@ def _response_headers(documented: Documented, status: int) -> dict[str, Any]:
     def header(text: str) -> dict[str, Any]:
         return {"description": text, "schema": {"type": "string"}}
 
+    replayed = {"Idempotent-Replayed": header("`true` for a retry.")}
+    if documented.appends and (status == 202 or documented.tag == "webhooks"):
+        return replayed | {"Location": header("The address of what was made, or of how far it is.")}
     if documented.appends and status == 201:
-        headers = {"ETag": header("The contract's revision, for If-Match."), "Idempotent-Replayed": header("`true` for a retry.")}
+        headers = {"ETag": header("The contract's revision, for If-Match.")} | replayed
         return headers if documented.conditional else headers | {"Location": header("The contract's address.")}
-    if documented.appends and status == 202:
-        return {"Idempotent-Replayed": header("`true` for a retry."), "Location": header("Where to ask how far it is.")}
     if documented.etag:
         return {"ETag": header("A digest of the answer without `as_of`; of a contract, after its revision.")}
     if documented.paged:

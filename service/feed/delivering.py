@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -16,7 +17,7 @@ import orjson
 from uuid_utils import uuid7
 
 from service.feed.cloudevents import cloud_event
-from service.feed.sending import GONE, Outcome, Sender
+from service.feed.sending import Outcome, Sender
 from service.feed.shown import event_answer
 from service.feed.subscriptions import ACTIVE, DEAD, ENDED, RETRYING, Attempt, Hold, Moved, Webhook, move_on, taken_up
 from service.log.ledger import Ledger
@@ -188,7 +189,7 @@ class Deliverer:
     def _failed(self, webhook: Webhook, event: StoredEvent, attempts: int, outcome: Outcome) -> None:
         webhook.failures += 1
         self._hold(event, attempts, outcome.failure or "")
-        if outcome.status_code == GONE:
+        if outcome.status_code == HTTPStatus.GONE:
             webhook.status, webhook.ended_because = ENDED, "the endpoint answered 410 Gone"
 
     def _arrived(self, webhook: Webhook) -> None:
