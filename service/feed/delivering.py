@@ -60,8 +60,9 @@ class Lease(NamedTuple):
 class Deliverer:
     """Delivers to one webhook, for as long as its lease is ours."""
 
-    def __init__(self, reader: Reader, read_next: ReadNext, sender: Sender, lease: Lease) -> None:
+    def __init__(self, reader: Reader, read_next: ReadNext, sender: Sender, slots: asyncio.Semaphore, lease: Lease) -> None:
         self._reader = reader
+        self._slots = slots
         self._read_next = read_next
         self._sender = sender
         self._ledger, self._epoch, self._worker, webhook_id = lease
@@ -120,7 +121,9 @@ class Deliverer:
         if self._moved == Moved() and (webhook.position == self._written or now < self._write_at):
             return
         moved, self._moved = self._moved, Moved()
-        if await move_on(self._reader.database, self._worker, webhook, moved):
+        async with self._slots:
+            is_ours = await move_on(self._reader.database, self._worker, webhook, moved)
+        if is_ours:
             self._written, self._write_at = webhook.position, now + WRITE_SECONDS
         else:
             self._webhook = None
@@ -131,7 +134,8 @@ class Deliverer:
         return max(0.0, (min(due) - datetime.now(UTC)).total_seconds()) if due else float("inf")
 
     async def _take_up(self) -> bool:
-        found = await taken_up(self._reader.database, self._key)
+        async with self._slots:
+            found = await taken_up(self._reader.database, self._key)
         if found is None:
             return False
         self._webhook, self._holds = found
@@ -224,7 +228,8 @@ class Deliverer:
     async def _catch_up(self, webhook: Webhook, hold: Hold) -> None:
         """Deliver what lies behind the cursor of a contract that is held, and let it go when it is all delivered."""
         wanted = WantedEvents(wanted_by(webhook).event_types, (hold.contract_id,))
-        events = await self._reader.wanted_events(self._ledger, hold.position - 1, webhook.position, PAGE_EVENTS, wanted)
+        async with self._slots:
+            events = await self._reader.wanted_events(self._ledger, hold.position - 1, webhook.position, PAGE_EVENTS, wanted)
         if not await self._deliver_in_order(webhook, events, hold):
             return
         if len(events) == PAGE_EVENTS:

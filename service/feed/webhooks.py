@@ -27,6 +27,8 @@ LEASE_SECONDS: Final = 15
 MARGIN_SECONDS: Final = 2
 """Before its lease runs out a process sends nothing any more."""
 AGAIN_SECONDS: Final = 1
+CONNECTIONS: Final = 2
+"""How many of the process's connections the deliveries use at a time: the rest is for requests."""
 MAX_CLAIMED: Final = 100
 """At one look: so that others that start at the same time have some too."""
 
@@ -59,6 +61,7 @@ class Webhooks:
         self._worker = str(uuid4())
         self._deliverers: dict[str, Deliverer] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._slots = asyncio.Semaphore(CONNECTIONS)
         self._reading: dict[tuple[str, int], asyncio.Task[list[StoredEvent]]] = {}
         self._wake = asyncio.Event()
         self._background = Background("the task of the webhooks", self._run, LOOK_SECONDS)
@@ -111,7 +114,7 @@ class Webhooks:
         for webhook_id, name in await self._database.rows(_CLAIM, {"worker": self._worker, "seconds": LEASE_SECONDS, "most": MAX_CLAIMED}):
             await self._let_go(webhook_id)
             ledger, epoch = await self._reader.ledger(name)
-            made = Deliverer(self._reader, self._read, self.sender, Lease(ledger, epoch, self._worker, webhook_id))
+            made = Deliverer(self._reader, self._read, self.sender, self._slots, Lease(ledger, epoch, self._worker, webhook_id))
             made.leased_until = leased_until
             self._deliverers[webhook_id] = made
             self._tasks[webhook_id] = asyncio.create_task(self._attend(made))
@@ -162,16 +165,21 @@ class Webhooks:
         if wanted == EVERYTHING or not more:
             events = [event for event in found[:PAGE_EVENTS] if wanted.has(event.header)]
             return Next(events, found[:PAGE_EVENTS][-1].header.position if found else after, more)
-        head, _ = await self._reader.newest(ledger)
-        end = min(head, after + SCAN_EVENTS)
-        events = await self._reader.wanted_events(ledger, after, end, PAGE_EVENTS, wanted)
+        async with self._slots:
+            head, _ = await self._reader.newest(ledger)
+            end = min(head, after + SCAN_EVENTS)
+            events = await self._reader.wanted_events(ledger, after, end, PAGE_EVENTS, wanted)
         if len(events) == PAGE_EVENTS:
             end = events[-1].header.position
         return Next(events, end, end < head)
 
+    async def _next(self, ledger: Ledger, after: int) -> list[StoredEvent]:
+        async with self._slots:
+            return await self._reader.events(ledger, after, PAGE_EVENTS + 1)
+
     async def _shared(self, ledger: Ledger, after: int) -> list[StoredEvent]:
         key = (ledger.ledger_id, after)
         if (reading := self._reading.get(key)) is None:
-            self._reading[key] = reading = asyncio.create_task(self._reader.events(ledger, after, PAGE_EVENTS + 1))
+            self._reading[key] = reading = asyncio.create_task(self._next(ledger, after))
             reading.add_done_callback(lambda _: self._reading.pop(key, None))
         return await asyncio.shield(reading)
