@@ -6,11 +6,11 @@ other contracts waits. What was done is written after it was done: whoever is ki
 """
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from itertools import islice
+from secrets import SystemRandom
 from typing import Final, NamedTuple
 
 import orjson
@@ -34,6 +34,7 @@ WRITE_SECONDS: Final = 5
 """Between two times that a cursor is kept which moves over events that are not wanted."""
 FAILURES_IN_A_ROW: Final = 10
 """After so many the endpoint counts as down: nothing new is sent until something that is tried again arrives."""
+_chance = SystemRandom()
 
 
 class Next(NamedTuple):
@@ -208,7 +209,7 @@ class Deliverer:
     def _hold(self, event: StoredEvent, attempts: int, failure: str) -> None:
         contract_id, is_dead = event.header.contract_id, attempts > len(WAITS)
         wait = 0.0 if is_dead else WAITS[max(attempts, 1) - 1]
-        seconds = None if is_dead else wait * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - no secret
+        seconds = None if is_dead else wait * _chance.uniform(1 - JITTER, 1 + JITTER)
         due = None if seconds is None else datetime.now(UTC) + timedelta(seconds=seconds)
         self._holds[contract_id] = Hold(contract_id, event.header.position, DEAD if is_dead else RETRYING, attempts, due, failure)
         self._moved.held[contract_id] = (self._holds[contract_id], seconds)

@@ -39,6 +39,7 @@ class Kept:
     event_ids: tuple[str, ...]
     import_id: str
     replay_id: str
+    webhook_id: str
     size: str
     """Of a checkpoint that was signed."""
     reader: httpx.Client
@@ -72,7 +73,7 @@ def kept(service: RunningService, api: httpx.Client) -> Iterator[Kept]:
         event_ids = tuple(answer.json()["events"][0]["event_id"] for answer in answers)
         import_id = imported(reader, contract_id)
         signed = reader.get("/log/checkpoint").text.split("\n")[1]
-        yield Kept(contract_id, event_ids, import_id, told_book(reader), signed, reader, lines)
+        yield Kept(contract_id, event_ids, import_id, told_book(reader), webhook_of(reader), signed, reader, lines)
     structlog.configure(processors=processors)
 
 
@@ -81,6 +82,12 @@ def told_book(client: httpx.Client) -> str:
     replay_id: str = client.post("/replays", json={"kind": "book"}, headers=with_key()).json()["replay_id"]
     wait_for(lambda: client.get(f"/replays/{replay_id}").json()["status"] == "done", "the book is told")
     return replay_id
+
+
+def webhook_of(client: httpx.Client) -> str:
+    """The id of a webhook that nothing can be sent to from here."""
+    webhook_id: str = client.post("/webhooks", json={"url": "https://localhost:1/"}, headers=with_key()).json()["webhook_id"]
+    return webhook_id
 
 
 def imported(client: httpx.Client, contract_id: str) -> str:
@@ -121,7 +128,14 @@ QUERIES: Final[dict[str, tuple[str, ...]]] = {
 def filled(operation: Operation, kept: Kept) -> list[str]:
     """The addresses of an operation for what was sealed. A new parameter of a path is named here, or its operation would not be walked."""
     parts = {"ledger": "main", "contract_id": kept.contract_id}
-    parts |= {"import_id": kept.import_id, "replay_id": kept.replay_id, "party_id": "lges", "level": "0", "tile": "000.p/1"}
+    parts |= {
+        "import_id": kept.import_id,
+        "replay_id": kept.replay_id,
+        "webhook_id": kept.webhook_id,
+        "party_id": "lges",
+        "level": "0",
+        "tile": "000.p/1",
+    }
     if "{event_id}" in operation.path:
         return [operation.at(**parts, event_id=event_id) for event_id in kept.event_ids]
     return [operation.at(**parts)]

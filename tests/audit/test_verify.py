@@ -366,8 +366,8 @@ def test_a_ledger_that_is_not_there_is_said_to_be_so(filled: Filled) -> None:
 
 
 async def test_verifying_while_appends_go_on_is_content(filled: Filled) -> None:
+    verdicts = [filled.verdict()]
     filling = asyncio.create_task(filled.fill(150, seed=92))
-    verdicts = []
     while not filling.done():
         verdicts.append(await asyncio.to_thread(filled.verdict))
     await filling

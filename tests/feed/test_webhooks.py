@@ -124,6 +124,17 @@ def test_events_arrive_signed_in_the_order_of_their_contract(api: httpx.Client, 
         assert event["data"] == item
 
 
+def test_what_is_sealed_is_not_sent(api: httpx.Client, receiver: Receiver) -> None:
+    hook(api, receiver)
+    contract_id = grown(api, 0)
+    sealed = note() | {"data": {}, "sealed": [{"path": "/text", "value": "between us"}]}
+    assert record(api, contract_id, "note.added", sealed).status_code == 201
+    comes(lambda: receiver.arrived(contract_id) == [1, 2], "the sealed note")
+    sent = receiver.got()[-1]["event"]
+    assert [member["path"] for member in sent["data"]["sealed"]] == ["/text"]
+    assert "between us" not in json.dumps(sent)
+
+
 def test_only_what_is_wanted_is_sent_from_where_it_is_wanted(api: httpx.Client, receiver: Receiver) -> None:
     one, other = grown(api, 3), grown(api, 3)
     hook(api, receiver, from_position=3, event_types=["note.added"], contract_ids=[one.upper()])
