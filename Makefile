@@ -30,7 +30,7 @@ test: $(INSTALLED) ## the tests: make test ARGS="-k append", WORKERS=0 for one p
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 .PHONY: check
-check: format-check lint types imports drift coverage ## everything a change has to pass
+check: format-check lint types imports drift breaking coverage ## everything a change has to pass
 	@echo "All checks passed."
 
 .PHONY: format-check
@@ -52,13 +52,20 @@ imports: $(INSTALLED) ## dependencies point one way
 	$(BIN)/lint-imports
 
 .PHONY: drift
-drift: $(INSTALLED) ## openapi.yaml, schemas/ and docs/events.md are what the code says, and what was published stays
+drift: $(INSTALLED) ## openapi.yaml, schemas/, docs/events.md and docs/operations.md are what the code says, and what was published stays
 	@made=$$(mktemp -d); trap 'rm -rf "$$made"' EXIT; \
 	$(MAKE) --no-print-directory generate INTO="$$made"; \
 	if ! diff -u openapi.yaml "$$made/openapi.yaml" || ! diff -ru schemas "$$made/schemas" || \
-	   ! diff -u docs/events.md "$$made/docs/events.md"; then \
-	  echo "The code says something else than openapi.yaml, schemas/ or docs/events.md: run 'make generate' and commit what it writes." >&2; exit 1; \
+	   ! diff -u docs/events.md "$$made/docs/events.md" || ! diff -u docs/operations.md "$$made/docs/operations.md"; then \
+	  echo "The code says something else than openapi.yaml, schemas/, docs/events.md or docs/operations.md: run 'make generate' and commit what it writes." >&2; exit 1; \
 	fi
+
+# A clone without tags (as CI's may be) has nothing to compare with, and says so.
+.PHONY: breaking
+breaking: $(INSTALLED) ## nothing breaks a client of the openapi.yaml of the last tag v*
+	@tag=$$(git describe --tags --abbrev=0 --match 'v[0-9]*' 2>/dev/null || true); \
+	if [ -z "$$tag" ]; then echo "No tag v* is an ancestor of what is checked out: no client to break."; \
+	else echo "Since $$tag:" && git show "$$tag:openapi.yaml" | $(BIN)/contract-ledger openapi --since /dev/stdin; fi
 
 .PHONY: coverage
 coverage: $(INSTALLED) ## the tests, with coverage reported
@@ -67,13 +74,15 @@ coverage: $(INSTALLED) ## the tests, with coverage reported
 # Written whole and then moved, so that a failure leaves the old file.
 INTO ?= .
 .PHONY: generate
-generate: $(INSTALLED) ## write openapi.yaml, schemas/ and docs/events.md from the code
+generate: $(INSTALLED) ## write openapi.yaml, schemas/, docs/events.md and docs/operations.md from the code
 	$(BIN)/contract-ledger openapi > $(INTO)/openapi.yaml.draft
 	mv $(INTO)/openapi.yaml.draft $(INTO)/openapi.yaml
 	$(BIN)/contract-ledger schemas $(INTO)/schemas
 	mkdir -p $(INTO)/docs
 	$(BIN)/contract-ledger events > $(INTO)/docs/events.md.draft
 	mv $(INTO)/docs/events.md.draft $(INTO)/docs/events.md
+	$(BIN)/contract-ledger operations > $(INTO)/docs/operations.md.draft
+	mv $(INTO)/docs/operations.md.draft $(INTO)/docs/operations.md
 
 .PHONY: format
 format: $(INSTALLED) ## put the code in form

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [append|read|snapshot|history|verify|replay|import|lists|all]`: exits 1 where a figure is below its bar."""
+"""`python -m benchmarks [append|read|snapshot|history|verify|replay|import|lists|feed|all]`: exits 1 where a figure is below its bar."""
 
 import signal
 import sys
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import history, imports, lists, rates, replay, verify, wrk
+from benchmarks import feed, history, imports, lists, rates, replay, verify, wrk
 
 DEFAULT_EVENTS = 1_000_000
 DEFAULT_LINES = 100_000
@@ -24,6 +24,7 @@ class What(StrEnum):
     replay = "replay"
     imports = "import"
     lists = "lists"
+    feed = "feed"
     all = "all"
 
 
@@ -60,6 +61,8 @@ def main(
         # A replay takes half an hour by itself.
         if what == name or (what == What.all and name != What.replay):
             good = measure() and good
+    if what in {What.all, What.feed}:
+        good = feed.delays() and good
     if not good:
         raise typer.Exit(1)
 

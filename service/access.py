@@ -116,18 +116,21 @@ class Keyring:
         self._subjects = Remembered(self._find_subject)
 
     async def principal(self, authorization: str | None) -> Principal:
-        """The caller by the Authorization header. Unauthorized when there is none, or its key is not valid."""
+        """The caller by the Authorization header, who makes a request. Unauthorized when there is none, or its key is not valid."""
+        principal = await self.known(authorization)
+        if self._rates is not None:
+            self._rates.take(principal.principal_id, time.monotonic())
+        return principal
+
+    async def known(self, authorization: str | None) -> Principal:
+        """The same, who makes no new request, such as one whose answer goes on."""
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not key:
             raise Unauthorized("Send a key as `Authorization: Bearer <key>`; `contract-ledger keys create` makes one.")
         key = key.strip()
         if self._issuer is not None and _TOKEN.fullmatch(key):
-            principal = await self._subjects.get(key)
-        else:
-            principal = await self._principals.get(key_hash(key))
-        if self._rates is not None:
-            self._rates.take(principal.principal_id, time.monotonic())
-        return principal
+            return await self._subjects.get(key)
+        return await self._principals.get(key_hash(key))
 
     async def _find(self, digest: bytes) -> tuple[Principal, float]:
         rows = await self._database.rows(FIND_KEY, {"key_hash": digest})

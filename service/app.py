@@ -16,8 +16,10 @@ from service.api import (
     commitments,
     contracts,
     deadlines,
+    event_stream,
     events,
     exports,
+    feed,
     history,
     imports,
     ledgers,
@@ -36,6 +38,7 @@ from service.audit.reconciling import Reconciling
 from service.audit.replaying import Books, Replaying
 from service.database import Database
 from service.errors import OperatorError
+from service.feed.pages import Feed
 from service.feed.sending import Sender, read_networks
 from service.feed.wakes import Wakes
 from service.feed.webhooks import Webhooks
@@ -54,7 +57,7 @@ from service.telemetry import configure_logging
 GC_THRESHOLD = 50_000
 _MODULES = (
     *(contracts, lists, history, ocds, commitments, deadlines, parties),
-    *(events, imports, exports, audit, bundles, tiles, replays, webhooks, ledgers, status),
+    *(feed, event_stream, events, imports, exports, audit, bundles, tiles, replays, webhooks, ledgers, status),
 )
 
 
@@ -98,8 +101,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.services = services
     app.state.turning = turning = Turning(database, services.reader)
     app.state.books, app.state.replaying = Books(settings.database_url), Replaying(database, settings.database_url)
-    sender = Sender(read_networks(settings.webhook_networks))
-    app.state.webhooks = Webhooks(database, services.reader, services.wakes, sender)
+    app.state.webhooks = Webhooks(services.reader, services.feed.wakes, Sender(read_networks(settings.webhook_networks)))
     reconciling = Reconciling(database, settings.database_url, settings.reconcile_contracts_per_minute)
     # With Python's defaults the collector walks the whole heap every few hundred requests.
     gc.collect()
@@ -113,9 +115,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             )
         yield
     finally:
-        for task in (reconciling, app.state.replaying, turning, cosigning, app.state.webhooks, services.wakes):
+        for task in (reconciling, app.state.replaying, turning, cosigning, app.state.webhooks):
             await task.close()
         await services.writers.drain()
+        await services.feed.wakes.close()
         await heads.close()
         await database.close()
         if metrics is not None:
@@ -145,9 +148,11 @@ async def _services(app: FastAPI, database: Database, heads: Heads) -> tuple[Ser
             await guard.check(connection)
         database.on_connect.append(guard.check)
         signing.on_fork = heads.refuse
-    keyring, directory, wakes = Keyring(database, rates, app.state.issuer), LedgerDirectory(reader), Wakes(database)
+    keyring, directory = Keyring(database, rates, app.state.issuer), LedgerDirectory(reader)
+    assert settings.database_url is not None
+    wakes = Wakes(database, settings.database_url)
     heads.on_commit.append(wakes.committed)
-    return Services(reader, writers, keyring, directory, Outlooks(database), signing, cosigning, wakes), cosigning
+    return Services(reader, writers, keyring, directory, Outlooks(database), signing, cosigning, Feed(reader, wakes)), cosigning
 
 
 def heads_folder(settings: Settings) -> Path:

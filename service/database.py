@@ -90,10 +90,6 @@ class Database:
         """How the pool stands, by psycopg's names."""
         return self._pool.get_stats()
 
-    async def connect_apart(self) -> AsyncConnection[TupleRow]:
-        """A connection for who keeps one for itself, such as to listen. psycopg.OperationalError when none can be had."""
-        return await AsyncConnection.connect(self._url, **_OPTIONS)
-
     async def recover(self) -> None:
         """After a failure: let go of the connections that are broken, and make new ones."""
         with suppress(PoolTimeout):

@@ -276,6 +276,11 @@ class BooksBusy(Unavailable):
     retry_after_seconds = 10
 
 
+class FeedBusy(Unavailable):
+    code, title = "feed-busy", "As many requests wait for events as this process can hold"
+    retry_after_seconds = 5
+
+
 class HistoryLost(Unavailable):
     code, title = "history-lost", "The database lacks an event that this deployment had committed"
     retry_after_seconds = 60

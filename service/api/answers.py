@@ -6,6 +6,7 @@ import msgspec
 
 from service.domain.state import Anomaly, ContractState, JsonObject
 from service.domain.timeline import Basis, Pending
+from service.feed.shown import Event
 from service.log.read import AsOf
 
 PRIVATE = {"Cache-Control": "private, no-cache", "Vary": "Authorization, Accept"}
@@ -189,54 +190,23 @@ class OcdsPackage(msgspec.Struct, kw_only=True, omit_defaults=True):
     records: list[JsonObject] | msgspec.UnsetType = msgspec.UNSET
 
 
-class RawEvent(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """The bytes of an event as they are stored and were hashed, as text (UTF-8): of the header, and of the body, which holds the salt."""
+class CloudEvent(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """An event as CNCF CloudEvents 1.0 has it. `data` is the event; `sequence` its position, with leading zeros."""
 
-    header: str
-    body: str | None = None
-
-
-class SealedMember(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """A member of `data` that is sealed. `value` and `salt`, for a reader with the right, make `digest`: what a reveal states.
-
-    The digest is SHA-256 of canonical [salt, path, value].
-    """
-
-    path: str
-    digest: str
-    until: str | None = None
-    value: Any = msgspec.UNSET
-    salt: str | None = None
-
-
-class Event(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """An event as recorded. `data` is by the schema of its type and `schema_version`: the newest, to which what was sent by an earlier one
-    is brought, or with `raw=true` the one it was sent and stored by. An event that is erased has neither `data` nor `source`, and names
-    the event that erased it in `erased_by`."""
-
-    event_id: str
-    event_type: str
-    contract_id: str
-    position: int
-    revision: int
-    schema_version: int
-    recorded_at: str
-    recorded_by: str
-    event_hash: str
-    prev: str
-    body_digest: str
+    specversion: str
+    id: str
+    source: str
+    type: str
+    subject: str
+    time: str
+    datacontenttype: str
+    dataschema: str
+    ledger: str
+    sequence: str
     cursor: str
-    effective_on: str | None = None
-    correlation_id: str | None = None
-    causation_id: str | None = None
-    hypothetical: bool | None = None
-    data: JsonObject | None = None
-    source: JsonObject | None = None
-    evidence: list[JsonObject] | None = None
-    raw: RawEvent | None = None
-    sealed_digest: str | None = None
-    sealed: list[SealedMember] | None = None
-    erased_by: str | None = None
+    correlationid: str | None = None
+    causationid: str | None = None
+    data: Event
 
 
 class EventPage(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -244,6 +214,12 @@ class EventPage(msgspec.Struct, omit_defaults=True, kw_only=True):
     next: str | None = None
     count: int | None = None
     count_is_exact: bool | None = None
+
+
+class ServerSentEvents(str):
+    """A stream of server-sent events, as the HTML standard has them."""
+
+    __slots__ = ()
 
 
 class FeedPage(msgspec.Struct, omit_defaults=True, kw_only=True):

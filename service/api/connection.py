@@ -6,6 +6,7 @@ says nothing, or does not take what it is told, does not hold its connection for
 
 import asyncio
 import re
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ MAX_HEAD_BYTES: Final = 65_536
 STALLED_SECONDS: Final = 30.0
 WHOLE: Final = "contract-ledger.whole"
 """Under this name a request's scope holds what writes an answer at once, where the server can."""
+CONNECTION: Final = "contract-ledger.connection"
+"""Under this name it holds the connection itself."""
 _BODILESS: Final = (204, 304)
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _NOT_HTTP: Final = "What was sent is no request of HTTP/1.1 as RFC 9112 has it; the connection is closed."
@@ -40,18 +43,24 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = self._arriving = 0
         self._silent = True
         self._seen: tuple[Any, int] = (self, 0)
+        self.is_draining = False
+        self.on_drain: Callable[[], None] | None = None
+        """To be called when the service stops: by who has an answer under way that would go on."""
         self._next_look = self.loop.call_later(self.stalled_seconds, self._look)
-
-    def shutdown(self) -> None:
-        """The service ends: whoever waits for events is answered at once."""
-        cycle: Any = self.cycle
-        if cycle is not None and "app" in cycle.scope:
-            cycle.scope["app"].state.services.wakes.end()
-        super().shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._next_look.cancel()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self.is_draining = True
+        if self.on_drain is not None:
+            self.on_drain()
+
+    def abort(self) -> None:
+        """Break the connection off, with whatever of an answer the client has not taken."""
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         self._silent = False
@@ -75,6 +84,7 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         cycle.scope[WHOLE] = partial(self._answer_whole, cycle)
+        cycle.scope[CONNECTION] = self
         super()._start_asgi_task(cycle, app)
 
     def _answer_whole(self, cycle: Any, response: Response) -> bool:

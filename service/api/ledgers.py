@@ -140,6 +140,7 @@ declare(
         example={"time_zone": "Asia/Seoul"},
         answers={201: ("Made", answers.LedgerAnswer), 200: ("It was there", answers.LedgerAnswer)},
         problems=(Malformed, BodyTooLarge, UnsupportedMediaType, LedgerConflict, Refused),
+        rights=("ledger:admin",),
     ),
     _create_ledger,
 )

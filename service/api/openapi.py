@@ -15,6 +15,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaV
 from pydantic_core import core_schema
 
 from service import __version__
+from service.api.answers import CloudEvent, ServerSentEvents
 from service.api.envelope import RecordEventsRequest, request_class
 from service.api.ledgers import CreateLedgerRequest, SetPolicyRequest
 from service.api.operations import OPERATIONS, Documented
@@ -53,10 +54,17 @@ _HEADERS: dict[str, tuple[str, str | None, bool]] = {
         r'^(\*|(W/)?"[0-9]{1,9}(\.[0-9a-f]{16})?")$',
         False,
     ),
+    "Last-Event-ID": ("The `id` of the last event that was seen: the stream goes on after it, whatever the address says.", None, False),
     "If-None-Match": ("An ETag; 304 if the answer would be the same.", None, False),
 }
-_TEXTS: dict[type, str] = {str: "text/plain", bytes: "application/x-ndjson", bytearray: "application/octet-stream"}
+_TEXTS: dict[type, str] = {
+    str: "text/plain",
+    bytes: "application/x-ndjson",
+    bytearray: "application/octet-stream",
+    ServerSentEvents: "text/event-stream",
+}
 """Answers that are no JSON: `str` is text, `bytes` text by the line, `bytearray` bytes."""
+_MEDIA_TYPES: dict[type, str] = _TEXTS | {CloudEvent: "application/cloudevents+json"}
 _RETRY_AFTER = {"Retry-After": {"description": "In how many seconds to try again.", "schema": {"type": "string"}}}
 _PROBLEM_HEADERS: dict[int, dict[str, Any]] = {
     401: {"headers": {"WWW-Authenticate": {"description": "`Bearer`: send a key.", "schema": {"type": "string"}}}},
@@ -177,18 +185,19 @@ def _each(answer: type | tuple[type, ...]) -> tuple[type, ...]:
 def _content(answer: type) -> tuple[str, dict[str, Any]]:
     """The media type of an answer, and its schema."""
     schema = {"type": "string"} if answer in _TEXTS else {"$ref": _REF + _answer_name(answer)}
-    return _TEXTS.get(answer, "application/json"), {"schema": schema}
+    return _MEDIA_TYPES.get(answer, "application/json"), {"schema": schema}
 
 
 def _response_headers(documented: Documented, status: int) -> dict[str, Any]:
     def header(text: str) -> dict[str, Any]:
         return {"description": text, "schema": {"type": "string"}}
 
+    replayed = {"Idempotent-Replayed": header("`true` for a retry.")}
+    if documented.appends and (status == 202 or documented.tag == "webhooks"):
+        return replayed | {"Location": header("The address of what was made, or of how far it is.")}
     if documented.appends and status == 201:
-        headers = {"ETag": header("The contract's revision, for If-Match."), "Idempotent-Replayed": header("`true` for a retry.")}
+        headers = {"ETag": header("The contract's revision, for If-Match.")} | replayed
         return headers if documented.conditional else headers | {"Location": header("The contract's address.")}
-    if documented.appends and status == 202:
-        return {"Idempotent-Replayed": header("`true` for a retry."), "Location": header("Where to ask how far it is.")}
     if documented.etag:
         return {"ETag": header("A digest of the answer without `as_of`; of a contract, after its revision.")}
     if documented.paged:
@@ -214,6 +223,7 @@ def _query_parameters(model: type[BaseModel] | None) -> Iterable[dict[str, Any]]
 
 def _header_parameters(documented: Documented) -> Iterable[dict[str, Any]]:
     names = (["Idempotency-Key"] if documented.appends else []) + (["If-Match"] if documented.appends and documented.conditional else [])
+    names += ["Last-Event-ID"] if documented.resumable else []
     for name in [*names, *(["If-None-Match"] if documented.etag else [])]:
         text, pattern, required = _HEADERS[name]
         schema = {"type": "string", "pattern": pattern} if pattern else {"type": "string"}

@@ -5,7 +5,7 @@ Handlers read the request themselves: bodies must be read more strictly than a f
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -18,7 +18,7 @@ from service.access import Keyring, Principal
 from service.api.answers import PRIVATE
 from service.domain.faults import MAX_LABEL, sentence
 from service.errors import ContractNotFound, LedgerError, LedgerNotFound, Malformed, MemberFault, Refused
-from service.feed.wakes import Wakes
+from service.feed.pages import Feed
 from service.log.append import Writers
 from service.log.cosigning import Cosigning
 from service.log.ledger import Ledger
@@ -79,7 +79,7 @@ class Services:
     outlooks: Outlooks
     signing: Signing
     cosigning: Cosigning
-    wakes: Wakes
+    feed: Feed
 
 
 class LedgerDirectory:
@@ -168,8 +168,12 @@ class Documented:
     appends: bool = False
     etag: bool = False
     paged: bool = False
+    resumable: bool = False
+    """Whether `Last-Event-ID` says where to go on."""
     public: bool = False
     conditional: bool = False
+    rights: Sequence[str] = ()
+    """One of these is needed; `route` fills it in."""
 
 
 STRANGER = Principal("", {})
@@ -196,7 +200,7 @@ def route(router: APIRouter, method: str, path: str, right: str | Sequence[str],
         principal.require(_held(principal, rights, ledger.ledger_id), ledger.ledger_id)
         return await handler(Call(request, services, principal, ledger, epoch))
 
-    declare(router, method, path, documented, endpoint)
+    declare(router, method, path, replace(documented, rights=rights), endpoint)
 
 
 async def _public(services: Services, request: Request) -> tuple[Ledger, int] | None:
@@ -229,17 +233,17 @@ def declare(
     router.add_api_route(path, endpoint, methods=[method], name=documented.operation_id, response_model=None)
 
 
-def json_response(answer: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def json_response(answer: Any, status: int = 200, headers: dict[str, str] | None = None, media_type: str = "application/json") -> Response:
     """An answer of one of the classes in `answers`, or its bytes."""
     body = answer if isinstance(answer, bytes) else msgspec.json.encode(answer)
-    return Response(body, status, PRIVATE | headers if headers else PRIVATE, "application/json")
+    return Response(body, status, PRIVATE | headers if headers else PRIVATE, media_type)
 
 
-def etag_response(call: Call, etag: str, answer: Any) -> Response:
+def etag_response(call: Call, etag: str, answer: Any, media_type: str = "application/json") -> Response:
     """An answer under an ETag; 304 instead for a caller who has it."""
     if none_match(call.request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=PRIVATE | {"ETag": etag})
-    return json_response(answer, 200, {"ETag": etag})
+    return json_response(answer, 200, {"ETag": etag}, media_type)
 
 
 def match_revision(header: str) -> int | None:

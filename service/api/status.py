@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 
 from service.api.openapi import document
 from service.api.operations import Documented, Services, declare, json_response
@@ -14,7 +14,14 @@ from service.database import Database
 from service.errors import MethodNotAllowed, NotFound, Unavailable
 
 READY_SECONDS = 1
-_ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css", "favicon.png": "image/png"}
+_ASSETS = {
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui.css": "text/css",
+    "redoc.standalone.js": "text/javascript",
+    "favicon.png": "image/png",
+}
+# A reader of a contract's terms must not be told on to anyone: the browser opens no address but this service's.
+_OWN_ADDRESSES_ONLY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
 
 router = APIRouter()
 
@@ -63,8 +70,20 @@ async def _docs(_: Request) -> Response:
         swagger_css_url="/docs/swagger-ui.css",
         swagger_favicon_url="/docs/favicon.png",
     )
-    # A reader of a contract's terms must not be told on to anyone: the browser opens no address but this service's.
-    page.headers["Content-Security-Policy"] = "default-src 'self' 'unsafe-inline'; img-src 'self' data:"
+    page.headers["Content-Security-Policy"] = f"{_OWN_ADDRESSES_ONLY}; script-src 'self' 'unsafe-inline'"
+    return page
+
+
+async def _reference(_: Request) -> Response:
+    page = get_redoc_html(
+        openapi_url="/openapi.json",
+        title="contract-ledger: reference",
+        redoc_js_url="/docs/redoc.standalone.js",
+        redoc_favicon_url="/docs/favicon.png",
+        with_google_fonts=False,
+    )
+    # Its search runs in a worker that the script makes of its own text. The maker's logo, from an address outside, is not shown.
+    page.headers["Content-Security-Policy"] = f"{_OWN_ADDRESSES_ONLY}; worker-src blob:"
     return page
 
 
@@ -97,4 +116,5 @@ for path, operation_id, summary, description, endpoint in (
     )
 router.add_api_route("/openapi.json", _openapi, response_model=None)
 router.add_api_route("/docs", _docs, response_model=None)
+router.add_api_route("/reference", _reference, response_model=None)
 router.add_api_route("/docs/{asset}", _asset, response_model=None)

@@ -117,9 +117,9 @@ class Client:
         told = self._answer("GET", f"{self.base}/log/consistency", params={"from": size1, "to": size2})
         return [str(one) for one in told["path"]]
 
-    def feed(self, after: str | None) -> Json:
-        """A page of the ledger's events after a cursor."""
-        params: Json = {"limit": PAGE} if after is None else {"limit": PAGE, "after": after}
+    def feed(self, after: str | None, wait: int = 0) -> Json:
+        """A page of the ledger's events after a cursor; where there is none yet, after at most so many seconds."""
+        params: Json = {"limit": PAGE, "wait": wait} | ({} if after is None else {"after": after})
         return self._answer("GET", f"{self.base}/events", params=params)
 
     def send_lines(self, pieces: Iterable[bytes], import_id: str, from_line: int, *, stop_on_refusal: bool) -> Json:

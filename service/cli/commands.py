@@ -266,17 +266,18 @@ def replays(ledger: LedgerName = "main", data_dir: DataDir = None) -> None:
 
 
 @app.command()
-def openapi() -> None:
+def openapi(
+    since: Annotated[
+        Path | None, option("An earlier document: say instead what breaks its clients; exit status 1 if anything does.", metavar="FILE")
+    ] = None,
+) -> None:
     """Print the OpenAPI document of the service, as YAML."""
-    import json
+    from service.cli.openapi import print_document, report_breaking
 
-    import yaml
-
-    from service import app as _  # noqa: F401 - to import the application declares every operation
-    from service.api.openapi import document
-
-    # Through JSON, so that parts which the document shares are written out, not as YAML aliases.
-    typer.echo(yaml.safe_dump(json.loads(json.dumps(document())), sort_keys=False, allow_unicode=True, width=2**20), nl=False)
+    if since is None:
+        print_document()
+    else:
+        report_breaking(since)
 
 
 @app.command()
@@ -285,6 +286,15 @@ def events() -> None:
     from service.api.catalogue import page
 
     typer.echo(page(), nl=False)
+
+
+@app.command()
+def operations() -> None:
+    """Print the page of all operations, by the names that generated clients have for them, as Markdown."""
+    from service import app as _  # noqa: F401 - to import the application declares every operation
+    from service.api.operations_page import operations_page
+
+    typer.echo(operations_page(), nl=False)
 
 
 @app.command()

@@ -17,6 +17,8 @@ from service.cli.standing import left_out, standing
 
 Json = dict[str, Any]
 FOLLOW_SECONDS = 1.0
+"""Between two tries while nothing answers."""
+WAIT_SECONDS = 20
 
 
 class _Output(Console):
@@ -176,7 +178,7 @@ def tail(client: Client, *, follow: bool) -> None:
     waiting = False
     while True:
         try:
-            page = client.feed(cursor)
+            page = client.feed(cursor, WAIT_SECONDS if follow else 0)
         except Unreachable as error:
             if not follow or cursor is None:
                 raise
@@ -189,7 +191,5 @@ def tail(client: Client, *, follow: bool) -> None:
         for event in page["items"]:
             out.print(Text(feed_line(event)), soft_wrap=True)
         cursor = page.get("next", cursor)
-        if not page["has_more"]:
-            if not follow:
-                return
-            time.sleep(FOLLOW_SECONDS)
+        if not page["has_more"] and not follow:
+            return

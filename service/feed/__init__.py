@@ -1,1 +1,1 @@
-"""What follows a ledger from outside: who waits for its next events, and how they are told that there are some."""
+"""The feed: who follows a ledger is woken by what is committed, and reads it in the order of the log."""

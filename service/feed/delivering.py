@@ -9,24 +9,24 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from itertools import islice
 from typing import Final, NamedTuple
 
 import orjson
 from uuid_utils import uuid7
 
-from service.database import Database
 from service.feed.cloudevents import cloud_event
-from service.feed.sending import GONE, Outcome, Sender
+from service.feed.sending import Outcome, Sender
 from service.feed.shown import event_answer
 from service.feed.subscriptions import ACTIVE, DEAD, ENDED, RETRYING, Attempt, Hold, Moved, Webhook, move_on, taken_up
 from service.log.ledger import Ledger
-from service.log.read import Sieve, Stretch
+from service.log.read import Reader, WantedEvents
 from service.log.stored import StoredEvent
 
 PAGE_EVENTS: Final = 100
 CONTRACTS_AT_A_TIME: Final = 8
-RETRY_SECONDS: Final = (5, 30, 120, 300, 900, 1_800, 3_600, 7_200, 14_400, 28_800, 57_600)
+WAITS: Final = (5, 30, 120, 300, 900, 1_800, 3_600, 7_200, 14_400, 28_800, 57_600)
 """After the first failure of an event, the second, ...; after the last it is given up, a day and a half later."""
 JITTER: Final = 0.2
 """By which part of a wait two that failed together are set apart at most."""
@@ -36,8 +36,16 @@ FAILURES_IN_A_ROW: Final = 10
 """After so many the endpoint counts as down: nothing new is sent until something that is tried again arrives."""
 
 
-Read = Callable[[Ledger, int, int, Sieve], Awaitable[Stretch]]
-"""Reads the next events of a ledger, as `Reader.stretch` does."""
+class Next(NamedTuple):
+    """The next events of a log that are wanted, the position up to which there are no others, and whether there are more beyond."""
+
+    events: list[StoredEvent]
+    position: int
+    more: bool
+
+
+ReadNext = Callable[[Ledger, int, WantedEvents], Awaitable[Next]]
+"""Reads what comes after a position."""
 
 
 class Lease(NamedTuple):
@@ -52,9 +60,10 @@ class Lease(NamedTuple):
 class Deliverer:
     """Delivers to one webhook, for as long as its lease is ours."""
 
-    def __init__(self, database: Database, read: Read, sender: Sender, lease: Lease) -> None:
-        self._database = database
-        self._read = read
+    def __init__(self, reader: Reader, read_next: ReadNext, sender: Sender, slots: asyncio.Semaphore, lease: Lease) -> None:
+        self._reader = reader
+        self._slots = slots
+        self._read_next = read_next
         self._sender = sender
         self._ledger, self._epoch, self._worker, webhook_id = lease
         self._key = {"ledger_id": self._ledger.ledger_id, "webhook_id": webhook_id}
@@ -67,6 +76,10 @@ class Deliverer:
         """Set when somebody changed the webhook from outside."""
         self.leased_until = 0.0
         """By the loop's clock; nothing is sent later."""
+
+    @property
+    def ledger_id(self) -> str:
+        return self._ledger.ledger_id
 
     @property
     def position(self) -> int:
@@ -108,7 +121,9 @@ class Deliverer:
         if self._moved == Moved() and (webhook.position == self._written or now < self._write_at):
             return
         moved, self._moved = self._moved, Moved()
-        if await move_on(self._database, self._worker, webhook, moved):
+        async with self._slots:
+            is_ours = await move_on(self._reader.database, self._worker, webhook, moved)
+        if is_ours:
             self._written, self._write_at = webhook.position, now + WRITE_SECONDS
         else:
             self._webhook = None
@@ -119,7 +134,8 @@ class Deliverer:
         return max(0.0, (min(due) - datetime.now(UTC)).total_seconds()) if due else float("inf")
 
     async def _take_up(self) -> bool:
-        found = await taken_up(self._database, self._key)
+        async with self._slots:
+            found = await taken_up(self._reader.database, self._key)
         if found is None:
             return False
         self._webhook, self._holds = found
@@ -130,12 +146,9 @@ class Deliverer:
 
     async def _deliver_next(self, webhook: Webhook) -> bool:
         """Deliver the next events of the log, and move the cursor behind them; whether there were any."""
-        sieve = Sieve(webhook.event_types, webhook.contract_ids)
-        stretch = await self._read(self._ledger, webhook.position, PAGE_EVENTS, sieve)
-        if stretch.end is None:
-            return False
+        found = await self._read_next(self._ledger, webhook.position, wanted_by(webhook))
         by_contract: dict[str, list[StoredEvent]] = {}
-        for event in stretch.events:
+        for event in found.events:
             if event.header.contract_id not in self._holds:
                 by_contract.setdefault(event.header.contract_id, []).append(event)
         left = iter(by_contract.values())
@@ -143,8 +156,8 @@ class Deliverer:
             await asyncio.gather(*(self._deliver_in_order(webhook, events) for events in some))
             if webhook.status != ACTIVE or self._is_over():
                 return True  # the cursor stays: what was delivered of the page is delivered again
-        webhook.position = stretch.end[0]
-        return bool(stretch.events) or stretch.more
+        webhook.position = found.position
+        return bool(found.events) or found.more
 
     async def _deliver_in_order(self, webhook: Webhook, events: Sequence[StoredEvent], hold: Hold | None = None) -> bool:
         """Deliver events of one contract, which may be held, until one fails, which then is held; whether all were delivered."""
@@ -180,7 +193,7 @@ class Deliverer:
     def _failed(self, webhook: Webhook, event: StoredEvent, attempts: int, outcome: Outcome) -> None:
         webhook.failures += 1
         self._hold(event, attempts, outcome.failure or "")
-        if outcome.status_code == GONE:
+        if outcome.status_code == HTTPStatus.GONE:
             webhook.status, webhook.ended_because = ENDED, "the endpoint answered 410 Gone"
 
     def _arrived(self, webhook: Webhook) -> None:
@@ -193,8 +206,8 @@ class Deliverer:
         webhook.failures = 0
 
     def _hold(self, event: StoredEvent, attempts: int, failure: str) -> None:
-        contract_id, is_dead = event.header.contract_id, attempts > len(RETRY_SECONDS)
-        wait = 0.0 if is_dead else RETRY_SECONDS[max(attempts, 1) - 1]
+        contract_id, is_dead = event.header.contract_id, attempts > len(WAITS)
+        wait = 0.0 if is_dead else WAITS[max(attempts, 1) - 1]
         seconds = None if is_dead else wait * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - no secret
         due = None if seconds is None else datetime.now(UTC) + timedelta(seconds=seconds)
         self._holds[contract_id] = Hold(contract_id, event.header.position, DEAD if is_dead else RETRYING, attempts, due, failure)
@@ -214,18 +227,23 @@ class Deliverer:
 
     async def _catch_up(self, webhook: Webhook, hold: Hold) -> None:
         """Deliver what lies behind the cursor of a contract that is held, and let it go when it is all delivered."""
-        sieve = Sieve(webhook.event_types, [hold.contract_id])
-        stretch = await self._read(self._ledger, hold.position - 1, PAGE_EVENTS, sieve)
-        events = [event for event in stretch.events if event.header.position <= webhook.position]
+        wanted = WantedEvents(wanted_by(webhook).event_types, (hold.contract_id,))
+        async with self._slots:
+            events = await self._reader.wanted_events(self._ledger, hold.position - 1, webhook.position, PAGE_EVENTS, wanted)
         if not await self._deliver_in_order(webhook, events, hold):
             return
-        if events and len(events) == PAGE_EVENTS:
+        if len(events) == PAGE_EVENTS:
             hold.position, hold.attempts, hold.next_attempt_at = events[-1].header.position + 1, 0, datetime.now(UTC)
             self._moved.held[hold.contract_id] = (hold, 0.0)
             return
         self._holds.pop(hold.contract_id, None)
         self._moved.held.pop(hold.contract_id, None)
         self._moved.let_go.add(hold.contract_id)
+
+
+def wanted_by(webhook: Webhook) -> WantedEvents:
+    """Which events a webhook is sent."""
+    return WantedEvents(tuple(webhook.event_types) or None, tuple(webhook.contract_ids) or None)
 
 
 def _due_at(hold: Hold) -> datetime:

@@ -21,7 +21,6 @@ from service.errors import OperatorError
 DELIVERY_SECONDS: Final = 15
 """For a whole delivery, from the look at the name to the answer's head."""
 MAX_URL: Final = 2_000
-GONE: Final = 410
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address

@@ -13,19 +13,22 @@ import psycopg
 import structlog
 
 from service.background import Background
-from service.database import Database
 from service.errors import LedgerError
-from service.feed.delivering import PAGE_EVENTS, Deliverer, Lease
+from service.feed.delivering import PAGE_EVENTS, Deliverer, Lease, Next
+from service.feed.pages import SCAN_EVENTS
 from service.feed.sending import Sender
 from service.feed.wakes import Wakes
 from service.log.ledger import Ledger
-from service.log.read import Reader, Sieve, Stretch
+from service.log.read import EVERYTHING, Reader, WantedEvents
+from service.log.stored import StoredEvent
 
 LOOK_SECONDS: Final = 3
 LEASE_SECONDS: Final = 15
 MARGIN_SECONDS: Final = 2
 """Before its lease runs out a process sends nothing any more."""
 AGAIN_SECONDS: Final = 1
+CONNECTIONS: Final = 2
+"""How many of the process's connections the deliveries use at a time: the rest is for requests."""
 MAX_CLAIMED: Final = 100
 """At one look: so that others that start at the same time have some too."""
 
@@ -50,15 +53,16 @@ _log = structlog.get_logger()
 class Webhooks:
     """Finds webhooks that nobody delivers to, and delivers to them. If the task dies, it is begun again."""
 
-    def __init__(self, database: Database, reader: Reader, wakes: Wakes, sender: Sender) -> None:
+    def __init__(self, reader: Reader, wakes: Wakes, sender: Sender) -> None:
         self.sender = sender
-        self._database = database
+        self._database = reader.database
         self._reader = reader
         self._wakes = wakes
         self._worker = str(uuid4())
         self._deliverers: dict[str, Deliverer] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._reading: dict[tuple[str, int], asyncio.Task[Stretch]] = {}
+        self._slots = asyncio.Semaphore(CONNECTIONS)
+        self._reading: dict[tuple[str, int], asyncio.Task[list[StoredEvent]]] = {}
         self._wake = asyncio.Event()
         self._background = Background("the task of the webhooks", self._run, LOOK_SECONDS)
 
@@ -93,12 +97,16 @@ class Webhooks:
         ours = {webhook_id: version for _, webhook_id, version, status in rows if status == "active"}
         for webhook_id in self._tasks.keys() - ours.keys():
             await self._let_go(webhook_id)
-        for webhook_id, version in ours.items():
-            if (deliverer := self._deliverers.get(webhook_id)) is not None:
-                deliverer.leased_until = leased_until
-                if deliverer.version != version:
-                    deliverer.reread()
-                    deliverer.changed.set()
+        for webhook_id in ours.keys() & self._deliverers.keys():
+            deliverer, task = self._deliverers[webhook_id], self._tasks[webhook_id]
+            deliverer.leased_until = leased_until
+            if task.done():  # it had ended, or died, and there is something to be delivered again
+                if task.exception() is not None:
+                    _log.critical("the deliveries to a webhook died and are begun again", exc_info=task.exception())
+                self._tasks[webhook_id] = asyncio.create_task(self._attend(deliverer))
+            if task.done() or deliverer.version != ours[webhook_id]:
+                deliverer.reread()
+                deliverer.changed.set()
 
     async def _claim(self) -> None:
         """Take up what nobody delivers to."""
@@ -106,10 +114,10 @@ class Webhooks:
         for webhook_id, name in await self._database.rows(_CLAIM, {"worker": self._worker, "seconds": LEASE_SECONDS, "most": MAX_CLAIMED}):
             await self._let_go(webhook_id)
             ledger, epoch = await self._reader.ledger(name)
-            made = Deliverer(self._database, self._read, self.sender, Lease(ledger, epoch, self._worker, webhook_id))
+            made = Deliverer(self._reader, self._read, self.sender, self._slots, Lease(ledger, epoch, self._worker, webhook_id))
             made.leased_until = leased_until
             self._deliverers[webhook_id] = made
-            self._tasks[webhook_id] = asyncio.create_task(self._attend(made, ledger.ledger_id))
+            self._tasks[webhook_id] = asyncio.create_task(self._attend(made))
 
     async def _let_go(self, webhook_id: str) -> None:
         task, deliverer = self._tasks.pop(webhook_id, None), self._deliverers.pop(webhook_id, None)
@@ -119,7 +127,7 @@ class Webhooks:
         if deliverer is not None:
             await deliverer.close()
 
-    async def _attend(self, deliverer: Deliverer, ledger_id: str) -> None:
+    async def _attend(self, deliverer: Deliverer) -> None:
         """Deliver whenever there is something, until there will be nothing any more."""
         while True:
             try:
@@ -132,15 +140,15 @@ class Webhooks:
             if done is None:
                 return
             if not done:
-                await self._pause(deliverer, ledger_id)
+                await self._pause(deliverer)
 
-    async def _pause(self, deliverer: Deliverer, ledger_id: str) -> None:
+    async def _pause(self, deliverer: Deliverer) -> None:
         """Wait for the next event, for what is held to be due, or for a change from outside."""
         seconds = min(deliverer.seconds_left(), LEASE_SECONDS)
         changed = asyncio.create_task(deliverer.changed.wait())
         waits: set[asyncio.Task[object]] = {changed}
         if not deliverer.is_stalled:
-            waits.add(asyncio.create_task(self._wakes.beyond(ledger_id, deliverer.position, seconds)))
+            waits.add(asyncio.create_task(self._wakes.beyond(deliverer.ledger_id, deliverer.position, seconds)))
         try:
             await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -149,19 +157,29 @@ class Webhooks:
             await asyncio.gather(*waits, return_exceptions=True)
         deliverer.changed.clear()
 
-    async def _read(self, ledger: Ledger, after: int, limit: int, sieve: Sieve) -> Stretch:
-        """The next events: those who ask for what comes after the same position share one reading, and sift it by themselves, as a
-        thousand do that wait at the head."""
+    async def _read(self, ledger: Ledger, after: int, wanted: WantedEvents) -> Next:
+        """The next events that are wanted: those who ask for what comes after the same position share one reading, and sift it by
+        themselves, as a thousand do that wait at the head."""
         found = await self._shared(ledger, after)
-        if not sieve.event_types and not sieve.contract_ids:
-            return found
-        if found.more:
-            return await self._reader.stretch(ledger, after, limit, sieve)
-        return found._replace(events=[event for event in found.events if sieve.wants(event.header)])
+        more = len(found) > PAGE_EVENTS
+        if wanted == EVERYTHING or not more:
+            events = [event for event in found[:PAGE_EVENTS] if wanted.has(event.header)]
+            return Next(events, found[:PAGE_EVENTS][-1].header.position if found else after, more)
+        async with self._slots:
+            head, _ = await self._reader.newest(ledger)
+            end = min(head, after + SCAN_EVENTS)
+            events = await self._reader.wanted_events(ledger, after, end, PAGE_EVENTS, wanted)
+        if len(events) == PAGE_EVENTS:
+            end = events[-1].header.position
+        return Next(events, end, end < head)
 
-    async def _shared(self, ledger: Ledger, after: int) -> Stretch:
+    async def _next(self, ledger: Ledger, after: int) -> list[StoredEvent]:
+        async with self._slots:
+            return await self._reader.events(ledger, after, PAGE_EVENTS + 1)
+
+    async def _shared(self, ledger: Ledger, after: int) -> list[StoredEvent]:
         key = (ledger.ledger_id, after)
         if (reading := self._reading.get(key)) is None:
-            self._reading[key] = reading = asyncio.create_task(self._reader.stretch(ledger, after, PAGE_EVENTS, Sieve([], [])))
+            self._reading[key] = reading = asyncio.create_task(self._next(ledger, after))
             reading.add_done_callback(lambda _: self._reading.pop(key, None))
         return await asyncio.shield(reading)

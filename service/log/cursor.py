@@ -12,13 +12,13 @@ def cursor_at(epoch: int, position: int, event_hash: str) -> str:
     return base64.urlsafe_b64encode(f"{epoch}.{position}.{event_hash[:16]}".encode()).decode().rstrip("=")
 
 
-def parse_cursor(cursor: str) -> tuple[int, int, str]:
-    """The epoch, position and hash prefix of a cursor. Malformed for any other text."""
+def parse_cursor(cursor: str, pointer: str = "query:after") -> tuple[int, int, str]:
+    """The epoch, position and hash prefix of a cursor. Malformed for any other text; `pointer` says where it stood."""
     try:
         epoch, position, prefix = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().split(".")
         place = int(epoch), int(position), prefix
     except (ValueError, binascii.Error):
         place = 0, 0, ""
     if not re.fullmatch("[0-9a-f]{16}", place[2]) or not 0 <= place[1] < 2**53:
-        raise Malformed("`after` is not a cursor that this service gave.", (MemberFault("query:after", "not a cursor"),))
+        raise Malformed(f"{pointer}: not a cursor that this service gave.", (MemberFault(pointer, "not a cursor"),))
     return place

@@ -57,7 +57,7 @@ class Heads:
         self._writing: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
         self.on_commit: list[Callable[[str, int], None]] = []
-        """Who is told of each commit: the ledger, and its last position."""
+        """Told of each commit of this process: the ledger_id and the last position. Called on the way to the receipts: it must be quick."""
 
     def require(self, ledger: Ledger, position: int) -> None:
         """HistoryLost when the ledger's log ends before its kept head, or was found to lack it; HistoryForked when it is refused."""
@@ -86,10 +86,10 @@ class Heads:
             return
         self._heads[batch.ledger.ledger_id] = Head(batch.position, batch.last_hash)
         self._unwritten.add(batch.ledger.ledger_id)
+        for tell in self.on_commit:
+            tell(batch.ledger.ledger_id, batch.position)
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write_soon())
-        for told in self.on_commit:
-            told(batch.ledger.ledger_id, batch.position)
 
     async def check(self, connection: AsyncConnection[Any]) -> None:
         """Look for the kept heads in the database behind a new connection."""

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from psycopg import AsyncConnection
@@ -15,7 +15,7 @@ from service.domain.erasure import ERASED, read_target
 from service.domain.events import RecordedEvent
 from service.domain.timeline import View, tell
 from service.errors import ContractNotFound, EventNotFound, HistoryForked, Internal, LedgerNotFound, MemberFault, Refused
-from service.log.cursor import parse_cursor
+from service.log.cursor import cursor_at, parse_cursor
 from service.log.header import NO_PREVIOUS, Header, SealedPart, read_sealed
 from service.log.ledger import Ledger, instant, zone
 from service.log.lists import Wanted, count_query, list_query
@@ -77,17 +77,9 @@ FROM events e
 WHERE e.ledger_id = %(ledger_id)s::uuid AND """
 _EVENT_BY_ID = _EVENT + "e.event_id = %(event_id)s::uuid"
 _EVENTS_AFTER = _EVENT + "e.position > %(after)s ORDER BY e.position LIMIT %(limit)s"
-_EVENTS_OF_TYPES = (
-    _EVENT
-    + """e.position > %(after)s AND e.position <= %(upto)s AND e.event_type = ANY(%(event_types)s::text[])
-  AND (%(contract_ids)s::uuid[] IS NULL OR e.contract_id = ANY(%(contract_ids)s::uuid[]))
-ORDER BY e.position LIMIT %(limit)s"""
-)
-_EVENTS_OF_CONTRACTS = (
-    _EVENT
-    + """e.contract_id = ANY(%(contract_ids)s::uuid[]) AND e.position > %(after)s AND e.position <= %(upto)s
-ORDER BY e.position LIMIT %(limit)s"""
-)
+_WANTED = "e.position > %(after)s AND e.position <= %(upto)s AND (%(event_types)s::text[] IS NULL OR e.event_type = ANY(%(event_types)s)) "
+_WANTED_EVENTS = _EVENT + _WANTED + "ORDER BY e.position LIMIT %(limit)s"
+_WANTED_OF_CONTRACTS = _EVENT + "e.contract_id = ANY(%(contract_ids)s::uuid[]) AND " + _WANTED + "ORDER BY e.position LIMIT %(limit)s"
 _CONTRACT_EVENTS = _EVENT + "e.contract_id = %(contract_id)s::uuid AND e.revision > %(after)s ORDER BY e.revision LIMIT %(limit)s"
 _SEALED = """
 SELECT position, sealed FROM payloads
@@ -99,7 +91,7 @@ SELECT coalesce(max(revision), 0) FROM events WHERE ledger_id = %(ledger_id)s::u
 _NEWEST = """
 SELECT position, encode(event_hash, 'hex') FROM events WHERE ledger_id = %(ledger_id)s::uuid ORDER BY position DESC LIMIT 1
 """
-_HASH_AT = "SELECT encode(event_hash, 'hex') FROM events WHERE ledger_id = %(ledger_id)s::uuid AND position = %(position)s"
+_HASH_AT = "SELECT event_hash FROM events WHERE ledger_id = %(ledger_id)s::uuid AND position = %(position)s"
 _LAST_FINISHED = """
 SELECT min(holds_until) FROM contracts c
 WHERE c.ledger_id = %(ledger_id)s::uuid AND holds_until IS NOT NULL
@@ -108,10 +100,6 @@ WHERE c.ledger_id = %(ledger_id)s::uuid AND holds_until IS NOT NULL
 _LEDGER = """
 SELECT ledger_id::text, name, time_zone, if_match_required, unique_reference_schemes, public_log, epoch FROM ledgers WHERE name = %(name)s
 """
-
-
-SIFTED_EVENTS = 50_000
-"""How many events are looked through for those of some types, before an answer is given with what was found."""
 
 
 class AsOf(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -151,25 +139,20 @@ class CurrentState:
     as_of: AsOf
 
 
-class Sieve(NamedTuple):
-    """Which events a reader of the log wants, by members of their headers: of these types and these contracts, where any are named."""
+@dataclass(frozen=True, slots=True)
+class WantedEvents:
+    """Which events are wanted, by members of their headers: of some types, of some contracts; None for all."""
 
-    event_types: list[str]
-    contract_ids: list[str]
+    event_types: tuple[str, ...] | None = None
+    contract_ids: tuple[str, ...] | None = None
 
-    def wants(self, header: Header) -> bool:
-        return (not self.event_types or header.event_type in self.event_types) and (
-            not self.contract_ids or header.contract_id in self.contract_ids
-        )
+    def has(self, header: Header) -> bool:
+        """Whether an event of such a header is among them."""
+        of_type = self.event_types is None or header.event_type in self.event_types
+        return of_type and (self.contract_ids is None or header.contract_id in self.contract_ids)
 
 
-class Stretch(NamedTuple):
-    """A part of the log: what was found in it, the position and hash to go on from (None where it is the same still), and whether there
-    is more."""
-
-    events: list[StoredEvent]
-    end: tuple[int, str] | None
-    more: bool
+EVERYTHING = WantedEvents()
 
 
 class Reader:
@@ -339,32 +322,14 @@ class Reader:
         parameters = {"ledger_id": ledger.ledger_id, "after": after, "limit": limit}
         return await self._told(ledger, await self.database.rows(_EVENTS_AFTER, parameters))
 
-    async def stretch(self, ledger: Ledger, after: int, limit: int, sieve: "Sieve") -> "Stretch":
-        """The next events of the log that pass a sieve, and where to go on from. It passes over what the sieve leaves out; of a log that is
-        sifted by types, at most SIFTED_EVENTS at a time."""
-        if not sieve.event_types and not sieve.contract_ids:
-            found = await self.events(ledger, after, limit + 1)
-            return Stretch(found[:limit], _place_of(found[:limit]), len(found) > limit)
-        # Read before the events: what is passed over must be nothing newer.
-        head, head_hash = await self.newest(ledger)
-        end, end_hash = head, head_hash
-        if sieve.event_types and not sieve.contract_ids and head > after + SIFTED_EVENTS:
-            end = after + SIFTED_EVENTS
-            end_hash = await self.hash_at(ledger, end) or ""
-        parameters = {"ledger_id": ledger.ledger_id, "after": after, "upto": end, "limit": limit + 1}
-        statement = _EVENTS_OF_TYPES if sieve.event_types else _EVENTS_OF_CONTRACTS
-        sifted = {"event_types": sieve.event_types, "contract_ids": sieve.contract_ids or None}
-        found = await self._told(ledger, await self.database.rows(statement, parameters | sifted, planned_anew=True))
-        if len(found) > limit:
-            return Stretch(found[:limit], _place_of(found[:limit]), True)
-        return Stretch(found, (end, end_hash) if end > after else None, end < head)
-
-    async def hash_at(self, ledger: Ledger, position: int) -> str | None:
-        """The hash of the event at a position, in hex; zeros before the first event, None beyond the last."""
-        if position == 0:
-            return NO_PREVIOUS
-        rows = await self.database.rows(_HASH_AT, {"ledger_id": ledger.ledger_id, "position": position})
-        return rows[0][0] if rows else None
+    async def wanted_events(self, ledger: Ledger, after: int, upto: int, limit: int, wanted: WantedEvents) -> list[StoredEvent]:
+        """The events after a position, up to another, that are wanted, in the order of the log."""
+        parameters = {"ledger_id": ledger.ledger_id, "after": after, "upto": upto, "limit": limit}
+        parameters["event_types"] = None if wanted.event_types is None else list(wanted.event_types)
+        if wanted.contract_ids is None:
+            return await self._told(ledger, await self.database.rows(_WANTED_EVENTS, parameters))
+        parameters["contract_ids"] = list(wanted.contract_ids)
+        return await self._told(ledger, await self.database.rows(_WANTED_OF_CONTRACTS, parameters, planned_anew=True))
 
     async def _told(self, ledger: Ledger, rows: Sequence[Sequence[Any]]) -> list[StoredEvent]:
         """Rows as events, where those that are erased name their erasures."""
@@ -421,21 +386,32 @@ class Reader:
         turn: date | None = rows[0][0]
         return turn
 
-    async def resume(self, ledger: Ledger, epoch: int, cursor: str) -> int:
+    async def hash_at(self, ledger: Ledger, position: int) -> str:
+        """The hash of the event at a position, zeros before the first; empty where there is none."""
+        if not position:
+            return NO_PREVIOUS
+        rows = await self.database.rows(_HASH_AT, {"ledger_id": ledger.ledger_id, "position": position})
+        return rows[0][0].hex() if rows else ""
+
+    async def cursor_before(self, ledger: Ledger, epoch: int, position: int) -> str:
+        """The cursor after which the event at a position comes, which may be the next one to be recorded. Refused for a later one."""
+        event_hash = await self.hash_at(ledger, position - 1)
+        if not event_hash:
+            head, _ = await self.newest(ledger)
+            raise _refused("from_position", f"the ledger has {head} events so far")
+        return cursor_at(epoch, position - 1, event_hash)
+
+    async def resume(self, ledger: Ledger, epoch: int, cursor: str, pointer: str = "query:after") -> int:
         """The position a cursor stands at. Malformed for what is no cursor, HistoryForked for one of another history."""
-        cursor_epoch, position, hash_prefix = parse_cursor(cursor)
+        cursor_epoch, position, hash_prefix = parse_cursor(cursor, pointer)
         stands_at = await self.hash_at(ledger, position)
-        if cursor_epoch != epoch or stands_at is None or stands_at[: len(hash_prefix)] != hash_prefix:
+        if cursor_epoch != epoch or stands_at[: len(hash_prefix)] != hash_prefix:
             raise HistoryForked(
                 f"Event {position} of this ledger is not the one the cursor stands at: the cursor is of another ledger, or the ledger "
                 "was restored from an older copy. Read again from the start, or from a position known to be shared.",
-                (MemberFault("query:after", "a cursor of another history"),),
+                (MemberFault(pointer, "a cursor of another history"),),
             )
         return position
-
-
-def _place_of(events: Sequence[StoredEvent]) -> tuple[int, str] | None:
-    return (events[-1].header.position, events[-1].event_hash) if events else None
 
 
 def folded_state(contract_id: str, revision: int, told: View, as_of: AsOf) -> CurrentState:

@@ -19,6 +19,7 @@ import httpx
 import psycopg
 import uvicorn
 import uvloop
+from fastapi import FastAPI
 
 from service.access import RIGHTS, key_hash, new_key
 from service.api.connection import Connection
@@ -40,6 +41,7 @@ class RunningService:
     port: int
     database: Database
     admin: str
+    app: FastAPI
 
     def client(self, key: str | None, *, ledger: str | None = None, **options: Any) -> httpx.Client:
         """A client that holds every answer against the OpenAPI document; paths are below the ledger, if one is named."""
@@ -96,21 +98,25 @@ def make_key_of(database: Database, principal_id: str, expires_at: datetime | No
 
 
 @contextmanager
-def running(database: Database, folder: Path, **settings: Any) -> Iterator[RunningService]:
-    """The service over a database, with its kept heads in a folder, while the block runs."""
+def running(database: Database, folder: Path, send_bytes: int | None = None, **settings: Any) -> Iterator[RunningService]:
+    """The service over a database, with its kept heads in a folder, while the block runs. `send_bytes` is what the system keeps at most of
+    what a client has not taken."""
     signs = {"signing_key": SIGNING_KEY, "checkpoint_store": str(folder / "kept-checkpoints")}
     given: dict[str, Any] = {"max_body_bytes": MAX_BODY_BYTES, "pool_connections": 4, **signs, **settings}
     stated = Settings(database_url=database.service_url, data_dir=folder, **given)
     listening = socket.create_server(("127.0.0.1", 0))
+    if send_bytes:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_bytes)
     port = listening.getsockname()[1]
-    config = uvicorn.Config(create_app(stated), http=Connection, ws="none", lifespan="on", log_config=None, access_log=False)
+    app = create_app(stated)
+    config = uvicorn.Config(app, http=Connection, ws="none", lifespan="on", log_config=None, access_log=False)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=_serve, args=(server, listening), name=f"service-{secrets.token_hex(2)}")
     thresholds = gc.get_threshold()
     thread.start()
     try:
         _await_start(server, thread)
-        yield RunningService(f"http://127.0.0.1:{port}", port, database, make_key(database, RIGHTS))
+        yield RunningService(f"http://127.0.0.1:{port}", port, database, make_key(database, RIGHTS), app)
     finally:
         server.should_exit = True
         thread.join()

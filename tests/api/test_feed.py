@@ -1,150 +1,194 @@
-"""The log as it is followed: by long poll, from anywhere, sifted, and nothing missed or seen twice."""
+"""Following the log page by page: long polls, filters that move on, where one may begin, and what is refused."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
 
-from service.api.pages import MAX_IDS
-from service.log import read
-from tests.api.bodies import Json, head_of, note, open_contract, record
+from service.api.feed import MAX_WAIT_SECONDS
+from service.feed import pages
+from service.log.cursor import cursor_at
+from tests.api.bodies import SIGNED, head_of, note, open_contract, record, with_key
 from tests.api.running import RunningService
-from tests.conftest import Database
-from tests.servers import client, make_key, make_ledger, serving
+from tests.servers import wait_for
+
+Json = dict[str, Any]
+CLOUD_EVENT = "application/cloudevents+json"
 
 
 @pytest.fixture(scope="module")
-def book(service: RunningService) -> Iterator[httpx.Client]:
-    """A ledger with three contracts of a note each, in turn."""
-    service.make_ledger("followed")
-    with service.client(service.admin, ledger="followed") as client:
-        for contract_id in [open_contract(client) for _ in range(3)]:
-            record(client, contract_id, "note.added", note())
-        yield client
+def contract_id(api: httpx.Client) -> str:
+    return open_contract(api)
 
 
-@pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor() as pool:
-        yield pool
+def feed(api: httpx.Client, **query: Any) -> Json:
+    answer = api.get("/events", params=query)
+    assert answer.status_code == 200, answer.text
+    told: Json = answer.json()
+    return told
 
 
-def followed(api: httpx.Client, **params: Any) -> tuple[list[Json], Json]:
-    """Everything from a place up to the head, and the last page."""
-    items: list[Json] = []
-    while True:
-        page = api.get("/events", params=params).raise_for_status().json()
-        items += page["items"]
-        if not page["has_more"]:
-            return items, page
-        params = {name: value for name, value in params.items() if name != "from_position"} | {"after": page["next"]}
+def at_head(api: httpx.Client) -> str:
+    """A cursor after which there is nothing yet."""
+    cursor: str = feed(api, from_position=head_of(api) + 1)["next"]
+    return cursor
 
 
-def faulty(api: httpx.Client, **params: Any) -> str:
-    answer = api.get("/events", params=params)
-    assert answer.status_code == 422, answer.text
-    return str(answer.json()["errors"][0]["pointer"])
+def followers(service: RunningService) -> int:
+    """How many wait in the service, which runs in this process."""
+    count: int = service.app.state.services.feed.wakes.waiting
+    return count
 
 
-def test_a_wait_ends_as_soon_as_there_is_an_event(book: httpx.Client, threads: ThreadPoolExecutor) -> None:
-    contract_id = book.get("/events?limit=1").json()["items"][0]["contract_id"]
-    place = followed(book)[1]["next"]
-    waiting = threads.submit(book.get, "/events", params={"after": place, "wait": 30}, timeout=60)
-    record(book, contract_id, "note.added", note("seen at once"))
-    answer = waiting.result(timeout=25).json()
-    assert [item["data"]["text"] for item in answer["items"]] == ["seen at once"]
-    assert answer["next"] == answer["items"][-1]["cursor"]
+def while_it_waits(service: RunningService, act: Callable[[], object], **query: Any) -> tuple[Json, float]:
+    """What a poll is answered when something is done while it waits, and how long after that."""
+    with ThreadPoolExecutor(1) as pool, service.client(service.admin, ledger="main") as other:
+        waiting = pool.submit(feed, other, **query)
+        wait_for(lambda: followers(service) == 1, "the poll waits")
+        began = time.monotonic()
+        act()
+        page = waiting.result(40)
+        return page, time.monotonic() - began
 
 
-def test_a_wait_in_vain_ends_with_its_time_at_the_same_place(book: httpx.Client) -> None:
-    place = followed(book)[1]["next"]
-    answer = book.get("/events", params={"after": place, "wait": 1}).json()
-    assert answer == {"items": [], "has_more": False, "next": place}
+def test_who_waits_at_the_head_is_answered_by_the_next_event(service: RunningService, api: httpx.Client, contract_id: str) -> None:
+    page, seconds = while_it_waits(service, lambda: record(api, contract_id, "note.added", note()), after=at_head(api), wait=30)
+    assert seconds < 5
+    assert [item["position"] for item in page["items"]] == [head_of(api)]
+    assert (page["next"], page["has_more"]) == (page["items"][0]["cursor"], False)
 
 
-def test_a_wait_for_what_does_not_come_moves_on_over_what_does(book: httpx.Client, threads: ThreadPoolExecutor) -> None:
-    contract_id = book.get("/events?limit=1").json()["items"][0]["contract_id"]
-    place = followed(book)[1]["next"]
-    waiting = threads.submit(book.get, "/events", params={"after": place, "wait": 2, "event_type": "contract.terminated"})
-    record(book, contract_id, "note.added", note())
-    answer = waiting.result(timeout=25).json()
-    assert answer["items"] == []
-    assert followed(book, after=answer["next"])[0] == [], "the cursor stands behind the note"
+def test_who_waits_for_one_contract_is_not_answered_by_another(service: RunningService, api: httpx.Client, contract_id: str) -> None:
+    cursor, other_id = at_head(api), open_contract(api)
+
+    def act() -> None:
+        record(api, other_id, "note.added", note())
+        record(api, contract_id, "note.added", note())
+
+    page, _ = while_it_waits(service, act, after=cursor, wait=30, contract_id=contract_id.upper())
+    assert [item["contract_id"] for item in page["items"]] == [contract_id]
+    assert feed(api, after=page["next"])["items"] == []
 
 
-@pytest.mark.parametrize("wait", ["-1", "31", "1.5", "x"])
-def test_a_wait_has_bounds(book: httpx.Client, wait: str) -> None:
-    assert faulty(book, wait=wait) == "query:wait"
+def test_a_poll_whose_time_is_over_answers_a_cursor_past_what_it_left_out(
+    service: RunningService, api: httpx.Client, contract_id: str
+) -> None:
+    cursor = at_head(api)
+    act = lambda: record(api, contract_id, "note.added", note())  # noqa: E731
+    page, seconds = while_it_waits(service, act, after=cursor, wait=2, event_type="contract.signed")
+    assert 0.5 < seconds < 5
+    assert (page["items"], page["has_more"]) == ([], False)
+    assert page["next"] == at_head(api) != cursor
 
 
-def test_the_log_is_followed_from_any_position(book: httpx.Client) -> None:
-    everything = followed(book)[0]
-    for position in (1, 2, len(everything)):
-        assert followed(book, from_position=position, limit=2)[0] == everything[position - 1 :]
-    head = head_of(book)
-    assert book.get("/events", params={"from_position": head + 1}).json() == followed(book)[1] | {"items": []}
+def test_a_poll_with_something_to_tell_does_not_wait(api: httpx.Client, contract_id: str) -> None:
+    began = time.monotonic()
+    assert feed(api, wait=MAX_WAIT_SECONDS)["items"]
+    assert api.head("/events", params={"after": at_head(api), "wait": MAX_WAIT_SECONDS}).status_code == 200
+    assert time.monotonic() - began < 5
 
 
-@pytest.mark.parametrize(("params", "pointer"), [({"from_position": "0"}, "from_position"), ({"from_position": "99999"}, "from_position")])
-def test_a_position_that_the_log_has_not_reached_is_refused(book: httpx.Client, params: Json, pointer: str) -> None:
-    assert faulty(book, **params) == f"query:{pointer}"
+def test_filters_and_pages_together_show_each_event_once(api: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a page ends because it looked far enough."""
+    ids = [open_contract(api) for _ in range(3)]
+    for number in range(9):
+        record(api, ids[number % 3], "note.added", note(str(number)))
+    everything = every(api)
+    assert [item["position"] for item in everything] == list(range(1, head_of(api) + 1))
+    monkeypatch.setattr(pages, "SCAN_EVENTS", 4)
+    for query in ({"event_type": "contract.signed"}, {"event_type": "note.added,contract.signed", "contract_id": ids[1]}):
+        wanted = query["event_type"].split(",")
+        known = [item for item in everything if item["event_type"] in wanted]
+        known = [item for item in known if item["contract_id"] == query.get("contract_id", item["contract_id"])]
+        assert known
+        assert every(api, limit=2, **query) == known
+    assert every(api, event_type="contract.completed") == [], "a filter that never matches comes to its end"
 
 
-def test_a_cursor_and_a_position_exclude_one_another(book: httpx.Client) -> None:
-    assert faulty(book, from_position=1, after=followed(book)[1]["next"]) == "query:from_position"
+def every(api: httpx.Client, **query: Any) -> list[Json]:
+    """What a reader with a cursor sees from the start to the head."""
+    page = feed(api, **query)
+    found = page["items"]
+    while page["has_more"]:
+        page = feed(api, after=page["next"], **query)
+        found += page["items"]
+    return list(found)
 
 
-@pytest.mark.parametrize("limit", [1, 2, 500])
-def test_a_sieve_of_types_and_contracts_leaves_the_rest_out(book: httpx.Client, limit: int) -> None:
-    everything = followed(book)[0]
-    one, other = everything[0]["contract_id"], everything[2]["contract_id"]
-    sieves = (
-        ({"event_type": "note.added"}, lambda item: item["event_type"] == "note.added"),
-        ({"event_type": "note.added,contract.signed"}, lambda _: True),
-        ({"contract_id": one}, lambda item: item["contract_id"] == one),
-        ({"contract_id": f"{one.upper()},{other}"}, lambda item: item["contract_id"] in {one, other}),
-        ({"contract_id": one, "event_type": "note.added"}, lambda item: item["contract_id"] == one and item["event_type"] == "note.added"),
-    )
-    for sieve, wanted in sieves:
-        found, last = followed(book, limit=limit, **sieve)
-        assert found == [item for item in everything if wanted(item)]
-        assert followed(book, after=last["next"])[0] == []
+def test_a_reader_may_begin_at_a_position(api: httpx.Client, contract_id: str) -> None:
+    head = head_of(api)
+    assert [item["position"] for item in feed(api, from_position=head - 1)["items"]] == [head - 1, head]
+    assert feed(api, from_position=1, limit=1) == feed(api, limit=1)
+    assert feed(api, from_position=head + 1) == {"items": [], "has_more": False, "next": at_head(api)}
 
 
 @pytest.mark.parametrize(
-    ("params", "pointer"),
+    ("query", "pointer"),
     [
-        ({"event_type": "note.added,"}, "event_type"),
-        ({"event_type": "note.aded"}, "event_type"),
-        ({"contract_id": "1"}, "contract_id"),
-        ({"contract_id": ""}, "contract_id"),
-        ({"contract_id": ",".join(["00000000-0000-7000-8000-000000000000"] * (MAX_IDS + 1))}, "contract_id"),
+        ({"from_position": 10**6}, "query:from_position"),
+        ({"from_position": 0}, "query:from_position"),
+        ({"from_position": 1, "after": "MS4wLjA"}, "query:from_position"),
+        ({"wait": MAX_WAIT_SECONDS + 1}, "query:wait"),
+        ({"wait": "1.5"}, "query:wait"),
+        ({"contract_id": "1"}, "query:contract_id"),
+        ({"event_type": "note.added,"}, "query:event_type"),
+        ({"event_type": "note.added,note_added"}, "query:event_type"),
+        ({"event_type": "x" * 2_001}, "query:event_type"),
     ],
+    ids=str,
 )
-def test_a_sieve_that_lets_nothing_through_by_a_slip_is_refused(book: httpx.Client, params: Json, pointer: str) -> None:
-    assert faulty(book, **params) == f"query:{pointer}"
+def test_what_a_follower_cannot_ask_for_is_refused(api: httpx.Client, query: Json, pointer: str) -> None:
+    for path in ("/events", "/events/stream"):
+        answer = api.get(path, params=query)
+        if path.endswith("stream") and "wait" in query:
+            pointer = "query:wait"
+        assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, pointer), answer.text
 
 
-def test_a_long_log_is_sifted_a_part_at_a_time(book: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read, "SIFTED_EVENTS", 2)
-    everything = followed(book)[0]
-    page = book.get("/events", params={"event_type": "contract.terminated"}).json()
-    assert (page["items"], page["has_more"]) == ([], True)
-    assert page["next"] == everything[1]["cursor"]
-    notes = [item for item in everything if item["event_type"] == "note.added"]
-    assert followed(book, event_type="note.added")[0] == notes
+def test_a_cursor_of_another_history_is_told_as_a_fork(service: RunningService, api: httpx.Client, contract_id: str) -> None:
+    """Of another ledger, forged, of another epoch, or past the head."""
+    service.make_ledger("aside")
+    with service.client(service.admin, ledger="aside") as aside:
+        assert aside.post("/contracts", json=SIGNED, headers=with_key()).status_code == 201
+        foreign = feed(aside)["next"]
+    first = feed(api, limit=1)["items"][0]
+    forged = [cursor_at(1, 1, "0" * 64), cursor_at(2, 1, first["event_hash"]), cursor_at(1, 10**6, first["event_hash"])]
+    for cursor in (foreign, *forged):
+        for path in ("/events", "/events/stream"):
+            answer = api.get(path, params={"after": cursor} | ({"wait": 30} if path == "/events" else {}))
+            assert (answer.status_code, answer.json()["code"]) == (409, "history-forked"), answer.text
+        resumed = api.get("/events/stream", headers={"Last-Event-ID": cursor})
+        assert (resumed.status_code, resumed.json()["errors"][0]["pointer"]) == (409, "header:Last-Event-ID")
+    assert api.get("/events/stream", headers={"Last-Event-ID": "x" * 201}).json()["code"] == "malformed"
 
 
-def test_who_waits_does_not_hold_up_the_end_of_the_service(database: Database, tmp_path: Path, threads: ThreadPoolExecutor) -> None:
-    ledger, key = make_ledger(database.service_url), make_key(database.service_url)
-    with serving(database.service_url, tmp_path) as service, client(service, ledger, key) as api:
-        place = api.get("/events").json()["next"]
-        waiting = [threads.submit(api.get, "/events", params={"after": place, "wait": 30}) for _ in range(3)]
-        api.get("/events")
-        service.terminate()
-        answers = [answer.result(timeout=15) for answer in waiting]
-        assert service.wait() in {0, -15}
-    assert [(answer.status_code, answer.json()["next"]) for answer in answers] == [(200, place)] * 3
+def test_an_event_is_told_as_a_cloud_event_to_who_accepts_that(api: httpx.Client, contract_id: str) -> None:
+    receipt = record(api, contract_id, "note.added", note() | {"correlation_id": str(uuid4())}).json()["events"][0]
+    path = f"/events/{receipt['event_id']}"
+    plain, told = api.get(path), api.get(path, headers={"Accept": f"{CLOUD_EVENT};q=1, */*"})
+    event, made = plain.json(), told.json()
+    assert told.headers["content-type"] == CLOUD_EVENT
+    assert made.pop("data") == event
+    assert made == {
+        "specversion": "1.0",
+        "id": event["event_id"],
+        "source": "/v1/ledgers/main",
+        "type": "note.added",
+        "subject": contract_id,
+        "time": event["recorded_at"],
+        "datacontenttype": "application/json",
+        "dataschema": "urn:contract-ledger:events:note.added.v2",
+        "ledger": "main",
+        "sequence": f"{event['position']:019}",
+        "cursor": event["cursor"],
+        "correlationid": event["correlation_id"],
+    }
+    again = api.get(path, headers={"Accept": CLOUD_EVENT, "If-None-Match": told.headers["etag"]})
+    assert again.status_code == 304
+    assert plain.headers["etag"] != told.headers["etag"]
+    for accepts in ("*/*", "application/json", f"application/json, {CLOUD_EVENT}", "text/html"):
+        assert api.get(path, headers={"Accept": accepts}).headers["content-type"] == "application/json"

@@ -43,7 +43,11 @@ def places(api: httpx.Client) -> dict[str, str]:
     sent = api.post("/imports", content=orjson.dumps(line), headers={"Idempotency-Key": import_id, "Content-Type": "application/x-ndjson"})
     assert sent.status_code == 200, sent.text
     replay_id = told_book(api)
+    # No name of this machine's own leads to where deliveries may go.
+    asked = api.post("/webhooks", json={"url": "https://localhost:1/"}, headers={"Idempotency-Key": "a webhook"})
+    assert asked.status_code == 201, asked.text
     ids = {"contract_id": contract_id, "event_id": event_id, "import_id": import_id, "replay_id": replay_id}
+    ids["webhook_id"] = asked.json()["webhook_id"]
     return {"ledger": "main", "party_id": "lges", "level": "0", "tile": "000.p/1", **ids}
 
 

@@ -70,6 +70,9 @@ class Attempts:
             if "{replay_id}" in operation:
                 started = self._api.post("/replays", json={"kind": "book"}, headers={"Idempotency-Key": str(uuid4())})
                 self._places[operation]["replay_id"] = started.json()["replay_id"]
+            if "{webhook_id}" in operation:
+                made = self._api.post("/webhooks", json={"url": "https://localhost:1/"}, headers={"Idempotency-Key": str(uuid4())})
+                self._places[operation]["webhook_id"] = made.json()["webhook_id"]
         return self._places[operation]
 
 
@@ -79,7 +82,8 @@ def attempts(service: RunningService, api: httpx.Client) -> Iterator[Attempts]:
     check_log(service, api)
 
 
-@schema.parametrize()
+# A stream does not end; its bad input has tests of its own.
+@schema.exclude(operation_id="stream_events").parametrize()
 def test_the_service_answers_as_its_document_says(case: schemathesis.Case, service: RunningService, attempts: Attempts) -> None:
     if attempts.are_over(case.operation.label):
         return
@@ -101,6 +105,9 @@ def reach_further(case: schemathesis.Case, places: dict[str, str]) -> None:
     # The generator's idea of an If-Match that the pattern allows; it would hide the body behind a 400.
     if case.headers.get("If-Match") == "0":
         del case.headers["If-Match"]
+    # A poll for what never comes would take its whole time.
+    if isinstance(case.query, dict) and case.query.get("wait") in range(1, 61):
+        case.query["wait"] = 1
     if case.method == "POST":
         case.headers.setdefault("Idempotency-Key", str(uuid4()))
 

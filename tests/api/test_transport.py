@@ -126,7 +126,7 @@ PATHS = sorted({operation.path for operation in operations()})
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_method_that_an_address_does_not_answer_is_refused_with_those_that_it_does(service: RunningService, path: str) -> None:
-    ids = dict.fromkeys(("event_id", "import_id", "party_id", "replay_id"), "x")
+    ids = dict.fromkeys(("event_id", "import_id", "party_id", "replay_id", "webhook_id"), "x")
     address = path.format(ledger="main", contract_id="01890000-0000-7000-8000-0000000000ff", level="0", tile="000", **ids)
     known = {method for method in METHODS if operation_of(method, address)}
     with service.client(service.admin) as client:
@@ -143,7 +143,16 @@ def test_head_answers_what_get_answers_without_the_body(service: RunningService,
     event_id = api.get(f"/contracts/{contract_id}/events").json()["items"][0]["event_id"]
     address = "/v1/ledgers/main"
     paths = [
-        *("/livez", "/readyz", "/docs", "/openapi.json", "/v1/ledgers", "/v1/ledgers/nowhere/contracts", f"{address}/contracts"),
+        *(
+            "/livez",
+            "/readyz",
+            "/docs",
+            "/reference",
+            "/openapi.json",
+            "/v1/ledgers",
+            "/v1/ledgers/nowhere/contracts",
+            f"{address}/contracts",
+        ),
         *(f"{address}/contracts/{contract_id}", f"{address}/contracts/{contract_id}/events", f"{address}/events/{event_id}"),
     ]
     told = ("content-type", "content-length", "etag", "link", "cache-control", "vary")

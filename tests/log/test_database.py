@@ -208,13 +208,14 @@ def test_the_services_rights_are_those_and_no_more(filled: Database) -> None:
     assert {table: set(rights) for table, rights in rows(filled.superuser_url, query)} == {
         **dict.fromkeys((*LOG, "ledgers", "idempotency", "principals", "deployment", "signing_keys"), add),
         "ledger_locks": {*add, "UPDATE"},
-        **dict.fromkeys(("contracts", "deliveries"), keep),
+        **dict.fromkeys(("contracts", "deliveries", "webhooks", "webhook_holds"), keep),
         **dict.fromkeys(("outlook_heads", "outlooks", "deadlines", "commitments", "parties"), keep),
         "unique_references": {*add, "DELETE"},
         **{table: {*add, "UPDATE"} for table in ("grants", "api_keys", "imports", "import_lines", "signing_times", "replays")},
         "epochs": {"SELECT"},
         "cosignatures": add,
         "witnesses": {*add, "DELETE"},
+        "webhook_attempts": {*add, "DELETE"},
         "alembic_version": {"SELECT"},
     }
     columns = """

@@ -59,6 +59,8 @@ class Filled:
     of_another_ledger: Stored
     erased_before: Stored
     erasure: Stored
+    body_before: bytes
+    """Of `erased_before`, as it was."""
 
 
 async def _recorded(api: httpx.AsyncClient, url: str, path: str, body: dict[str, Any], key: str) -> Stored:
@@ -86,9 +88,10 @@ async def filled(database: Database, tmp_path_factory: pytest.TempPathFactory) -
         api, other = (make(ledger, make_key(url)) for ledger in ledgers)
         gone = await _noted(api, url, "gone")
         path = f"/contracts/{gone.contract_id}"
+        ((body,),) = rows(url, "SELECT body FROM payloads WHERE ledger_id = %s AND position = %s", gone.ledger_id, gone.position)
         target = await _recorded(api, url, f"{path}/note-added", note("kept"), "kept")
         erasure = await _recorded(api, url, f"{path}/event-erased", erased(gone.event_id), "erased")
-        return Filled(database, ledgers[0], target, await _noted(api, url, "a"), await _noted(other, url, "b"), gone, erasure)
+        return Filled(database, ledgers[0], target, await _noted(api, url, "a"), await _noted(other, url, "b"), gone, erasure, body)
 
 
 @contextmanager
@@ -246,7 +249,9 @@ def test_verify_tells_what_is_erased_from_what_is_missing(filled: Filled) -> Non
     of = "ledger_id = %s AND position = %s"
     missing = _found(filled, f"DELETE FROM payloads WHERE {of}", kept.ledger_id, kept.position)
     assert missing == f"position {kept.position}: the body is missing, and no erasure explains it"
-    there = _found(filled, "INSERT INTO payloads VALUES (%s, %s, 'x')", gone.ledger_id, gone.position)
+    other = _found(filled, "INSERT INTO payloads VALUES (%s, %s, 'x')", gone.ledger_id, gone.position)
+    assert other == f"position {gone.position}: the body is not the one whose digest the header holds"
+    there = _found(filled, "INSERT INTO payloads VALUES (%s, %s, %s)", gone.ledger_id, gone.position, filled.body_before)
     assert there == f"position {gone.position}: the body is still there, and revision 4 erased it"
     lost = _found(filled, f"DELETE FROM payloads WHERE {of}", kept.ledger_id, filled.erasure.position)
     assert lost == f"position {gone.position}: the body is missing, and no erasure explains it"

@@ -317,7 +317,8 @@ COLUMNS: dict[str, dict[str, str]] = {
     },
     "cosignatures": dict.fromkeys(("ledger_id", "epoch", "size", "name", "line"), "the witness's signature"),
     **{
-        name: dict.fromkeys((column.name for column in metadata.tables[name].columns), OUTSIDE_THE_LOG) for name in ("witnesses", "replays")
+        name: dict.fromkeys((column.name for column in metadata.tables[name].columns), OUTSIDE_THE_LOG)
+        for name in ("witnesses", "replays", "webhooks", "webhook_holds", "webhook_attempts")
     },
     "signing_times": dict.fromkeys(("ledger_id", "signed_at"), OUTSIDE_THE_LOG),
     "deployment": dict.fromkeys(("one", "name"), OUTSIDE_THE_LOG),

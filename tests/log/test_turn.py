@@ -23,6 +23,7 @@ from service.access import Keyring
 from service.api.operations import LedgerDirectory, Services
 from service.app import create_app
 from service.database import Database as Connections
+from service.feed.pages import Feed
 from service.feed.wakes import Wakes
 from service.log import turn as turning
 from service.log.append import Writers
@@ -101,17 +102,15 @@ async def book_of(database: Database, folder: Path) -> AsyncIterator[Book]:
     app = create_app(stated)
     # What the service's start puts together, but for the turning.
     keyring, directory = Keyring(connections), LedgerDirectory(reader, seconds=0)
-    wakes = Wakes(connections)
-    app.state.services = Services(
-        reader, writers, keyring, directory, Outlooks(connections), Signing(connections, stated), Cosigning(connections), wakes
-    )
+    signing, cosigning, wakes = Signing(connections, stated), Cosigning(connections), Wakes(connections, database.service_url)
+    app.state.services = Services(reader, writers, keyring, directory, Outlooks(connections), signing, cosigning, Feed(reader, wakes))
     name, key = make_ledger(database.service_url, LAST_ZONE), make_key(database.service_url)
     headers = {"Authorization": f"Bearer {key}"}
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url=f"http://service/v1/ledgers/{name}", headers=headers) as api:
         yield Book(database, name, api, connections)
-    await wakes.close()
     await writers.drain()
+    await wakes.close()
     await heads.close()
     await connections.close()
 

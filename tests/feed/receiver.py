@@ -1,0 +1,63 @@
+"""A receiver of webhooks, as a process of its own: it checks each signature by the library, writes what it got into a file, and
+answers as it is told by another file, which it reads for each request."""
+
+import json
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+
+WRITING = threading.Lock()
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        folder = Path(sys.argv[1])
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        told = json.loads((folder / "told.json").read_text())
+        event = json.loads(body)
+        status, sleep = told["default"]
+        status, sleep = told.get("contracts", {}).get(event.get("subject", ""), (status, sleep))
+        line = {"event": event, "id": self.headers["webhook-id"], "signed": self._signed(told["secrets"], body), "status": status}
+        with WRITING, (folder / "got.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        time.sleep(sleep)
+        self.send_response(status)
+        if status in (301, 307):
+            self.send_header("Location", f"http://127.0.0.1:{self.server.server_address[1]}/elsewhere")
+        if told.get("flood"):
+            self.send_header("Content-Length", str(1 << 30))
+            self.end_headers()
+            try:
+                for _ in range(1 << 10):
+                    self.wfile.write(bytes(1 << 20))
+            except OSError:
+                (folder / "cut").touch()
+            return
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _signed(self, secrets: list[str], body: bytes) -> list[bool]:
+        found = []
+        for secret in secrets:
+            try:
+                Webhook(secret).verify(body, dict(self.headers))
+                found.append(True)
+            except WebhookVerificationError:
+                found.append(False)
+        return found
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+if __name__ == "__main__":
+    server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), Handler)
+    server.daemon_threads = True
+    (Path(sys.argv[1]) / "port").write_text(str(server.server_address[1]))
+    server.serve_forever()

@@ -1,0 +1,366 @@
+"""Webhooks, with a receiver in a process of its own: every event at least once, in the order of its contract, whatever is killed."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from service.feed import delivering, webhooks
+from service.feed.delivering import FAILURES_IN_A_ROW
+from tests.api.bodies import note, open_contract, record, with_key
+from tests.api.running import RunningService, running
+from tests.conftest import Database
+from tests.servers import ROOT, Service, client, make_key, make_ledger, rows, wait_for
+
+LOOPBACK = "127.0.0.0/8"
+
+
+@dataclass
+class Receiver:
+    folder: Path
+    port: int = 0
+    process: "subprocess.Popen[bytes] | None" = None
+    secrets: list[str] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/events"
+
+    def answer(self, status: int = 200, sleep: float = 0, contracts: Mapping[str, tuple[int, float]] | None = None, **more: Any) -> None:
+        """What it answers from now on: to all, and to the events of some contracts."""
+        told = {"default": [status, sleep], "contracts": contracts or {}, "secrets": self.secrets, **more}
+        (self.folder / "told.new").write_text(json.dumps(told))
+        (self.folder / "told.new").rename(self.folder / "told.json")
+
+    def start(self) -> None:
+        (self.folder / "port").unlink(missing_ok=True)
+        command = [sys.executable, str(ROOT / "tests/feed/receiver.py"), str(self.folder), str(self.port)]
+        self.process = subprocess.Popen(command, cwd=ROOT)
+        self.port = int(wait_for(lambda: (self.folder / "port").exists() and (self.folder / "port").read_text(), "the receiver listens"))
+
+    def stop(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def got(self) -> list[dict[str, Any]]:
+        file = self.folder / "got.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def arrived(self, contract_id: str | None = None) -> list[int]:
+        """The revisions that were taken, in the order they came, of one contract or all."""
+        told = [line["event"] for line in self.got() if 200 <= line["status"] < 300 and "subject" in line["event"]]
+        return [event["data"]["revision"] for event in told if contract_id in (None, event["subject"])]
+
+
+@pytest.fixture
+def receiver(tmp_path: Path) -> Iterator[Receiver]:
+    made = Receiver(tmp_path)
+    made.answer()
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def service(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    with running(database, tmp_path_factory.mktemp("data"), webhook_networks=LOOPBACK) as served:
+        yield served
+
+
+@pytest.fixture
+def api(service: RunningService, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
+    """A ledger of the test's own; what failed is tried again within moments."""
+    monkeypatch.setattr(delivering, "WAITS", (0.05,) * 3 + (0.2,) * 3)
+    monkeypatch.setattr(webhooks, "LOOK_SECONDS", 0.1)
+    name = f"hooked-{uuid4().hex[:12]}"
+    service.make_ledger(name)
+    with service.client(service.admin, ledger=name) as made:
+        yield made
+
+
+def hook(api: httpx.Client, receiver: Receiver, **more: Any) -> str:
+    answer = api.post("/webhooks", json={"url": receiver.url} | more, headers=with_key())
+    assert answer.status_code == 201, answer.text
+    receiver.secrets.append(answer.json()["secret"])
+    receiver.answer()
+    webhook_id: str = answer.json()["webhook_id"]
+    return webhook_id
+
+
+def grown(api: httpx.Client, notes: int, contract_id: str | None = None) -> str:
+    """A contract with so many notes more."""
+    contract_id = contract_id or open_contract(api)
+    for number in range(notes):
+        assert record(api, contract_id, "note.added", note(str(number))).status_code == 201
+    return contract_id
+
+
+def in_order(revisions: list[int]) -> list[int]:
+    """Each revision as it came first."""
+    return list(dict.fromkeys(revisions))
+
+
+def comes(condition: Callable[[], object], what: str) -> None:
+    wait_for(condition, what, seconds=60)
+
+
+def test_events_arrive_signed_in_the_order_of_their_contract(api: httpx.Client, receiver: Receiver) -> None:
+    hook(api, receiver)
+    contract_id = grown(api, 5)
+    comes(lambda: receiver.arrived(contract_id) == [1, 2, 3, 4, 5, 6], "six events")
+    for line, item in zip(receiver.got(), api.get("/events").json()["items"], strict=True):
+        assert line["signed"] == [True]
+        event = line["event"]
+        assert (event["specversion"], event["type"], event["subject"]) == ("1.0", item["event_type"], contract_id)
+        assert line["id"] == event["id"] == item["event_id"]
+        assert event["data"] == item
+
+
+def test_only_what_is_wanted_is_sent_from_where_it_is_wanted(api: httpx.Client, receiver: Receiver) -> None:
+    one, other = grown(api, 3), grown(api, 3)
+    hook(api, receiver, from_position=3, event_types=["note.added"], contract_ids=[one.upper()])
+    grown(api, 1, other)
+    grown(api, 1, one)
+    comes(lambda: receiver.arrived(one)[-1:] == [5], "the last note")
+    assert receiver.arrived() == [3, 4, 5]
+
+
+def test_what_fails_holds_up_its_own_contract_only_and_is_tried_again(api: httpx.Client, receiver: Receiver) -> None:
+    webhook_id = hook(api, receiver)
+    bad, good = open_contract(api), open_contract(api)
+    receiver.answer(contracts={bad: (500, 0)})
+    grown(api, 2, bad)
+    grown(api, 3, good)
+    comes(lambda: receiver.arrived(good) == [1, 2, 3, 4], "what does not fail")
+    (held,) = api.get(f"/webhooks/{webhook_id}/held").json()["items"]
+    assert held["contract_id"] == bad
+    assert held["failure"] == "answered 500"
+    receiver.answer()
+    comes(lambda: in_order(receiver.arrived(bad)) == [1, 2, 3], "what had failed")
+    comes(lambda: api.get(f"/webhooks/{webhook_id}/held").json()["items"] == [], "nothing is held")
+    failed = [attempt for attempt in api.get(f"/webhooks/{webhook_id}/attempts?limit=500").json()["items"] if not attempt["delivered"]]
+    assert failed
+    assert {attempt["status_code"] for attempt in failed} == {500}
+
+
+def test_what_is_given_up_stays_so_until_somebody_speaks(api: httpx.Client, receiver: Receiver) -> None:
+    webhook_id = hook(api, receiver)
+    bad = open_contract(api)
+    comes(lambda: receiver.arrived(bad) == [1], "the opening")
+    receiver.answer(contracts={bad: (500, 0)})
+    grown(api, 2, bad)
+    held = f"/webhooks/{webhook_id}/held"
+    comes(lambda: [item["status"] for item in api.get(held).json()["items"]] == ["dead"], "it is given up")
+    (dead,) = api.get(held).json()["items"]
+    assert (dead["attempts"], "next_attempt_at" in dead) == (len(delivering.WAITS) + 1, False)
+    receiver.answer()
+    good = grown(api, 1)
+    comes(lambda: receiver.arrived(good) == [1, 2], "others go on")
+    assert receiver.arrived(bad) == [1]
+    assert api.post(f"{held}/{good}/retry").json()["code"] == "contract-not-held"
+    assert api.post(f"{held}/{bad}/skip").status_code == 200
+    comes(lambda: receiver.arrived(bad) == [1, 3], "what comes after the event that is skipped")
+    api.post(f"/webhooks/{webhook_id}/replay", json={"from_position": 1})
+    comes(lambda: receiver.arrived(bad) == [1, 3, 1, 2, 3], "everything again")
+
+
+def test_an_endpoint_that_is_down_is_tried_now_and_then_and_misses_nothing(api: httpx.Client, receiver: Receiver) -> None:
+    webhook_id = hook(api, receiver)
+    receiver.answer(503)
+    contracts = [grown(api, 1) for _ in range(2 * FAILURES_IN_A_ROW)]
+    comes(lambda: api.get(f"/webhooks/{webhook_id}").json().get("failures_in_a_row", 0) >= FAILURES_IN_A_ROW, "it counts as down")
+    receiver.answer()
+    for contract_id in contracts:
+        comes(lambda contract_id=contract_id: in_order(receiver.arrived(contract_id)) == [1, 2], "everything")  # type: ignore[misc]
+
+
+def test_an_endpoint_that_is_gone_ends_its_webhook(api: httpx.Client, receiver: Receiver) -> None:
+    webhook_id = hook(api, receiver)
+    receiver.answer(410)
+    contract_id = grown(api, 2)
+    comes(lambda: api.get(f"/webhooks/{webhook_id}").json()["status"] == "ended", "it ended")
+    assert api.get(f"/webhooks/{webhook_id}").json()["ended_because"] == "the endpoint answered 410 Gone"
+    assert len(receiver.got()) == 1
+    receiver.answer()
+    assert api.post(f"/webhooks/{webhook_id}/resume").json()["status"] == "active"
+    comes(lambda: receiver.arrived(contract_id) == [1, 2, 3], "it goes on")
+
+
+def test_a_pause_loses_nothing_and_a_deleted_webhook_is_sent_nothing(database: Database, api: httpx.Client, receiver: Receiver) -> None:
+    webhook_id = hook(api, receiver)
+    assert api.post(f"/webhooks/{webhook_id}/pause").json()["status"] == "paused"
+    # What was on its way may still have arrived.
+    worker = "SELECT worker FROM webhooks WHERE webhook_id = %s"
+    comes(lambda: rows(database.service_url, worker, webhook_id) == [(None,)], "nobody delivers")
+    contract_id = grown(api, 2)
+    test = api.post(f"/webhooks/{webhook_id}/test").json()
+    assert (test["delivered"], test["status_code"]) == (True, 200)
+    assert [line["event"]["type"] for line in receiver.got()] == ["webhook.test"]
+    api.post(f"/webhooks/{webhook_id}/resume")
+    comes(lambda: receiver.arrived(contract_id) == [1, 2, 3], "what was recorded meanwhile")
+    assert api.delete(f"/webhooks/{webhook_id}").status_code == 204
+    assert api.get(f"/webhooks/{webhook_id}").status_code == 404
+    later = hook(api, receiver)
+    grown(api, 1, contract_id)
+    comes(lambda: receiver.arrived(contract_id) == [1, 2, 3, 4], "by the other webhook alone")
+    assert rows_of(api, later) == 1
+
+
+def rows_of(api: httpx.Client, webhook_id: str) -> int:
+    return len(api.get(f"/webhooks/{webhook_id}/attempts").json()["items"])
+
+
+def test_for_a_while_after_a_rotation_both_secrets_sign(api: httpx.Client, receiver: Receiver) -> None:
+    webhook_id = hook(api, receiver)
+    rotated = api.post(f"/webhooks/{webhook_id}/rotate-secret").json()
+    receiver.secrets = [*receiver.secrets, rotated["secret"]]
+    receiver.answer()
+    contract_id = grown(api, 0)
+    comes(lambda: receiver.arrived(contract_id) == [1], "an event")
+    assert receiver.got()[-1]["signed"] == [True, True]
+    assert "secret" not in api.get(f"/webhooks/{webhook_id}").json()
+
+
+def test_a_request_that_is_sent_again_makes_one_webhook_and_tells_no_secret_twice(api: httpx.Client, receiver: Receiver) -> None:
+    headers = with_key()
+    first, again = (api.post("/webhooks", json={"url": receiver.url}, headers=headers) for _ in range(2))
+    assert again.headers["idempotent-replayed"] == "true"
+    assert again.json() == {name: value for name, value in first.json().items() if name != "secret"}
+    assert api.post("/webhooks", json={"url": receiver.url + "2"}, headers=headers).json()["code"] == "idempotency-key-reused"
+
+
+def test_a_redirect_is_not_followed_and_an_endless_answer_is_not_read(api: httpx.Client, receiver: Receiver) -> None:
+    webhook_id = hook(api, receiver)
+    receiver.answer(307)
+    test = api.post(f"/webhooks/{webhook_id}/test").json()
+    assert test["failure"] == "answered 307: redirects are not followed"
+    receiver.answer(200, flood=True)
+    assert api.post(f"/webhooks/{webhook_id}/test").json()["delivered"]
+    comes((receiver.folder / "cut").exists, "the answer is cut off")
+
+
+def test_an_endpoint_that_hangs_fails_in_time_and_holds_up_nobody(
+    api: httpx.Client, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.feed.sending.DELIVERY_SECONDS", 0.5)
+    webhook_id = hook(api, receiver)
+    bad, good = open_contract(api), open_contract(api)
+    comes(lambda: len(receiver.arrived()) == 2, "both opened")
+    receiver.answer(contracts={bad: (200, 2)})
+    grown(api, 1, bad)
+    grown(api, 1, good)
+    comes(lambda: receiver.arrived(good) == [1, 2], "the other")
+    comes(lambda: api.get(f"/webhooks/{webhook_id}/held").json()["items"], "it is held")
+    assert api.get(f"/webhooks/{webhook_id}/held").json()["items"][0]["failure"] == "no answer within 0.5 s"
+
+
+@pytest.mark.parametrize(
+    ("url", "detail"),
+    [
+        ("ftp://erp.example/", "not an https URL"),
+        ("https://user:secret@erp.example/", "not an https URL"),
+        ("https://erp.example/#there", "not an https URL"),
+        ("not a url", "not an https URL"),
+        ("https://10.0.0.1/", "not a public address"),
+        ("https://169.254.169.254/latest/meta-data", "not a public address"),
+        ("https://[::1]/", "not a public address"),
+        ("https://[::ffff:10.0.0.1]/", "not a public address"),
+        ("https://[64:ff9b::a00:1]/", "not a public address"),
+        ("https://[fe80::1]/", "not a public address"),
+        ("https://100.64.0.1/", "not a public address"),
+        ("http://8.8.8.8/", "by https only"),
+    ],
+)
+def test_an_address_that_nobody_should_be_sent_to_is_refused(api: httpx.Client, url: str, detail: str) -> None:
+    answer = api.post("/webhooks", json={"url": url}, headers=with_key())
+    assert answer.status_code == 422
+    (fault,) = answer.json()["errors"]
+    assert fault["pointer"] == "/url"
+    assert detail in fault["detail"]
+
+
+def test_a_name_that_leads_to_a_private_address_is_not_sent_to(database: Database, tmp_path: Path) -> None:
+    with running(database, tmp_path) as served:
+        name = f"hooked-{uuid4().hex[:12]}"
+        served.make_ledger(name)
+        with served.client(served.admin, ledger=name) as api:
+            made = api.post("/webhooks", json={"url": "https://localhost:9/"}, headers=with_key()).json()
+            test = api.post(f"/webhooks/{made['webhook_id']}/test").json()
+            assert api.post("/webhooks", json={"url": "http://localhost:9/"}, headers=with_key()).status_code == 422
+    assert not test["delivered"]
+    assert "is not a public address" in test["failure"]
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({}, "/url"),
+        ({"url": "https://erp.example/", "event_types": []}, "/event_types"),
+        ({"url": "https://erp.example/", "event_types": ["note.aded"]}, "/event_types/0"),
+        ({"url": "https://erp.example/", "contract_ids": ["x"]}, "/contract_ids/0"),
+        ({"url": "https://erp.example/", "from_position": 99}, "/from_position"),
+        ({"url": "https://erp.example/", "from_position": 0}, "/from_position"),
+        ({"url": "https://erp.example/" + "x" * 2_000}, "/url"),
+        ({"url": "https://erp.example/", "secret": "mine"}, "/secret"),
+    ],
+)
+def test_a_faulty_webhook_is_refused_by_place(api: httpx.Client, body: dict[str, Any], pointer: str) -> None:
+    answer = api.post("/webhooks", json=body, headers=with_key())
+    assert answer.status_code == 422
+    assert pointer in {fault["pointer"] for fault in answer.json()["errors"]}
+
+
+def test_a_filter_that_never_matches_moves_on(api: httpx.Client, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivering, "WRITE_SECONDS", 0)
+    webhook_id = hook(api, receiver, event_types=["contract.terminated"])
+    grown(api, 3)
+    comes(lambda: api.get(f"/webhooks/{webhook_id}").json()["position"] == 4, "its cursor is at the head")
+    assert receiver.got() == []
+
+
+def test_many_webhooks_are_all_sent_to(api: httpx.Client, receiver: Receiver) -> None:
+    made = [hook(api, receiver) for _ in range(60)]
+    contract_id = grown(api, 1)
+    comes(lambda: len(receiver.arrived(contract_id)) == 2 * len(made), "each is sent both")
+    page = api.get("/webhooks?limit=40").json()
+    assert [item["webhook_id"] for item in page["items"]] == made[:40]
+    assert [item["webhook_id"] for item in api.get(f"/webhooks?limit=40&after={page['next']}").json()["items"]] == made[40:]
+
+
+def test_killed_services_deliver_everything_at_least_once_in_order(database: Database, receiver: Receiver, tmp_path: Path) -> None:
+    ledger, key = make_ledger(database.service_url), make_key(database.service_url)
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        folder.mkdir()
+    services = [Service(database.service_url, folder, environment={"LEDGER_WEBHOOK_NETWORKS": LOOPBACK}) for folder in folders]
+    first, second = services
+    try:
+        first.start()
+        with client(first, ledger, key) as api:
+            hook(api, receiver)
+            contracts = [grown(api, 4) for _ in range(4)]
+        receiver.answer(sleep=0.02)
+        for round_number in range(3):
+            # One of them is killed wherever it is; the other takes over when the lease has run out.
+            dying, living = (first, second) if round_number % 2 == 0 else (second, first)
+            living.start()
+            with client(living, ledger, key) as api:
+                for contract_id in contracts:
+                    grown(api, 3, contract_id)
+            dying.kill()
+        wanted = list(range(1, 5 + 9 + 1))
+        for contract_id in contracts:
+            comes(lambda contract_id=contract_id: in_order(receiver.arrived(contract_id)) == wanted, "every event")  # type: ignore[misc]
+        query = "SELECT count(*) FROM webhook_holds WHERE ledger_id = (SELECT ledger_id FROM ledgers WHERE name = %s)"
+        comes(lambda: rows(database.service_url, query, ledger) == [(0,)], "nothing is held")
+    finally:
+        for service in services:
+            service.stop()
