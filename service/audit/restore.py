@@ -7,7 +7,7 @@ projection is built the ledger has a layout that no release writes, so nothing i
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, LiteralString
@@ -101,7 +101,7 @@ def _check_opening(bundle: BundleFile, verifier_key: str | None) -> None:
         bundle.refuse("names a ledger that there cannot be")
     try:
         zone(opening.time_zone)
-        signed = verifier_key is None or Verifier.parse(verifier_key).signed(Note.parse(opening.checkpoint))
+        signed = verifier_key is None or _pinned(verifier_key, bundle.checkpoint.origin).signed(Note.parse(opening.checkpoint))
     except NoteError as error:
         raise OperatorError(f"The signature cannot be verified: {error}.") from None
     except (KeyError, ValueError):
@@ -112,6 +112,14 @@ def _check_opening(bundle: BundleFile, verifier_key: str | None) -> None:
     named = [line.removeprefix("time zone ") for line in bundle.checkpoint.extensions if line.startswith("time zone ")]
     if named not in ([], [opening.time_zone]) or bundle.checkpoint.origin.split("/")[-2:-1] not in ([], [opening.ledger]):
         bundle.refuse("names another time zone or another ledger than its checkpoint")
+
+
+def _pinned(verifier_key: str, origin: str) -> Verifier:
+    """A key as it was pinned; where that was in an earlier epoch of the log, as it signs in this one (docs/bundle-format.md)."""
+    pinned = Verifier.parse(verifier_key)
+    (log, _, epoch), (same, _, later) = pinned.name.rpartition("/"), origin.rpartition("/")
+    is_later = log == same and epoch.isdecimal() and later.isdecimal() and int(epoch) < int(later)
+    return replace(pinned, name=origin) if is_later else pinned
 
 
 def _begin(connection: Connection, bundle: BundleFile) -> Extension:

@@ -424,6 +424,19 @@ def test_a_later_epoch_is_followed_by_its_signed_note_from_the_key_that_was_pinn
     assert "goes on" not in said.checks["epochs"][1]
 
 
+def test_a_bundle_of_a_later_epoch_is_restored_by_the_key_that_was_pinned_and_one_of_an_earlier_is_not(
+    filled: Filled, new_database: NewDatabase, tmp_path: Path, epoch: Epoch
+) -> None:
+    file = tmp_path / "bundle.ndjson"
+    file.write_bytes(epoch.bundle(filled, sealed=True))
+    with new_database() as database:
+        with pytest.raises(OperatorError, match="not signed by the key"):
+            restore(database.service_url, file, lambda *_: None, THIRD.verifier_key)
+        restore(database.service_url, file, lambda *_: None, PINNED.verifier_key)
+        query = "SELECT epoch FROM ledgers WHERE ledger_id = %s"
+        assert rows(database.service_url, query, bundle_of(filled)[0][0]["ledger_id"]) == [(2,)]
+
+
 def test_what_was_kept_before_an_epoch_and_is_still_there_is_found_continued(filled: Filled, tmp_path: Path, epoch: Epoch) -> None:
     pinned = ("--key", PINNED.verifier_key)
     for wanted in ({}, {"from_position": 260, "from_size": 100}):
