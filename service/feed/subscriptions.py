@@ -53,6 +53,12 @@ VALUES (%(ledger_id)s::uuid, %(webhook_id)s::uuid, %(url)s, %(event_types)s::tex
 ON CONFLICT DO NOTHING RETURNING webhook_id
 """
 _CHANGE = f"UPDATE webhooks SET version = version + 1, {{}}{_OF} RETURNING {_COLUMNS}"
+_IF_HELD = f"""
+UPDATE webhooks SET version = version + 1, failures = 0{_OF} AND EXISTS (
+    SELECT FROM webhook_holds h
+    WHERE h.ledger_id = webhooks.ledger_id AND h.webhook_id = webhooks.webhook_id AND h.contract_id = %(contract_id)s::uuid)
+RETURNING {_COLUMNS}
+"""
 _DELETE = tuple(f"DELETE FROM {table}{_OF}" for table in ("webhooks", "webhook_holds", "webhook_attempts"))
 _STATUS = "status = %(status)s, ended_because = %(because)s, failures = 0"
 _ROTATE = """
@@ -253,13 +259,16 @@ async def replay(database: Database, ledger: Ledger, webhook_id: str, position: 
 async def retry(database: Database, ledger: Ledger, webhook_id: str, contract_id: str, *, skipping: bool = False) -> Webhook:
     """Try a contract that is held now, from its first event that was not delivered or, skipping that, from what comes after it.
     ContractNotHeld if it is not held."""
-    parameters = {"contract_id": contract_id, "skipped": 1 if skipping else 0}
-    # The webhook's row comes first everywhere: it is the lock.
+    parameters = _key(ledger, webhook_id) | {"contract_id": contract_id, "skipped": 1 if skipping else 0}
+    # The webhook's row comes first everywhere: it is the lock. Nothing is raised within: that would cost the connection.
     async with database.transaction() as connection:
-        changed = await _changed(connection, ledger, webhook_id, "failures = 0", {})
-        if not (await connection.execute(_RETRY, parameters | _key(ledger, webhook_id))).rowcount:
-            raise ContractNotHeld(f"Webhook {webhook_id} does not hold back contract {contract_id}.")
-    return changed
+        row = await (await connection.execute(_IF_HELD, parameters)).fetchone()
+        if row is not None:
+            await connection.execute(_RETRY, parameters)
+    if row is None:
+        await find(database, ledger, webhook_id)
+        raise ContractNotHeld(f"Webhook {webhook_id} does not hold back contract {contract_id}.")
+    return Webhook(*row)
 
 
 async def delete(database: Database, ledger: Ledger, webhook_id: str) -> None:
@@ -329,14 +338,9 @@ async def _change(
     database: Database, ledger: Ledger, webhook_id: str, what: str, parameters: dict[str, Any], besides: str | None = None
 ) -> Webhook:
     async with database.transaction() as connection:
-        changed = await _changed(connection, ledger, webhook_id, what, parameters)
-        if besides is not None:
+        row = await (await connection.execute(_CHANGE.format(what), parameters | _key(ledger, webhook_id))).fetchone()
+        if row is not None and besides is not None:
             await connection.execute(besides, parameters | _key(ledger, webhook_id))
-    return changed
-
-
-async def _changed(connection: AsyncConnection[Any], ledger: Ledger, webhook_id: str, what: str, parameters: dict[str, Any]) -> Webhook:
-    row = await (await connection.execute(_CHANGE.format(what), parameters | _key(ledger, webhook_id))).fetchone()
     if row is None:
         raise _not_found(ledger, webhook_id)
     return Webhook(*row)

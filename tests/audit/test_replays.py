@@ -433,7 +433,7 @@ def test_reconciliation_goes_over_all_contracts_and_alarms_at_the_first_differen
             for _ in range(times):
                 reconcile.reconcile_next(connection, name)
         (told,) = ledger.get("/replays", params={"kind": "reconcile", "limit": 1}).json()["items"]
-        told.get("head", {}).pop("checkpoint", None)  # it comes when the next is signed
+        told["head"] = {"position": told["head"]["position"]}  # the checkpoint that covers it comes when the next is signed
         return dict(told)
 
     first = look(2)
