@@ -6,7 +6,8 @@ import msgspec
 class Webhook(msgspec.Struct, omit_defaults=True, kw_only=True):
     """Who is sent events, and how far that is: everything up to `position` was delivered, or its contract is held.
 
-    `status` is `active`, `paused` or `ended`. `secret` is shown when it is made and never again.
+    `status` is `active`, `paused` or `ended`. `failures_in_a_row` counts events that failed when they were tried for the first
+    time. `secret` is shown when it is made and never again.
     """
 
     webhook_id: str

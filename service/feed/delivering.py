@@ -33,7 +33,9 @@ JITTER: Final = 0.2
 WRITE_SECONDS: Final = 5
 """Between two times that a cursor is kept which moves over events that are not wanted."""
 FAILURES_IN_A_ROW: Final = 10
-"""After so many the endpoint counts as down: nothing new is sent until something that is tried again arrives."""
+"""Of events that were tried for the first time. After so many the endpoint counts as down, and is only tried now and then."""
+PROBE_SECONDS: Final = 30
+"""Between two events of other contracts than those that are held, by which an endpoint that is down is tried."""
 _chance = SystemRandom()
 
 
@@ -73,6 +75,7 @@ class Deliverer:
         self._holds: dict[str, Hold] = {}
         self._moved = Moved()
         self._written, self._write_at = 0, 0.0
+        self._probe_at = 0.0
         self.changed = asyncio.Event()
         """Set when somebody changed the webhook from outside."""
         self.leased_until = 0.0
@@ -92,8 +95,13 @@ class Deliverer:
 
     @property
     def is_stalled(self) -> bool:
-        """Whether the endpoint counts as down, so that only what is held is tried."""
+        """Whether the endpoint counts as down, so that it is only tried now and then."""
         return self._webhook is not None and self._webhook.failures >= FAILURES_IN_A_ROW
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing may be sent, since the lease has run out or is about to."""
+        return asyncio.get_running_loop().time() >= self.leased_until
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -111,8 +119,8 @@ class Deliverer:
         if webhook.status != ACTIVE:
             return None
         done = await self._try_again(webhook)
-        if webhook.status == ACTIVE and not self.is_stalled:
-            done = await self._deliver_next(webhook) or done
+        if webhook.status == ACTIVE:
+            done = await (self._probe(webhook) if self.is_stalled else self._deliver_next(webhook)) or done
         await self._write(webhook)
         return done
 
@@ -130,9 +138,10 @@ class Deliverer:
             self._webhook = None
 
     def seconds_left(self) -> float:
-        """Until the next contract that is held is due."""
+        """Until the next contract that is held is due, or an endpoint that is down is to be tried."""
+        left = self._probe_at - asyncio.get_running_loop().time() if self.is_stalled else float("inf")
         due = [hold.next_attempt_at for hold in self._holds.values() if hold.next_attempt_at is not None]
-        return max(0.0, (min(due) - datetime.now(UTC)).total_seconds()) if due else float("inf")
+        return max(0.0, min([left, *((when - datetime.now(UTC)).total_seconds() for when in due)]))
 
     async def _take_up(self) -> bool:
         async with self._slots:
@@ -154,23 +163,47 @@ class Deliverer:
                 by_contract.setdefault(event.header.contract_id, []).append(event)
         left = iter(by_contract.values())
         while some := list(islice(left, CONTRACTS_AT_A_TIME)):
-            await asyncio.gather(*(self._deliver_in_order(webhook, events) for events in some))
-            if webhook.status != ACTIVE or self._is_over():
-                return True  # the cursor stays: what was delivered of the page is delivered again
+            arrived = await asyncio.gather(*(self._deliver_in_order(webhook, events) for events in some))
+            if not all(each or events[0].header.contract_id in self._holds for each, events in zip(arrived, some, strict=True)):
+                return True  # some were not sent, so the cursor stays: what was delivered of the page is delivered again
+            if webhook.status != ACTIVE:
+                return True
         webhook.position = found.position
         return bool(found.events) or found.more
 
-    async def _deliver_in_order(self, webhook: Webhook, events: Sequence[StoredEvent], hold: Hold | None = None) -> bool:
-        """Deliver events of one contract, which may be held, until one fails, which then is held; whether all were delivered."""
+    async def _probe(self, webhook: Webhook) -> bool:
+        """Try an endpoint that is down by the next event that would be its turn; whether there is more to be done. What is held may be
+        refused for its own sake for ever: without others the endpoint would never be known to be well."""
+        now = asyncio.get_running_loop().time()
+        if now < self._probe_at:
+            return False
+        self._probe_at = now + PROBE_SECONDS
+        found = await self._read_next(self._ledger, webhook.position, wanted_by(webhook))
+        event = next((event for event in found.events if event.header.contract_id not in self._holds), None)
+        if event is None:
+            webhook.position = found.position
+            self._probe_at = 0.0 if found.more else self._probe_at
+            return found.more
+        if await self._deliver_in_order(webhook, [event], is_probe=True) or event.header.contract_id in self._holds:
+            webhook.position = event.header.position
+        return True
+
+    async def _deliver_in_order(
+        self, webhook: Webhook, events: Sequence[StoredEvent], hold: Hold | None = None, *, is_probe: bool = False
+    ) -> bool:
+        """Deliver events of one contract, which may be held, until one fails, which then is held; whether all were delivered. False without
+        a hold: the lease was about to run out."""
         attempts = hold.attempts if hold else 0
         for event in events:
-            if hold is None and webhook.failures >= FAILURES_IN_A_ROW:
+            if hold is None and not is_probe and webhook.failures >= FAILURES_IN_A_ROW:
                 self._hold(event, 0, "not tried: the endpoint is down")
                 return False
             outcome = await self._send(webhook, event)
             if outcome is None:
                 return False
             if not outcome.delivered:
+                # What is tried again tells nothing new: one contract that is never taken would make the endpoint count as down.
+                webhook.failures += 0 if hold else 1
                 self._failed(webhook, event, attempts + 1, outcome)
                 return False
             self._arrived(webhook)
@@ -179,7 +212,7 @@ class Deliverer:
 
     async def _send(self, webhook: Webhook, event: StoredEvent) -> Outcome | None:
         """Send an event once, and take note of it; None where it must not be sent any more."""
-        if self._is_over() or webhook.status != ACTIVE:
+        if self.is_over or webhook.status != ACTIVE:
             return None
         header, at = event.header, datetime.now(UTC)
         body = orjson.dumps(cloud_event(event_answer(event, self._epoch), self._ledger.name))
@@ -188,11 +221,7 @@ class Deliverer:
         self._moved.attempts.append(Attempt(*tried, outcome.status_code, outcome.failure, outcome.milliseconds))
         return outcome
 
-    def _is_over(self) -> bool:
-        return asyncio.get_running_loop().time() >= self.leased_until
-
     def _failed(self, webhook: Webhook, event: StoredEvent, attempts: int, outcome: Outcome) -> None:
-        webhook.failures += 1
         self._hold(event, attempts, outcome.failure or "")
         if outcome.status_code == HTTPStatus.GONE:
             webhook.status, webhook.ended_because = ENDED, "the endpoint answered 410 Gone"

@@ -130,6 +130,9 @@ class Webhooks:
     async def _attend(self, deliverer: Deliverer) -> None:
         """Deliver whenever there is something, until there will be nothing any more."""
         while True:
+            if deliverer.is_over:  # the database is slow to move the lease on, and need not be asked for events meanwhile
+                await asyncio.sleep(AGAIN_SECONDS)
+                continue
             try:
                 done = await deliverer.step()
             except (psycopg.Error, LedgerError) as error:

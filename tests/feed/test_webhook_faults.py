@@ -1,0 +1,71 @@
+"""Webhooks whose endpoint or whose lease fails in ways that would hold up more than they may, or lose something."""
+
+import time
+
+import httpx
+import pytest
+
+from service.feed import delivering, webhooks
+from service.feed.delivering import FAILURES_IN_A_ROW
+from tests.api.bodies import open_contract
+from tests.api.running import RunningService
+from tests.feed.test_webhooks import Receiver, api, comes, grown, hook, in_order, receiver, service
+
+__all__ = ["api", "receiver", "service"]
+
+
+def held(api: httpx.Client, webhook_id: str) -> dict[str, str]:
+    """What is held, by contract: retrying or dead."""
+    return {item["contract_id"]: item["status"] for item in api.get(f"/webhooks/{webhook_id}/held").json()["items"]}
+
+
+def test_a_contract_that_is_never_taken_holds_up_nothing_else_in_a_ledger_that_rests(
+    api: httpx.Client, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivering, "WAITS", (0.02,) * (FAILURES_IN_A_ROW + 1))
+    webhook_id = hook(api, receiver)
+    bad = open_contract(api)
+    comes(lambda: receiver.arrived(bad) == [1], "the opening")
+    receiver.answer(contracts={bad: (422, 0)})
+    grown(api, 1, bad)
+    comes(lambda: held(api, webhook_id) == {bad: "dead"}, "it is given up")
+    good = grown(api, 1)
+    comes(lambda: receiver.arrived(good) == [1, 2], "what the endpoint takes")
+
+
+def test_an_endpoint_that_was_down_until_all_was_given_up_is_found_well_again(
+    api: httpx.Client, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivering, "WAITS", (0.02,))
+    monkeypatch.setattr(delivering, "PROBE_SECONDS", 0.05)
+    webhook_id = hook(api, receiver)
+    receiver.answer(503)
+    dead = [open_contract(api) for _ in range(FAILURES_IN_A_ROW + 2)]
+    comes(lambda: held(api, webhook_id) == dict.fromkeys(dead, "dead"), "all of it is given up")
+    receiver.answer()
+    good = grown(api, 2)
+    comes(lambda: receiver.arrived(good) == [1, 2, 3], "what came later")
+    assert held(api, webhook_id) == dict.fromkeys(dead, "dead")
+
+
+def test_nothing_is_lost_when_a_lease_runs_out_within_a_page_and_is_moved_on_before_its_end(
+    api: httpx.Client, service: RunningService, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    webhook_id = hook(api, receiver)
+    slow, other = open_contract(api), open_contract(api)
+    comes(lambda: len(receiver.arrived()) == 2, "both opened")
+    api.post(f"/webhooks/{webhook_id}/pause")
+    grown(api, 1, slow)
+    grown(api, 2, other)
+    receiver.answer(contracts={slow: (200, 3), other: (200, 1)})
+    api.post(f"/webhooks/{webhook_id}/resume")
+    comes(lambda: len(receiver.got()) == 4, "one of each is on its way")
+    # Nothing may be sent any more, though the lease is still ours.
+    monkeypatch.setattr(webhooks, "LEASE_SECONDS", 1)
+    deliverer = service.app.state.webhooks._deliverers[webhook_id]
+    comes(lambda: time.monotonic() >= deliverer.leased_until, "nothing may be sent")
+    comes(lambda: deliverer._moved.attempts, "the other contract's event was answered, and its next one not sent")
+    monkeypatch.setattr(webhooks, "LEASE_SECONDS", 15)
+    receiver.answer()
+    comes(lambda: in_order(receiver.arrived(other)) == [1, 2, 3], "the event that was not sent")
+    comes(lambda: in_order(receiver.arrived(slow)) == [1, 2], "the event that was on its way")
