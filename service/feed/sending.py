@@ -4,10 +4,13 @@ https://github.com/standard-webhooks/standard-webhooks, "Signature scheme" and "
 """
 
 import asyncio
+import contextlib
 import ipaddress
+import socket
 import ssl
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -21,6 +24,16 @@ from service.errors import OperatorError
 DELIVERY_SECONDS: Final = 15
 """For a whole delivery, from the look at the name to the answer's head."""
 MAX_URL: Final = 2_000
+MOST_ADDRESSES: Final = 4
+"""Of a name that leads to several, for a delivery that cannot be connected."""
+LOOKUPS: Final = 16
+"""Names that a process looks at, at a time."""
+REST_BYTES: Final = 65_536
+REST_SECONDS: Final = 1
+"""How much of the rest of an answer is taken, and for how long, so that its connection can be used again."""
+KEEP_ALIVE_SECONDS: Final = 4
+"""Less than endpoints commonly keep a connection that nothing is sent over."""
+_UNICAST: Final = ipaddress.ip_network("2000::/3")
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
@@ -77,53 +90,92 @@ class Sender:
     def __init__(self, networks: Sequence[Network]) -> None:
         """`networks` may be reached though they are private, and by http."""
         self.networks = networks
+        # Threads of their own: the loop has two for all names, Postgres' among them, and names of strangers may hang.
+        self._lookups = ThreadPoolExecutor(LOOKUPS, "webhook-names")
         self._context: ssl.SSLContext | None = None
 
     def client(self) -> httpx.AsyncClient:
         """The connections to one endpoint; whoever asks closes them. Nothing is followed, and no proxy of the environment is used."""
         self._context = self._context or httpx.create_ssl_context()
-        limits = httpx.Limits(max_keepalive_connections=2, keepalive_expiry=30)
+        limits = httpx.Limits(keepalive_expiry=KEEP_ALIVE_SECONDS)
         return httpx.AsyncClient(verify=self._context, trust_env=False, follow_redirects=False, limits=limits, timeout=DELIVERY_SECONDS)
 
     async def send(self, client: httpx.AsyncClient, url: str, secrets: Sequence[str], message_id: str, body: bytes) -> Outcome:
         """Deliver a body once, signed with each of the secrets. Never fails: what went wrong is told."""
-        began, status, failure = time.monotonic(), None, None
+        began, response, failure = time.monotonic(), None, None
         try:
             async with asyncio.timeout(DELIVERY_SECONDS):
-                status = await self._post(client, url, _headers(secrets, message_id, body), body)
+                response = await self._post(client, url, _headers(secrets, message_id, body), body)
         except TimeoutError:
             failure = f"no answer within {DELIVERY_SECONDS} s"
         except NotAllowed as error:
             failure = str(error)
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ssl.SSLError, UnicodeError) as error:
             failure = f"{type(error).__name__}: {str(error)[:200]}" if str(error) else type(error).__name__
-        if status is not None and not 200 <= status < 300:
-            redirects = 300 <= status < 400
-            failure = f"answered {status}" + (": redirects are not followed" if redirects else "")
-        return Outcome(status, failure, round((time.monotonic() - began) * 1_000))
+        milliseconds = round((time.monotonic() - began) * 1_000)
+        if response is None:
+            return Outcome(None, failure, milliseconds)
+        await _take_rest(response)
+        return Outcome(response.status_code, failure or _fault_of(response.status_code), milliseconds)
 
-    async def _post(self, client: httpx.AsyncClient, url: str, headers: dict[str, str], body: bytes) -> int:
-        """Post to the address that was looked at, whatever the name leads to a moment later; of the answer only the head is read."""
+    def close(self) -> None:
+        """Look at no more names."""
+        self._lookups.shutdown(wait=False, cancel_futures=True)
+
+    async def _post(self, client: httpx.AsyncClient, url: str, headers: dict[str, str], body: bytes) -> httpx.Response:
+        """The head of the answer from the first address that can be connected, of those that were looked at: whatever the name leads to a
+        moment later. The rest is still to be taken."""
         known = httpx.URL(url)
-        address = await self._address(known)
-        host = f"[{address}]" if address.version == 6 else str(address)
-        extensions = {"sni_hostname": known.host} if known.scheme == "https" else {}
-        named = {"Host": known.netloc.decode("ascii")}
-        request = client.build_request("POST", known.copy_with(host=host), content=body, headers=headers | named, extensions=extensions)
-        response = await client.send(request, stream=True)
-        try:
-            return response.status_code
-        finally:
-            await response.aclose()
+        *others, last = (await self._addresses(known))[:MOST_ADDRESSES]
+        for address in others:
+            with contextlib.suppress(httpx.ConnectError):
+                return await _post_to(client, known, address, headers, body)
+        return await _post_to(client, known, last, headers, body)
 
-    async def _address(self, url: httpx.URL) -> Address:
-        """The address that a host's name leads to. NotAllowed unless deliveries may go to all that it leads to."""
-        port = url.port or (443 if url.scheme == "https" else 80)
-        found = await asyncio.get_running_loop().getaddrinfo(url.host, port, type=1)
-        addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
+    async def _addresses(self, url: httpx.URL) -> list[Address]:
+        """The addresses that a host's name leads to. NotAllowed unless deliveries may go to all of them."""
+        name, port = url.raw_host.decode("ascii"), url.port or (443 if url.scheme == "https" else 80)
+        looked = asyncio.get_running_loop().run_in_executor(self._lookups, _look_at, name.strip("[]"), port)
+        addresses = await looked
         for address in addresses:
             _check(address, url.scheme, self.networks)
-        return addresses[0]
+        return addresses
+
+
+async def _post_to(client: httpx.AsyncClient, url: httpx.URL, address: Address, headers: dict[str, str], body: bytes) -> httpx.Response:
+    """Post to an address what is meant for a name, which the certificate there has to be for."""
+    host = f"[{address}]" if address.version == 6 else str(address)
+    # The name as it goes over the wire: in other letters it might be encoded by another standard, as that of someone else.
+    extensions = {"sni_hostname": url.raw_host.decode("ascii").strip("[]")} if url.scheme == "https" else {}
+    named = {"Host": url.netloc.decode("ascii")}
+    request = client.build_request("POST", url.copy_with(host=host), content=body, headers=headers | named, extensions=extensions)
+    return await client.send(request, stream=True)
+
+
+def _fault_of(status: int) -> str | None:
+    if 200 <= status < 300:
+        return None
+    return f"answered {status}" + (": redirects are not followed" if 300 <= status < 400 else "")
+
+
+async def _take_rest(response: httpx.Response) -> None:
+    """Take the rest of an answer, if it is short and comes at once, and close it: otherwise its connection with it."""
+    taken = 0
+    try:
+        async with asyncio.timeout(REST_SECONDS):
+            async for piece in response.aiter_raw():
+                taken += len(piece)
+                if taken > REST_BYTES:
+                    break
+    except (TimeoutError, httpx.HTTPError):
+        pass  # what was to be known is known
+    finally:
+        await response.aclose()
+
+
+def _look_at(name: str, port: int) -> list[Address]:
+    found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    return [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
 
 
 def _as_address(host: str) -> Address:
@@ -147,6 +199,8 @@ def _is_public(address: Address) -> bool:
             inner = IPv4Address(int(address) & 0xFFFF_FFFF)
         if inner is not None:
             return _is_public(inner)
+        if address not in _UNICAST:  # Python counts old and new private ranges outside it as global
+            return False
     return address.is_global and not address.is_multicast
 
 

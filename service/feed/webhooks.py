@@ -75,6 +75,7 @@ class Webhooks:
         await self._background.close()
         for webhook_id in [*self._tasks]:
             await self._let_go(webhook_id)
+        self.sender.close()
         with contextlib.suppress(psycopg.Error, LedgerError):
             await self._database.rows(_RELEASE + " RETURNING webhook_id", {"worker": self._worker})
 

@@ -1,7 +1,8 @@
 """A receiver of webhooks, as a process of its own: it checks each signature by the library, writes what it got into a file, and
-answers as it is told by another file, which it reads for each request."""
+answers as it is told by another file, which it reads for each request. By TLS if it is given a certificate, with its key."""
 
 import json
+import ssl
 import sys
 import threading
 import time
@@ -24,12 +25,19 @@ class Handler(BaseHTTPRequestHandler):
         status, sleep = told["default"]
         status, sleep = told.get("contracts", {}).get(event.get("subject", ""), (status, sleep))
         line = {"event": event, "id": self.headers["webhook-id"], "signed": self._signed(told["secrets"], body), "status": status}
+        line["port"] = self.client_address[1]
         with WRITING, (folder / "got.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         time.sleep(sleep)
         self.send_response(status)
         if status in (301, 307):
             self.send_header("Location", f"http://127.0.0.1:{self.server.server_address[1]}/elsewhere")
+        if told.get("trickle"):
+            self.send_header("Content-Length", "10")
+            self.end_headers()
+            self.wfile.write(b"x")
+            self.rfile.read(1)  # until the other end hangs up
+            return
         if told.get("flood"):
             self.send_header("Content-Length", str(1 << 30))
             self.end_headers()
@@ -59,5 +67,9 @@ class Handler(BaseHTTPRequestHandler):
 if __name__ == "__main__":
     server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), Handler)
     server.daemon_threads = True
+    if len(sys.argv) > 3:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(sys.argv[3])
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     (Path(sys.argv[1]) / "port").write_text(str(server.server_address[1]))
     server.serve_forever()

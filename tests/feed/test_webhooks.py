@@ -28,6 +28,7 @@ class Receiver:
     port: int = 0
     process: "subprocess.Popen[bytes] | None" = None
     secrets: list[str] = field(default_factory=list)
+    certificate: Path | None = None
 
     @property
     def url(self) -> str:
@@ -42,6 +43,7 @@ class Receiver:
     def start(self) -> None:
         (self.folder / "port").unlink(missing_ok=True)
         command = [sys.executable, str(ROOT / "tests/feed/receiver.py"), str(self.folder), str(self.port)]
+        command += [str(self.certificate)] if self.certificate else []
         self.process = subprocess.Popen(command, cwd=ROOT)
         self.port = int(wait_for(lambda: (self.folder / "port").exists() and (self.folder / "port").read_text(), "the receiver listens"))
 
