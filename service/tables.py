@@ -417,7 +417,7 @@ webhooks = Table(
     Column("status", Text, nullable=False),
     Column("ended_because", Text),
     Column("secret", Text, nullable=False),
-    Column("previous_secret", Text),
+    Column("previous_secrets", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     Column("previous_until", _instant),
     Column("position", BigInteger, nullable=False),
     Column("failures", Integer, nullable=False, server_default=text("0")),

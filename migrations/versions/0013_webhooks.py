@@ -15,7 +15,7 @@ CREATE TABLE webhooks (
     status text NOT NULL,
     ended_because text,
     secret text NOT NULL,
-    previous_secret text,
+    previous_secrets text[] NOT NULL DEFAULT '{}',
     previous_until timestamptz,
     position bigint NOT NULL,
     failures integer NOT NULL DEFAULT 0,

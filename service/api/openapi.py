@@ -21,7 +21,7 @@ from service.api.ledgers import CreateLedgerRequest, SetPolicyRequest
 from service.api.operations import OPERATIONS, Documented
 from service.api.problems import Problem
 from service.api.replays import StartReplayRequest
-from service.api.webhooks import CreateWebhookRequest, ReplayWebhookRequest
+from service.api.webhooks import CreateWebhookRequest, ReplayWebhookRequest, SkipEventRequest
 from service.domain.contract import EVENT_TYPES
 from service.errors import Forbidden, LedgerError, LedgerNotFound, TooManyRequests, Unauthorized, Unavailable
 
@@ -231,7 +231,15 @@ def _header_parameters(documented: Documented) -> Iterable[dict[str, Any]]:
 
 
 def _request_schemas() -> dict[str, Any]:
-    named = [RecordEventsRequest, CreateLedgerRequest, SetPolicyRequest, StartReplayRequest, CreateWebhookRequest, ReplayWebhookRequest]
+    named = [
+        RecordEventsRequest,
+        CreateLedgerRequest,
+        SetPolicyRequest,
+        StartReplayRequest,
+        CreateWebhookRequest,
+        ReplayWebhookRequest,
+        SkipEventRequest,
+    ]
     classes = [request_class(event_type) for event_type in EVENT_TYPES] + named
     inputs: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = [(cls.__name__, "validation", TypeAdapter(cls)) for cls in classes]
     _, schema = TypeAdapter.json_schemas(inputs, ref_template=_REF + "{model}", schema_generator=_Schemas)

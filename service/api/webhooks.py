@@ -3,7 +3,6 @@
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, Any
 
 import orjson
@@ -86,8 +85,20 @@ class ReplayWebhookRequest:
     from_position: Annotated[int, Field(strict=True, ge=1, le=2**53 - 1, description="The event to begin with.")]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkipEventRequest:
+    """Which event is given up."""
+
+    __pydantic_config__ = STRICT
+
+    position: Annotated[
+        int, Field(strict=True, ge=1, le=2**53 - 1, description="The event's position, as the list of contracts that are held tells it.")
+    ]
+
+
 _read_webhook = TypeAdapter(CreateWebhookRequest).validator.validate_python
 _read_replay = TypeAdapter(ReplayWebhookRequest).validator.validate_python
+_read_skip = TypeAdapter(SkipEventRequest).validator.validate_python
 
 
 class WebhooksQuery(QueryModel):
@@ -239,7 +250,8 @@ async def _retry_contract(call: Call) -> Response:
 
 
 async def _skip_event(call: Call) -> Response:
-    return await _changed(call, partial(subscriptions.retry, skipping=True), call.contract_id)
+    wanted: SkipEventRequest = _validated(_read_skip, await read_body(call.request))
+    return await _changed(call, subscriptions.retry, call.contract_id, wanted.position)
 
 
 async def _replay_webhook(call: Call) -> Response:
@@ -349,7 +361,7 @@ for _word, _handler, _summary, _description in (
         "rotate-secret",
         _rotate_secret,
         "Give it a new secret",
-        f"The answer tells it, once. For {subscriptions.BOTH_SECRETS_HOURS} hours deliveries are signed with both.",
+        f"The answer tells it, once. For {subscriptions.BOTH_SECRETS_HOURS} hours deliveries are signed with those before too.",
     ),
 ):
     _route(
@@ -394,20 +406,28 @@ _route(
     problems=(Malformed, *_CHANGES, HistoryForked),
     paged=True,
 )
-for _word, _handler, _summary, _description in (
-    ("retry", _retry_contract, "Try a contract again now", "From its first event that was not delivered on; also one that was given up."),
-    ("skip", _skip_event, "Give up one event of a contract", "The first that was not delivered; what comes after it is tried now."),
-):
-    _route(
-        "POST",
-        WEBHOOK + f"/held/{{contract_id}}/{_word}",
-        _handler,
-        operation_id="retry_held_contract" if _word == "retry" else "skip_held_event",
-        summary=_summary,
-        description=_description,
-        answers=_ONE,
-        problems=(*_CHANGES, ContractNotHeld),
-    )
+_route(
+    "POST",
+    WEBHOOK + "/held/{contract_id}/retry",
+    _retry_contract,
+    operation_id="retry_held_contract",
+    summary="Try a contract again now",
+    description="From its first event that was not delivered on; also one that was given up.",
+    answers=_ONE,
+    problems=(*_CHANGES, ContractNotHeld),
+)
+_route(
+    "POST",
+    WEBHOOK + "/held/{contract_id}/skip",
+    _skip_event,
+    operation_id="skip_held_event",
+    summary="Give up one event of a contract",
+    description="The first that was not delivered, by its position: asked twice, no other is given up. What comes after it is tried.",
+    body="SkipEventRequest",
+    example={"position": 7},
+    answers=_ONE,
+    problems=(Malformed, *_CHANGES, ContractNotHeld, BodyTooLarge, UnsupportedMediaType),
+)
 _route(
     "GET",
     WEBHOOK + "/attempts",

@@ -90,10 +90,6 @@ class Deliverer:
         return self._webhook.position if self._webhook else 0
 
     @property
-    def version(self) -> int:
-        return self._webhook.version if self._webhook else 0
-
-    @property
     def is_stalled(self) -> bool:
         """Whether the endpoint counts as down, so that it is only tried now and then."""
         return self._webhook is not None and self._webhook.failures >= FAILURES_IN_A_ROW
@@ -109,6 +105,11 @@ class Deliverer:
     def reread(self) -> None:
         """Forget what is known of the webhook, and take it up anew with the next step."""
         self._webhook = None
+
+    def is_as_known(self, version: int, epoch: int) -> bool:
+        """Whether nobody changed the webhook from outside, nor began an epoch, before which the database may have been an older copy."""
+        was, self._epoch = self._epoch, epoch
+        return self._webhook is not None and self._webhook.version == version and epoch == was
 
     async def step(self) -> bool | None:
         """Deliver some of what is due; whether anything was done, or None when there is nothing to be done any more."""
@@ -131,7 +132,7 @@ class Deliverer:
             return
         moved, self._moved = self._moved, Moved()
         async with self._slots:
-            is_ours = await move_on(self._reader.database, self._worker, webhook, moved)
+            is_ours = await move_on(self._reader.database, self._worker, webhook, self._written, moved)
         if is_ours:
             self._written, self._write_at = webhook.position, now + WRITE_SECONDS
         else:

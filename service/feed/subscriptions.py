@@ -28,12 +28,15 @@ MAX_WEBHOOKS: Final = 1_000
 KEPT_ATTEMPTS: Final = 1_000
 """Of a webhook, the newest."""
 BOTH_SECRETS_HOURS: Final = 24
-"""For how long after a rotation deliveries are signed with the secret of before too."""
+"""For how long after a rotation deliveries are signed with the secrets of before too."""
+PREVIOUS_SECRETS: Final = 3
+"""That sign after rotations: the answer to one may have been lost, and the endpoint know only what was before it."""
 _SECRET_BYTES = 32
 
 _COLUMNS = """
 ledger_id::text, webhook_id::text, url, event_types, contract_ids::text[], status, ended_because, secret,
-CASE WHEN previous_until > clock_timestamp() THEN previous_secret END, position, failures, version, created_by::text, created_at
+CASE WHEN previous_until > clock_timestamp() THEN previous_secrets ELSE ARRAY[]::text[] END,
+position, failures, version, created_by::text, created_at
 """
 _OF = " WHERE ledger_id = %(ledger_id)s::uuid AND webhook_id = %(webhook_id)s::uuid"
 _FIND = f"SELECT {_COLUMNS} FROM webhooks{_OF}"
@@ -56,22 +59,25 @@ _CHANGE = f"UPDATE webhooks SET version = version + 1, {{}}{_OF} RETURNING {_COL
 _IF_HELD = f"""
 UPDATE webhooks SET version = version + 1, failures = 0{_OF} AND EXISTS (
     SELECT FROM webhook_holds h
-    WHERE h.ledger_id = webhooks.ledger_id AND h.webhook_id = webhooks.webhook_id AND h.contract_id = %(contract_id)s::uuid)
+    WHERE h.ledger_id = webhooks.ledger_id AND h.webhook_id = webhooks.webhook_id AND h.contract_id = %(contract_id)s::uuid
+        AND h.position = coalesce(%(skipped)s, h.position))
 RETURNING {_COLUMNS}
 """
 _DELETE = tuple(f"DELETE FROM {table}{_OF}" for table in ("webhooks", "webhook_holds", "webhook_attempts"))
 _STATUS = "status = %(status)s, ended_because = %(because)s, failures = 0"
 _ROTATE = """
-previous_secret = secret, previous_until = clock_timestamp() + make_interval(hours => %(hours)s), secret = %(secret)s
+previous_secrets = (secret || CASE WHEN previous_until > clock_timestamp() THEN previous_secrets ELSE ARRAY[]::text[] END)[1:%(most)s],
+    previous_until = clock_timestamp() + make_interval(hours => %(hours)s), secret = %(secret)s
 """
 _REPLAY = "position = least(position, %(position)s), failures = 0"
 _HOLDS = "SELECT contract_id::text, position, status, attempts, next_attempt_at, failure FROM webhook_holds" + _OF
 _HELD = _HOLDS + " AND contract_id > %(after)s::uuid ORDER BY webhook_holds.contract_id LIMIT %(limit)s"
 _FORGET_LATER_HOLDS = "DELETE FROM webhook_holds" + _OF + " AND position > %(position)s"
 _RETRY_ALL = "UPDATE webhook_holds SET next_attempt_at = clock_timestamp()" + _OF + " AND status = 'retrying'"
-_RETRY = f"""
-UPDATE webhook_holds SET status = 'retrying', attempts = 0, next_attempt_at = clock_timestamp(), position = position + %(skipped)s{_OF}
-    AND contract_id = %(contract_id)s::uuid RETURNING contract_id
+_RETRY = """
+UPDATE webhook_holds SET status = 'retrying', attempts = 0, next_attempt_at = clock_timestamp(),
+    position = coalesce(%(skipped)s + 1, position)
+WHERE ledger_id = %(ledger_id)s::uuid AND webhook_id = %(webhook_id)s::uuid AND contract_id = %(contract_id)s::uuid RETURNING contract_id
 """
 _ATTEMPTS = f"""
 SELECT attempt_id::text, attempted_at, position, contract_id::text, event_id::text, status_code, failure, milliseconds
@@ -80,7 +86,7 @@ ORDER BY webhook_attempts.attempt_id DESC LIMIT %(limit)s
 """
 _MOVE_ON = f"""
 UPDATE webhooks SET position = %(position)s, failures = %(failures)s, status = %(status)s, ended_because = %(because)s{_OF}
-    AND worker = %(worker)s::uuid AND version = %(version)s RETURNING version
+    AND worker = %(worker)s::uuid AND version = %(version)s AND position = %(was)s RETURNING version
 """
 _HOLD = """
 INSERT INTO webhook_holds (ledger_id, webhook_id, contract_id, position, status, attempts, next_attempt_at, failure)
@@ -104,7 +110,7 @@ DELETE FROM webhook_attempts{_OF} AND attempt_id <= (
 
 @dataclass(slots=True)
 class Webhook:
-    """A webhook as it is kept. `secrets` sign: the one that holds, and for a while the one before."""
+    """A webhook as it is kept. `secrets` sign: the one that holds, and for a while those before."""
 
     ledger_id: str
     webhook_id: str
@@ -114,7 +120,7 @@ class Webhook:
     status: str
     ended_because: str | None
     secret: str
-    previous_secret: str | None
+    previous_secrets: list[str]
     position: int
     failures: int
     version: int
@@ -123,7 +129,7 @@ class Webhook:
 
     @property
     def secrets(self) -> list[str]:
-        return [self.secret, *([self.previous_secret] if self.previous_secret else [])]
+        return [self.secret, *self.previous_secrets]
 
     @property
     def key(self) -> dict[str, Any]:
@@ -247,8 +253,10 @@ async def set_status(database: Database, ledger: Ledger, webhook_id: str, status
 
 
 async def rotate(database: Database, ledger: Ledger, webhook_id: str) -> Webhook:
-    """Give it a new secret; for BOTH_SECRETS_HOURS the one before signs too."""
-    return await _change(database, ledger, webhook_id, _ROTATE, {"secret": new_secret(), "hours": BOTH_SECRETS_HOURS})
+    """Give it a new secret; for BOTH_SECRETS_HOURS those before sign too."""
+    return await _change(
+        database, ledger, webhook_id, _ROTATE, {"secret": new_secret(), "hours": BOTH_SECRETS_HOURS, "most": PREVIOUS_SECRETS}
+    )
 
 
 async def replay(database: Database, ledger: Ledger, webhook_id: str, position: int) -> Webhook:
@@ -256,10 +264,10 @@ async def replay(database: Database, ledger: Ledger, webhook_id: str, position: 
     return await _change(database, ledger, webhook_id, _REPLAY, {"position": position}, _FORGET_LATER_HOLDS)
 
 
-async def retry(database: Database, ledger: Ledger, webhook_id: str, contract_id: str, *, skipping: bool = False) -> Webhook:
-    """Try a contract that is held now, from its first event that was not delivered or, skipping that, from what comes after it.
-    ContractNotHeld if it is not held."""
-    parameters = _key(ledger, webhook_id) | {"contract_id": contract_id, "skipped": 1 if skipping else 0}
+async def retry(database: Database, ledger: Ledger, webhook_id: str, contract_id: str, skipped: int | None = None) -> Webhook:
+    """Try a contract that is held now, from its first event that was not delivered or, if its position is given, from what comes after it.
+    ContractNotHeld if it is not held, or not at that position."""
+    parameters = _key(ledger, webhook_id) | {"contract_id": contract_id, "skipped": skipped}
     # The webhook's row comes first everywhere: it is the lock. Nothing is raised within: that would cost the connection.
     async with database.transaction() as connection:
         row = await (await connection.execute(_IF_HELD, parameters)).fetchone()
@@ -267,7 +275,8 @@ async def retry(database: Database, ledger: Ledger, webhook_id: str, contract_id
             await connection.execute(_RETRY, parameters)
     if row is None:
         await find(database, ledger, webhook_id)
-        raise ContractNotHeld(f"Webhook {webhook_id} does not hold back contract {contract_id}.")
+        at = "" if skipped is None else f" from position {skipped} on"
+        raise ContractNotHeld(f"Webhook {webhook_id} does not hold back contract {contract_id}{at}.")
     return Webhook(*row)
 
 
@@ -303,11 +312,12 @@ async def taken_up(database: Database, key: dict[str, Any]) -> tuple[Webhook, di
     return (Webhook(*found[0]), {row[0]: Hold(*row) for row in holds}) if found else None
 
 
-async def move_on(database: Database, worker: str, webhook: Webhook, moved: Moved) -> bool:
-    """Write what a worker has done; False, and nothing is written, when it is not its own any more, or was changed from outside."""
+async def move_on(database: Database, worker: str, webhook: Webhook, was: int, moved: Moved) -> bool:
+    """Write what a worker has done since the cursor was at a position; False, and nothing is written, when it is not its own any more, was
+    changed from outside, or is in an older copy of the database, whose cursor is elsewhere."""
     members = {name: getattr(webhook, name) for name in ("position", "failures", "status", "version")}
     async with database.transaction() as connection:
-        state = members | {"worker": worker, "because": webhook.ended_because}
+        state = members | {"worker": worker, "because": webhook.ended_because, "was": was}
         if not (await connection.execute(_MOVE_ON, webhook.key | state)).rowcount:
             return False
         if moved.let_go:

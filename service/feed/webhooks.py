@@ -36,7 +36,8 @@ MAX_CLAIMED: Final = 100
 _RENEW = """
 UPDATE webhooks SET worker = CASE WHEN status = 'active' THEN worker END,
     leased_until = CASE WHEN status = 'active' THEN clock_timestamp() + make_interval(secs => %(seconds)s) END
-WHERE worker = %(worker)s::uuid RETURNING ledger_id::text, webhook_id::text, version, status
+WHERE worker = %(worker)s::uuid
+RETURNING webhook_id::text, status, version, (SELECT epoch FROM ledgers l WHERE l.ledger_id = webhooks.ledger_id)
 """
 _CLAIM = """
 UPDATE webhooks SET worker = %(worker)s::uuid, leased_until = clock_timestamp() + make_interval(secs => %(seconds)s)
@@ -95,7 +96,7 @@ class Webhooks:
         """Move the leases on; deliver no more to what is another's now, and look anew at what was changed."""
         leased_until = asyncio.get_running_loop().time() + LEASE_SECONDS - MARGIN_SECONDS
         rows = await self._database.rows(_RENEW, {"worker": self._worker, "seconds": LEASE_SECONDS})
-        ours = {webhook_id: version for _, webhook_id, version, status in rows if status == "active"}
+        ours = {webhook_id: known for webhook_id, status, *known in rows if status == "active"}
         for webhook_id in self._tasks.keys() - ours.keys():
             await self._let_go(webhook_id)
         for webhook_id in ours.keys() & self._deliverers.keys():
@@ -105,7 +106,7 @@ class Webhooks:
                 if task.exception() is not None:
                     _log.critical("the deliveries to a webhook died and are begun again", exc_info=task.exception())
                 self._tasks[webhook_id] = asyncio.create_task(self._attend(deliverer))
-            if task.done() or deliverer.version != ours[webhook_id]:
+            if not deliverer.is_as_known(*ours[webhook_id]) or task.done():
                 deliverer.reread()
                 deliverer.changed.set()
 

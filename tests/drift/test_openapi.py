@@ -198,7 +198,7 @@ def test_an_operation_documents_its_problems(operation: Operation) -> None:
     ids=named,
 )
 def test_an_append_documents_its_headers(operation: Operation) -> None:
-    if operation.operation_id == "replay_webhook":
+    if operation.operation_id in ("replay_webhook", "skip_held_event"):
         return  # to be asked twice changes nothing more
     sent = {parameter["name"] for parameter in operation.documented["parameters"] if parameter["in"] == "header"}
     assert sent == {"Idempotency-Key"} | ({"If-Match"} if "{contract_id}" in operation.path else set())

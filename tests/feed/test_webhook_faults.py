@@ -9,7 +9,9 @@ from service.feed import delivering, webhooks
 from service.feed.delivering import FAILURES_IN_A_ROW
 from tests.api.bodies import open_contract
 from tests.api.running import RunningService
+from tests.conftest import Database
 from tests.feed.test_webhooks import Receiver, api, comes, grown, hook, in_order, receiver, service
+from tests.servers import rows
 
 __all__ = ["api", "receiver", "service"]
 
@@ -31,6 +33,10 @@ def test_a_contract_that_is_never_taken_holds_up_nothing_else_in_a_ledger_that_r
     comes(lambda: held(api, webhook_id) == {bad: "dead"}, "it is given up")
     good = grown(api, 1)
     comes(lambda: receiver.arrived(good) == [1, 2], "what the endpoint takes")
+    receiver.answer()
+    assert api.post(f"/webhooks/{webhook_id}/held/{bad}/retry").status_code == 200
+    comes(lambda: receiver.arrived(bad) == [1, 2], "what was given up, after somebody spoke")
+    comes(lambda: held(api, webhook_id) == {}, "nothing is held")
 
 
 def test_an_endpoint_that_was_down_until_all_was_given_up_is_found_well_again(
@@ -69,3 +75,28 @@ def test_nothing_is_lost_when_a_lease_runs_out_within_a_page_and_is_moved_on_bef
     receiver.answer()
     comes(lambda: in_order(receiver.arrived(other)) == [1, 2, 3], "the event that was not sent")
     comes(lambda: in_order(receiver.arrived(slow)) == [1, 2], "the event that was on its way")
+
+
+def test_a_cursor_in_an_older_copy_of_the_database_is_not_overwritten_by_what_a_process_knew(
+    database: Database, api: httpx.Client, receiver: Receiver
+) -> None:
+    webhook_id = hook(api, receiver)
+    contract_id = grown(api, 2)
+    at = "SELECT position FROM webhooks WHERE webhook_id = %s"
+    comes(lambda: rows(database.service_url, at, webhook_id) == [(3,)], "three events were sent")
+    rows(database.superuser_url, "UPDATE webhooks SET position = 1 WHERE webhook_id = %s", webhook_id)
+    grown(api, 1, contract_id)
+    comes(lambda: receiver.arrived(contract_id) == [1, 2, 3, 4, 2, 3, 4], "what that copy had not sent")
+
+
+def test_with_a_new_epoch_a_webhook_goes_on_from_where_the_database_has_it(
+    database: Database, api: httpx.Client, receiver: Receiver
+) -> None:
+    webhook_id = hook(api, receiver)
+    contract_id = grown(api, 2)
+    at = "SELECT position FROM webhooks WHERE webhook_id = %s"
+    comes(lambda: rows(database.service_url, at, webhook_id) == [(3,)], "three events were sent")
+    rows(database.superuser_url, "UPDATE webhooks SET position = 1 WHERE webhook_id = %s", webhook_id)
+    query = "UPDATE ledgers SET epoch = epoch + 1 WHERE ledger_id = (SELECT ledger_id FROM webhooks WHERE webhook_id = %s)"
+    rows(database.superuser_url, query, webhook_id)
+    comes(lambda: receiver.arrived(contract_id) == [1, 2, 3, 2, 3], "what that copy had not sent")
