@@ -3,7 +3,6 @@
 Here are the rows, and what is asked about them. Who works on them stands in `service.audit.replaying` and `service.audit.worker`.
 """
 
-import hashlib
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
@@ -15,9 +14,9 @@ from uuid_utils import uuid7
 from service import __version__
 from service.audit.book import Difference
 from service.database import Database
-from service.errors import KeyReused, ReplayEnded, ReplayNotFound, ReplayRuns, TooManyReplays
-from service.log.header import new_salts
+from service.errors import ReplayEnded, ReplayNotFound, ReplayRuns, TooManyReplays
 from service.log.ledger import Ledger
+from service.log.once import kept_of, made_before
 from service.log.tree import root_of
 
 VERIFY, REBUILD, BOOK, RECONCILE = "verify", "rebuild", "book", "reconcile"
@@ -144,17 +143,14 @@ async def ask(database: Database, ledger: Ledger, wish: Wish) -> tuple[Run, bool
     known = await _asked_before(database, ledger, wish)
     if known is not None:
         return known, True
-    replay_id, salt = str(uuid7()), new_salts(1)[0]
-    parameters = {
+    replay_id = str(uuid7())
+    parameters = kept_of(wish) | {
         "ledger_id": ledger.ledger_id,
         "replay_id": replay_id,
         "kind": wish.kind,
         "known_position": wish.known_position,
         "effective_on": wish.effective_on,
         "requested_by": wish.requested_by,
-        "request_key": wish.key,
-        "salt": salt,
-        "request_digest": hashlib.sha256(salt + wish.canonical).digest(),
         "software_version": __version__,
     }
     at_work = (await database.rows(_AT_WORK, parameters))[0]
@@ -171,15 +167,8 @@ async def ask(database: Database, ledger: Ledger, wish: Wish) -> tuple[Run, bool
 
 
 async def _asked_before(database: Database, ledger: Ledger, wish: Wish) -> Run | None:
-    rows = await database.rows(_BY_KEY, {"ledger_id": ledger.ledger_id, "request_key": wish.key})
-    if not rows:
-        return None
-    replay_id, salt, digest = rows[0]
-    if hashlib.sha256(salt + wish.canonical).digest() != digest:
-        raise KeyReused(
-            "This Idempotency-Key came with another body before. A key stands for one request: use a new one for a new request."
-        )
-    return await find(database, ledger, replay_id)
+    made = await made_before(database, _BY_KEY, ledger, wish)
+    return None if made is None else await find(database, ledger, made)
 
 
 async def find(database: Database, ledger: Ledger, replay_id: str) -> Run:

@@ -5,7 +5,6 @@ A worker that has a webhook's lease moves it on; whoever changes it from outside
 what is of the version it knows, reads it again.
 """
 
-import hashlib
 import secrets
 from base64 import b64encode
 from collections.abc import Sequence
@@ -17,9 +16,9 @@ from psycopg import AsyncConnection
 from uuid_utils import uuid7
 
 from service.database import Database
-from service.errors import ContractNotHeld, KeyReused, TooManyWebhooks, WebhookNotFound
-from service.log.header import new_salts
+from service.errors import ContractNotHeld, TooManyWebhooks, WebhookNotFound
 from service.log.ledger import Ledger
+from service.log.once import kept_of, made_before
 
 ACTIVE, PAUSED, ENDED = "active", "paused", "ended"
 RETRYING, DEAD = "retrying", "dead"
@@ -199,8 +198,8 @@ async def create(database: Database, ledger: Ledger, wish: Wish) -> tuple[Webhoo
     rows = await database.rows(_COUNT, {"ledger_id": ledger.ledger_id})
     if rows[0][0] >= MAX_WEBHOOKS:
         raise TooManyWebhooks(f"Ledger {ledger.name} has {MAX_WEBHOOKS} webhooks; delete one that is not needed.")
-    webhook_id, salt = str(uuid7()), new_salts(1)[0]
-    parameters = {
+    webhook_id = str(uuid7())
+    parameters = kept_of(wish) | {
         "ledger_id": ledger.ledger_id,
         "webhook_id": webhook_id,
         "url": wish.url,
@@ -209,9 +208,6 @@ async def create(database: Database, ledger: Ledger, wish: Wish) -> tuple[Webhoo
         "secret": new_secret(),
         "position": wish.position,
         "created_by": wish.created_by,
-        "request_key": wish.key,
-        "salt": salt,
-        "request_digest": hashlib.sha256(salt + wish.canonical).digest(),
     }
     if await database.rows(_CREATE, parameters):
         return await find(database, ledger, webhook_id), False
@@ -222,15 +218,8 @@ async def create(database: Database, ledger: Ledger, wish: Wish) -> tuple[Webhoo
 
 
 async def _asked_before(database: Database, ledger: Ledger, wish: Wish) -> Webhook | None:
-    rows = await database.rows(_BY_KEY, {"ledger_id": ledger.ledger_id, "request_key": wish.key})
-    if not rows:
-        return None
-    webhook_id, salt, digest = rows[0]
-    if hashlib.sha256(salt + wish.canonical).digest() != digest:
-        raise KeyReused(
-            "This Idempotency-Key came with another body before. A key stands for one request: use a new one for a new request."
-        )
-    return await find(database, ledger, webhook_id)
+    made = await made_before(database, _BY_KEY, ledger, wish)
+    return None if made is None else await find(database, ledger, made)
 
 
 async def find(database: Database, ledger: Ledger, webhook_id: str) -> Webhook:

@@ -1,6 +1,5 @@
 """What a batch decides under the ledger's lock: each request in order, each with its own fate. Pure once its rows are loaded."""
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -17,7 +16,6 @@ from service.domain.references import ReferenceId
 from service.errors import (
     ClockUntrusted,
     ContractNotFound,
-    KeyReused,
     LedgerError,
     LedgerNotFound,
     NotAllowedNow,
@@ -30,6 +28,7 @@ from service.log.header import (
     new_salts,
 )
 from service.log.ledger import Ledger, instant, zone
+from service.log.once import check_same, request_digest
 from service.log.references import Holdings
 from service.log.requests import Append, Receipt
 from service.log.stored import UNREADABLE, recorded_event
@@ -48,11 +47,6 @@ class _Kept:
     salt: bytes
     digest: bytes
     receipt: bytes
-
-
-def request_digest(salt: bytes, canonical: bytes) -> bytes:
-    """What is kept of a request's body, to tell another body under the same key."""
-    return hashlib.sha256(salt + canonical).digest()
 
 
 @dataclass(slots=True)
@@ -342,10 +336,8 @@ def _has_lost_a_body(history: Sequence[RecordedEvent]) -> bool:
 
 
 def _replay(kept: _Kept, append: Append) -> Receipt:
-    if kept.digest and request_digest(kept.salt, append.canonical) != kept.digest:
-        raise KeyReused(
-            "This Idempotency-Key came with another body before. A key stands for one request: use a new one for a new request."
-        )
+    if kept.digest:
+        check_same(kept.salt, kept.digest, append.canonical)
     receipt = orjson.loads(kept.receipt)
     return Receipt(kept.receipt, receipt["contract_id"], receipt["revision"], replayed=True)
 
