@@ -9,7 +9,7 @@ from pydantic import Field
 
 from service.api import audit_answers
 from service.api.answers import PRIVATE
-from service.api.events import EVENTS, known_event_id
+from service.api.events import EVENTS
 from service.api.operations import WHOLE, Call, Documented, QueryModel, json_response, route
 from service.errors import CheckpointNotFound, EventNotFound, HistoryForked, Malformed, MemberFault, NotSigned, Refused
 from service.log import proofs
@@ -96,7 +96,7 @@ async def _signed(call: Call, name: str, size: int) -> Published:
 
 async def _proof(call: Call) -> Response:
     query = call.query(ProofQuery)
-    stored = await call.services.reader.event(call.ledger, known_event_id(call))
+    stored = await call.services.reader.event(call.ledger, call.id_in_path("event", EventNotFound))
     position = stored.header.position
     if query.size is None:
         published = await call.services.signing.covering(call.ledger, call.epoch, position)

@@ -1,6 +1,5 @@
 """Events over HTTP: one by its id, a contract's, and the log in its order."""
 
-import re
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -27,7 +26,6 @@ from service.log.header import SealedPart
 from service.log.stored import StoredEvent
 
 EVENTS = "/v1/ledgers/{ledger}/events"
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 router = APIRouter()
 _log = structlog.get_logger()
@@ -51,7 +49,7 @@ class ContractEventsQuery(EventQuery, PageQuery):
 async def _get_event(call: Call) -> Response:
     query = call.query(EventQuery)
     check_sealed(call, query.sealed)
-    stored = await call.services.reader.event(call.ledger, known_event_id(call))
+    stored = await call.services.reader.event(call.ledger, call.id_in_path("event", EventNotFound))
     (answer,) = await shown_events(call, [stored], query)
     shown = "raw" if query.raw == "true" else answer.schema_version
     if stored.erased_by is not None:
@@ -70,14 +68,6 @@ def _wants_cloud_event(call: Call) -> bool:
         if media_type in (MEDIA_TYPE, "application/json", "application/*", "*/*"):
             return media_type == MEDIA_TYPE
     return False
-
-
-def known_event_id(call: Call) -> str:
-    """The event_id of a path. EventNotFound for what cannot be one."""
-    event_id: str = call.request.path_params["event_id"].lower()
-    if not _UUID.fullmatch(event_id):
-        raise EventNotFound(f"Ledger {call.ledger.name} has no event {event_id[:100]!r}; an event_id is a UUID.")
-    return event_id
 
 
 def check_sealed(call: Call, asked: str) -> None:

@@ -262,16 +262,9 @@ def _not_recorded(fate: Fate, contract_id: str | None) -> answers.ImportLine:
     return answers.ImportLine(line=fate.line, fate=fate.kind, contract_id=contract_id, **told(fate.refusal))  # type: ignore[arg-type]
 
 
-def _path_import_id(call: Call) -> str:
-    import_id: str = call.request.path_params["import_id"].lower()
-    if not _UUID.fullmatch(import_id):
-        raise ImportNotFound(f"Ledger {call.ledger.name} has no import {import_id[:100]!r}; its id is a UUID.")
-    return import_id
-
-
 async def _get_import(call: Call) -> Response:
     call.query(QueryModel)
-    import_id = _path_import_id(call)
+    import_id = call.id_in_path("import", ImportNotFound)
     found = await imports.standing(call.services.reader.database, call.ledger, import_id)
     return json_response(
         answers.Import(
@@ -287,7 +280,7 @@ async def _get_import(call: Call) -> Response:
 
 
 async def _list_import_lines(call: Call) -> Response:
-    query, import_id, ledger = call.query(ImportLinesQuery), _path_import_id(call), call.ledger
+    query, import_id, ledger = call.query(ImportLinesQuery), call.id_in_path("import", ImportNotFound), call.ledger
     database = call.services.reader.database
     listed = f"lines of {import_id} in {ledger.ledger_id} {call.epoch} {query.fate}"
     after = int(place_in(listed, query.after, "[1-9][0-9]{0,8}")) if query.after else 0

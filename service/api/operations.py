@@ -113,10 +113,15 @@ class Call:
     @property
     def contract_id(self) -> str:
         """The contract of the path. ContractNotFound for what cannot be one."""
-        contract_id: str = self.request.path_params["contract_id"]
-        if not _UUID.fullmatch(contract_id):
-            raise ContractNotFound(f"Ledger {self.ledger.name} has no contract {contract_id[:100]!r}; a contract_id is a UUID.")
-        return contract_id.lower()
+        return self.id_in_path("contract", ContractNotFound)
+
+    def id_in_path(self, what: str, missing: type[LedgerError]) -> str:
+        """The id of something in the path, such as the replay_id of a `replay`. `missing` for what cannot be one."""
+        given: str = self.request.path_params[f"{what}_id"]
+        if not _UUID.fullmatch(given):
+            article = "an" if what[0] in "aeiou" else "a"
+            raise missing(f"Ledger {self.ledger.name} has no {what} {given[:100]!r}; {article} {what}_id is a UUID.")
+        return given.lower()
 
     def query(self, model: type[Query]) -> Query:
         """The query parameters. Refused with the name of each that is unknown, repeated or wrong."""

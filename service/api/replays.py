@@ -2,7 +2,6 @@
 
 import base64
 import math
-import re
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -53,7 +52,6 @@ REPLAYS = "/v1/ledgers/{ledger}/replays"
 REPLAY = REPLAYS + "/{replay_id}"
 _RIGHTS = ("audit:read", "ledger:admin")
 _ID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-_UUID = re.compile(_ID)
 
 router = APIRouter()
 
@@ -157,16 +155,9 @@ def _fault(member: str, detail: str) -> Refused:
     return Refused(f"/{member}: {detail}.", (MemberFault(f"/{member}", detail),))
 
 
-def _replay_id(call: Call) -> str:
-    replay_id: str = call.request.path_params["replay_id"].lower()
-    if not _UUID.fullmatch(replay_id):
-        raise ReplayNotFound(f"Ledger {call.ledger.name} has no replay {replay_id[:100]!r}; its id is a UUID.")
-    return replay_id
-
-
 async def _get_replay(call: Call) -> Response:
     call.query(QueryModel)
-    database, replay_id = call.services.reader.database, _replay_id(call)
+    database, replay_id = call.services.reader.database, call.id_in_path("replay", ReplayNotFound)
     run = await runs.find(database, call.ledger, replay_id)
     if run.head is not None and run.checkpoint is None:
         # Where nothing can be signed now, the replay is told all the same.
@@ -182,7 +173,7 @@ async def _get_replay(call: Call) -> Response:
 
 async def _get_book(call: Call) -> Response:
     call.query(QueryModel)
-    run = await runs.find(call.services.reader.database, call.ledger, _replay_id(call))
+    run = await runs.find(call.services.reader.database, call.ledger, call.id_in_path("replay", ReplayNotFound))
     call.principal.require("audit:read", call.ledger.ledger_id)
     if run.kind != BOOK or run.status != runs.DONE or run.known_position is None or run.effective_on is None:
         raise ReplayUnfinished(f"Replay {run.replay_id} is a {run.kind} and {run.status}: there is a book once a book is done.")
@@ -215,7 +206,7 @@ async def _resume_replay(call: Call) -> Response:
 async def _change(call: Call, change: Any) -> Response:
     """Cancel or resume: takes the right that asking for such a replay takes."""
     call.query(QueryModel)
-    database, replay_id = call.services.reader.database, _replay_id(call)
+    database, replay_id = call.services.reader.database, call.id_in_path("replay", ReplayNotFound)
     run = await runs.find(database, call.ledger, replay_id)
     call.principal.require("ledger:admin" if run.kind == runs.REBUILD else "audit:read", call.ledger.ledger_id)
     changed = await change(database, call.ledger, replay_id)

@@ -26,6 +26,8 @@ class Webhook(msgspec.Struct, omit_defaults=True, kw_only=True):
 class WebhookPage(msgspec.Struct, omit_defaults=True, kw_only=True):
     items: list[Webhook]
     next: str | None = None
+    count: int | None = None
+    count_is_exact: bool | None = None
 
 
 class HeldContract(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -45,6 +47,8 @@ class HeldContract(msgspec.Struct, omit_defaults=True, kw_only=True):
 class HeldContractPage(msgspec.Struct, omit_defaults=True, kw_only=True):
     items: list[HeldContract]
     next: str | None = None
+    count: int | None = None
+    count_is_exact: bool | None = None
 
 
 class DeliveryAttempt(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -64,6 +68,8 @@ class DeliveryAttempt(msgspec.Struct, omit_defaults=True, kw_only=True):
 class DeliveryAttemptPage(msgspec.Struct, omit_defaults=True, kw_only=True):
     items: list[DeliveryAttempt]
     next: str | None = None
+    count: int | None = None
+    count_is_exact: bool | None = None
 
 
 class TestDelivery(msgspec.Struct, omit_defaults=True, kw_only=True):

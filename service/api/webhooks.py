@@ -1,6 +1,5 @@
 """Webhooks over HTTP: who is sent a ledger's events, tried out, paused, sent again, and what became of deliveries."""
 
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -13,8 +12,8 @@ from uuid_utils import uuid7
 from service.api import webhook_answers
 from service.api.contracts import idempotency_key
 from service.api.envelope import read_body
-from service.api.operations import Call, Cursor, Documented, Limit, QueryModel, json_response, route
-from service.api.pages import MAX_IDS, cursor_in, page_headers, place_in
+from service.api.operations import Call, Documented, QueryModel, json_response, route
+from service.api.pages import MAX_COUNT, MAX_IDS, PageQuery, counted, cursor_in, page_headers, place_in
 from service.domain.contract import EVENT_TYPES
 from service.domain.events import STRICT
 from service.domain.faults import refusal
@@ -34,7 +33,7 @@ from service.errors import (
 )
 from service.feed import subscriptions
 from service.feed.sending import MAX_URL, fault_of_url
-from service.feed.subscriptions import ACTIVE, PAUSED, Webhook, Wish
+from service.feed.subscriptions import ACTIVE, PAUSED, Attempt, Hold, Webhook, Wish
 from service.log.header import canonical
 from service.log.ledger import instant
 
@@ -42,7 +41,6 @@ WEBHOOKS = "/v1/ledgers/{ledger}/webhooks"
 WEBHOOK = WEBHOOKS + "/{webhook_id}"
 _RIGHT = "ledger:admin"
 _ID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-_UUID = re.compile(_ID)
 _FIRST_ID = "00000000-0000-0000-0000-000000000000"
 _CHANGES = (WebhookNotFound, Refused)
 
@@ -101,11 +99,6 @@ _read_replay = TypeAdapter(ReplayWebhookRequest).validator.validate_python
 _read_skip = TypeAdapter(SkipEventRequest).validator.validate_python
 
 
-class WebhooksQuery(QueryModel):
-    after: Cursor | None = None
-    limit: Limit = 50
-
-
 async def _create_webhook(call: Call) -> Response:
     call.query(QueryModel)
     key = idempotency_key(call)
@@ -157,15 +150,8 @@ def _task(call: Call) -> Any:
     return call.request.app.state.webhooks
 
 
-def _webhook_id(call: Call) -> str:
-    webhook_id: str = call.request.path_params["webhook_id"].lower()
-    if not _UUID.fullmatch(webhook_id):
-        raise WebhookNotFound(f"Ledger {call.ledger.name} has no webhook {webhook_id[:100]!r}; its id is a UUID.")
-    return webhook_id
-
-
 async def _found(call: Call) -> Webhook:
-    return await subscriptions.find(call.services.reader.database, call.ledger, _webhook_id(call))
+    return await subscriptions.find(call.services.reader.database, call.ledger, call.id_in_path("webhook", WebhookNotFound))
 
 
 async def _get_webhook(call: Call) -> Response:
@@ -175,62 +161,70 @@ async def _get_webhook(call: Call) -> Response:
 
 async def _delete_webhook(call: Call) -> Response:
     call.query(QueryModel)
-    await subscriptions.delete(call.services.reader.database, call.ledger, _webhook_id(call))
+    await subscriptions.delete(call.services.reader.database, call.ledger, call.id_in_path("webhook", WebhookNotFound))
     _task(call).wake()
     return Response(status_code=204)
 
 
 async def _list_webhooks(call: Call) -> Response:
-    query, ledger = call.query(WebhooksQuery), call.ledger
+    query, ledger, database = call.query(PageQuery), call.ledger, call.services.reader.database
     listed = f"webhooks of {ledger.ledger_id} {call.epoch}"
     after = place_in(listed, query.after, _ID) if query.after else _FIRST_ID
-    found = await subscriptions.webhooks_after(call.services.reader.database, ledger, after, query.limit + 1)
+    found = await subscriptions.webhooks_after(database, ledger, after, query.limit + 1)
+    more = cursor_in(listed, found[query.limit - 1].webhook_id) if len(found) > query.limit else None
+    count, is_exact = counted(await subscriptions.count_webhooks(database, ledger) if query.count else None)
     items = [_answer(webhook) for webhook in found[: query.limit]]
-    more = cursor_in(listed, items[-1].webhook_id) if len(found) > query.limit else None
-    return json_response(webhook_answers.WebhookPage(items=items, next=more), 200, page_headers(call.request, more))
+    page = webhook_answers.WebhookPage(items=items, next=more, count=count, count_is_exact=is_exact)
+    return json_response(page, 200, page_headers(call.request, more))
 
 
 async def _list_held(call: Call) -> Response:
-    query, webhook = call.query(WebhooksQuery), await _found(call)
+    query, webhook, database = call.query(PageQuery), await _found(call), call.services.reader.database
     listed = f"held by {webhook.webhook_id} {call.epoch}"
     after = place_in(listed, query.after, _ID) if query.after else _FIRST_ID
-    found = await subscriptions.held(call.services.reader.database, call.ledger, webhook.webhook_id, after, query.limit + 1)
-    items = [
-        webhook_answers.HeldContract(
-            contract_id=hold.contract_id,
-            position=hold.position,
-            status=hold.status,
-            attempts=hold.attempts,
-            failure=hold.failure,
-            next_attempt_at=instant(hold.next_attempt_at) if hold.next_attempt_at else None,
-        )
-        for hold in found[: query.limit]
-    ]
-    more = cursor_in(listed, items[-1].contract_id) if len(found) > query.limit else None
-    return json_response(webhook_answers.HeldContractPage(items=items, next=more), 200, page_headers(call.request, more))
+    found = await subscriptions.held(database, webhook, after, query.limit + 1)
+    more = cursor_in(listed, found[query.limit - 1].contract_id) if len(found) > query.limit else None
+    count, is_exact = counted(await subscriptions.count_held(database, webhook, MAX_COUNT + 1) if query.count else None)
+    items = [_held_answer(hold) for hold in found[: query.limit]]
+    page = webhook_answers.HeldContractPage(items=items, next=more, count=count, count_is_exact=is_exact)
+    return json_response(page, 200, page_headers(call.request, more))
 
 
 async def _list_attempts(call: Call) -> Response:
-    query, webhook = call.query(WebhooksQuery), await _found(call)
+    query, webhook, database = call.query(PageQuery), await _found(call), call.services.reader.database
     listed = f"attempts of {webhook.webhook_id} {call.epoch}"
     before = place_in(listed, query.after, _ID) if query.after else None
-    found = await subscriptions.attempts_before(call.services.reader.database, call.ledger, webhook.webhook_id, before, query.limit + 1)
-    items = [
-        webhook_answers.DeliveryAttempt(
-            attempt_id=attempt.attempt_id,
-            attempted_at=instant(attempt.attempted_at),
-            event_id=attempt.event_id,
-            contract_id=attempt.contract_id,
-            position=attempt.position,
-            delivered=attempt.failure is None,
-            milliseconds=attempt.milliseconds,
-            status_code=attempt.status_code,
-            failure=attempt.failure,
-        )
-        for attempt in found[: query.limit]
-    ]
-    more = cursor_in(listed, items[-1].attempt_id) if len(found) > query.limit else None
-    return json_response(webhook_answers.DeliveryAttemptPage(items=items, next=more), 200, page_headers(call.request, more))
+    found = await subscriptions.attempts_before(database, webhook, before, query.limit + 1)
+    more = cursor_in(listed, found[query.limit - 1].attempt_id) if len(found) > query.limit else None
+    count, is_exact = counted(await subscriptions.count_attempts(database, webhook) if query.count else None)
+    items = [_attempt_answer(attempt) for attempt in found[: query.limit]]
+    page = webhook_answers.DeliveryAttemptPage(items=items, next=more, count=count, count_is_exact=is_exact)
+    return json_response(page, 200, page_headers(call.request, more))
+
+
+def _held_answer(hold: Hold) -> webhook_answers.HeldContract:
+    return webhook_answers.HeldContract(
+        contract_id=hold.contract_id,
+        position=hold.position,
+        status=hold.status,
+        attempts=hold.attempts,
+        failure=hold.failure,
+        next_attempt_at=instant(hold.next_attempt_at) if hold.next_attempt_at else None,
+    )
+
+
+def _attempt_answer(attempt: Attempt) -> webhook_answers.DeliveryAttempt:
+    return webhook_answers.DeliveryAttempt(
+        attempt_id=attempt.attempt_id,
+        attempted_at=instant(attempt.attempted_at),
+        event_id=attempt.event_id,
+        contract_id=attempt.contract_id,
+        position=attempt.position,
+        delivered=attempt.failure is None,
+        milliseconds=attempt.milliseconds,
+        status_code=attempt.status_code,
+        failure=attempt.failure,
+    )
 
 
 async def _pause_webhook(call: Call) -> Response:
@@ -261,7 +255,7 @@ async def _replay_webhook(call: Call) -> Response:
 
 async def _changed(call: Call, change: Callable[..., Awaitable[Webhook]], *given: Any, with_secret: bool = False) -> Response:
     call.query(QueryModel)
-    webhook = await change(call.services.reader.database, call.ledger, _webhook_id(call), *given)
+    webhook = await change(call.services.reader.database, call.ledger, call.id_in_path("webhook", WebhookNotFound), *given)
     _task(call).wake()
     return json_response(_answer(webhook, with_secret=with_secret))
 
@@ -331,7 +325,7 @@ _route(
     operation_id="list_webhooks",
     summary="The webhooks of the ledger",
     description="In the order they were made.",
-    query=WebhooksQuery,
+    query=PageQuery,
     answers={200: ("A page of webhooks", webhook_answers.WebhookPage)},
     problems=(Malformed, Refused, HistoryForked),
     paged=True,
@@ -401,7 +395,7 @@ _route(
     operation_id="list_held_contracts",
     summary="The contracts that the webhook holds back",
     description="Of each an event could not be delivered; the events of others go on.",
-    query=WebhooksQuery,
+    query=PageQuery,
     answers={200: ("A page of contracts", webhook_answers.HeldContractPage)},
     problems=(Malformed, *_CHANGES, HistoryForked),
     paged=True,
@@ -435,7 +429,7 @@ _route(
     operation_id="list_delivery_attempts",
     summary="What was sent, and what came of it",
     description=f"The newest first; of the last {subscriptions.KEPT_ATTEMPTS:,} attempts.",
-    query=WebhooksQuery,
+    query=PageQuery,
     answers={200: ("A page of attempts", webhook_answers.DeliveryAttemptPage)},
     problems=(Malformed, *_CHANGES, HistoryForked),
     paged=True,

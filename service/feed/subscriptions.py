@@ -71,6 +71,8 @@ previous_secrets = (secret || CASE WHEN previous_until > clock_timestamp() THEN 
 _REPLAY = "position = least(position, %(position)s), failures = 0"
 _HOLDS = "SELECT contract_id::text, position, status, attempts, next_attempt_at, failure FROM webhook_holds" + _OF
 _HELD = _HOLDS + " AND contract_id > %(after)s::uuid ORDER BY webhook_holds.contract_id LIMIT %(limit)s"
+_COUNT_HELD = f"SELECT count(*) FROM (SELECT FROM webhook_holds{_OF} LIMIT %(limit)s) found"
+_COUNT_ATTEMPTS = "SELECT count(*) FROM webhook_attempts" + _OF
 _FORGET_LATER_HOLDS = "DELETE FROM webhook_holds" + _OF + " AND position > %(position)s"
 _RETRY_ALL = "UPDATE webhook_holds SET next_attempt_at = clock_timestamp()" + _OF + " AND status = 'retrying'"
 _RETRY = """
@@ -195,8 +197,7 @@ async def create(database: Database, ledger: Ledger, wish: Wish) -> tuple[Webhoo
     TooManyWebhooks when the ledger has MAX_WEBHOOKS."""
     if known := await _asked_before(database, ledger, wish):
         return known, True
-    rows = await database.rows(_COUNT, {"ledger_id": ledger.ledger_id})
-    if rows[0][0] >= MAX_WEBHOOKS:
+    if await count_webhooks(database, ledger) >= MAX_WEBHOOKS:
         raise TooManyWebhooks(f"Ledger {ledger.name} has {MAX_WEBHOOKS} webhooks; delete one that is not needed.")
     webhook_id = str(uuid7())
     parameters = kept_of(wish) | {
@@ -277,16 +278,31 @@ async def delete(database: Database, ledger: Ledger, webhook_id: str) -> None:
         raise _not_found(ledger, webhook_id)
 
 
-async def held(database: Database, ledger: Ledger, webhook_id: str, after: str, limit: int) -> list[Hold]:
+async def count_webhooks(database: Database, ledger: Ledger) -> int:
+    """How many webhooks a ledger has."""
+    return int((await database.rows(_COUNT, {"ledger_id": ledger.ledger_id}))[0][0])
+
+
+async def held(database: Database, webhook: Webhook, after: str, limit: int) -> list[Hold]:
     """The contracts that it holds back, after one."""
-    rows = await database.rows(_HELD, _key(ledger, webhook_id) | {"after": after, "limit": limit})
+    rows = await database.rows(_HELD, webhook.key | {"after": after, "limit": limit})
     return [Hold(*row) for row in rows]
 
 
-async def attempts_before(database: Database, ledger: Ledger, webhook_id: str, before: str | None, limit: int) -> list[Attempt]:
+async def count_held(database: Database, webhook: Webhook, limit: int) -> int:
+    """How many contracts it holds back; no more than the limit are counted."""
+    return int((await database.rows(_COUNT_HELD, webhook.key | {"limit": limit}))[0][0])
+
+
+async def attempts_before(database: Database, webhook: Webhook, before: str | None, limit: int) -> list[Attempt]:
     """What was tried, the newest first: before an attempt, if one is given."""
-    rows = await database.rows(_ATTEMPTS, _key(ledger, webhook_id) | {"before": before, "limit": limit})
+    rows = await database.rows(_ATTEMPTS, webhook.key | {"before": before, "limit": limit})
     return [Attempt(*row) for row in rows]
+
+
+async def count_attempts(database: Database, webhook: Webhook) -> int:
+    """How many attempts are kept."""
+    return int((await database.rows(_COUNT_ATTEMPTS, webhook.key))[0][0])
 
 
 async def taken_up(database: Database, key: dict[str, Any]) -> tuple[Webhook, dict[str, Hold]] | None:
