@@ -19,10 +19,11 @@ from benchmarks.others import SCHEMA, notification_rates
 from benchmarks.report import progress, say
 from benchmarks.stand import LEDGER, ROOT, Stand, stand
 from benchmarks.verify import EVENTS_A_CONTRACT, build, replayed
-from service.audit.book import open_book, open_connection
-from service.audit.replay import check_log, verify
-from service.audit.span import read_span
-from service.audit.walk import spans_of
+from service.audit.book import Difference, open_book, open_connection
+from service.audit.crew import Crew
+from service.audit.replay import verify
+from service.audit.span import check_span, read_span
+from service.audit.walk import Walk, spans_of
 from service.database import Database
 from service.log.proofs import inclusion
 
@@ -133,13 +134,26 @@ def _floor(url: str) -> None:
                 pass
 
 
+def _walk(url: str, processes: int) -> Difference | None:
+    """Along the log as `verify` goes, without the fold."""
+    with open_connection(url) as connection:
+        book = open_book(connection, LEDGER)
+    spans = spans_of(book)
+    with Crew(url, book.head, processes) as crew, open_connection(url) as connection:
+        walk = Walk(connection, book)
+        for span, checked in zip(spans, crew.in_order(check_span, book, spans), strict=True):
+            walk.join(span, checked)
+        walk.end()
+    return walk.difference
+
+
 def _main(url: str, what: str, processes: str) -> None:
     def silent(*_: object) -> None:
         pass
 
     replays: dict[str, Callable[[], object]] = {
         "floor": lambda: _floor(url),
-        "walk": lambda: check_log(url, LEDGER, silent, int(processes)),
+        "walk": lambda: _walk(url, int(processes)),
         "whole": lambda: verify(url, LEDGER, silent, int(processes)).difference,
     }
     began = time.perf_counter()

@@ -124,20 +124,6 @@ def verify(database_url: str, ledger: str, progress: Progress, processes: int = 
     return Verdict(ledger, course.events, course.contracts, seconds, sum(peaks.values()), difference, course.erased)
 
 
-def check_log(database_url: str, ledger: str, progress: Progress, processes: int = 0) -> Difference | None:
-    """Only walk along the log, without a look at what was made of it: hashes, chains, digests, copies, order, tree, checkpoints."""
-    with open_connection(database_url) as connection:
-        book = open_book(connection, ledger)
-    spans = spans_of(book)
-    with Crew(database_url, book.head, processes) as crew, open_connection(database_url) as connection:
-        walk = Walk(connection, book)
-        for span, checked in zip(spans, crew.in_order(check_span, book, spans), strict=True):
-            walk.join(span, checked)
-            progress(span.upto, book.head, "events")
-        walk.end()
-    return walk.difference
-
-
 def _in_turn(spans: Sequence[Span], chunks: Sequence[Chunk]) -> list[Span | Chunk]:
     """The pieces of both ways through a ledger, in such turns that both end together."""
     pieces: list[Span | Chunk] = []
