@@ -5,12 +5,10 @@ import json
 import os
 import re
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +23,7 @@ import pytest
 from service.embedded.binaries import wheel_binaries
 from tests.api.documented import document
 from tests.conftest import Server
-from tests.drift.test_readme import Served, environment, serving
+from tests.drift.served import Served, environment
 from tests.servers import ROOT
 
 DOCS: Final = ROOT / "docs"
@@ -65,18 +63,6 @@ def as_shown(printed: str, shown: str) -> bool:
     """Whether what was printed is what a page shows: line by line, with `…` for anything in a line, or alone in one for any lines."""
     patterns = [r"(.*\n)*" if line == "…" else ".*".join(map(re.escape, line.split("…"))) + r" *\n" for line in shown.splitlines()]
     return re.fullmatch("".join(patterns), printed) is not None
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    folder = Path(tempfile.mkdtemp(prefix="contract-ledger-guides-"))
-    # As root, the account that runs the embedded server has to walk through.
-    folder.chmod(0o755)
-    try:
-        with serving(folder) as service:
-            yield service
-    finally:
-        shutil.rmtree(folder)
 
 
 def run(command: list[str], script: str, folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:
