@@ -54,7 +54,8 @@ class Receiver:
 
     def got(self) -> list[dict[str, Any]]:
         file = self.folder / "got.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        # The last line may be in the writing.
+        return [json.loads(line) for line in file.read_text().split("\n")[:-1]] if file.exists() else []
 
     def arrived(self, contract_id: str | None = None) -> list[int]:
         """The revisions that were taken, in the order they came, of one contract or all."""
