@@ -6,10 +6,12 @@ says nothing, or does not take what it is told, does not hold its connection for
 
 import asyncio
 import re
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
+import httptools
 from fastapi import Request, Response
 from uuid_utils import uuid4
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -65,16 +67,21 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._silent = False
         self._arriving = len(data)
-        super().data_received(data)
+        while data:
+            self._received, self._anew = data, b""
+            super().data_received(data)
+            data = self._anew
         # Only while its headers are not complete does a request's scope lack the method.
         in_head = "method" not in self.scope
         if in_head:
-            self._head_bytes += len(data)
+            self._head_bytes += self._arriving
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self._refused = _TOO_LONG
                 self.send_400_response(_TOO_LONG)
 
     def on_headers_complete(self) -> None:
+        if self._offers_another():
+            return
         # Most heads come in one piece of a few hundred bytes: to add up their headers would be a waste.
         if self._head_bytes + self._arriving > MAX_HEAD_BYTES and self._head_size() > MAX_HEAD_BYTES:
             self._refused = _TOO_LONG
@@ -140,8 +147,33 @@ class Connection(HttpToolsProtocol):
         lines = b"".join(b"%s: %s\r\n" % header for header in headers)
         return STATUS_LINE[response.status_code] + lines + b"\r\n" + bytes(response.body)
 
+    def on_message_complete(self) -> None:
+        if not self._offers_another():
+            super().on_message_complete()
+
+    def _should_upgrade(self) -> bool:
+        return False
+
     def _unsupported_upgrade_warning(self) -> None:
-        """To ask for another protocol is no fault: Java's client does, of every server. It is answered in this one (RFC 9110, 7.8)."""
+        """To offer another protocol is no fault: Java's client does, to every server. It is answered in this one (RFC 9110, 7.8).
+
+        The parser takes such a request to end with its head, and what follows for the other protocol: it is given the head anew, without
+        the offer, and with it the body.
+        """
+        stopped = sys.exc_info()[1]
+        if stopped is None or not self._offers_another():
+            return
+        listed = [token.strip() for name, value in self.headers if name == b"connection" for token in value.split(b",")]
+        options = b", ".join(token for token in listed if token.lower() != b"upgrade")
+        kept = [header for header in self.headers if header[0] not in (b"connection", b"upgrade")] + [(b"connection", options)]
+        line = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        head = line + b"".join(b"%s: %s\r\n" % header for header in kept) + b"\r\n"
+        self._anew = head + self._received[stopped.args[0] :]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+
+    def _offers_another(self) -> bool:
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
 
     def _look(self) -> None:
         if self._has_stalled():

@@ -2,14 +2,17 @@
 
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import uuid4
 
+import orjson
 import pytest
 
 from service.api.connection import MAX_HEAD_BYTES, Connection
+from tests.api.bodies import REPORTED
 from tests.api.documented import validator
 from tests.api.running import RunningService, exchange
 
@@ -118,6 +121,32 @@ def test_a_client_that_offers_another_protocol_is_answered_in_this_one(service: 
             received = connection.recv(65_536)
             assert received.startswith(b"HTTP/1.1 200 ")
             assert received.endswith(b"\r\n\r\nok\n")
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("piece", [1, 7, 4_000_000])
+def test_a_body_behind_such_an_offer_is_read(service: RunningService, *, chunked: bool, piece: int) -> None:
+    # Java's client offers HTTP/2 with the first request of each connection, also with one that has a body.
+    body = orjson.dumps(REPORTED)
+    framing, sent = (b"Transfer-Encoding: chunked", b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)) if chunked else (b"", body)
+    framing = framing or b"Content-Length: %d" % len(body)
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEA\r\n"
+    head = b"POST /v1/ledgers/main/contracts/reported HTTP/1.1\r\nHost: x\r\n" + appending(service) + offer + framing + b"\r\n\r\n"
+    asked = head + sent + GET + b"Connection: close\r\n\r\n"
+    with connected(service) as connection:
+        for start in range(0, len(asked), piece):
+            connection.sendall(asked[start : start + piece])
+        received = until_hung_up(connection)
+    assert received.startswith(b"HTTP/1.1 201 ")
+    assert received.endswith(b"\r\n\r\nok\n")
+
+
+def test_a_thousand_offers_in_one_piece_are_each_answered(service: RunningService) -> None:
+    offer = GET + b"Connection: upgrade\r\nUpgrade: h2c\r\n\r\n"
+    with connected(service) as connection:
+        threading.Thread(target=connection.sendall, args=(offer * 1_000 + GET + b"Connection: close\r\n\r\n",)).start()
+        received = until_hung_up(connection)
+    assert received.count(b"HTTP/1.1 200 ") == 1_001
 
 
 # Clients that hold on to a connection
