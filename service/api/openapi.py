@@ -106,7 +106,7 @@ def document() -> dict[str, Any]:
         "security": [{"key": []}],
         "paths": paths,
         "components": {
-            "schemas": dict(sorted(schemas.items())),
+            "schemas": {name: _on_one_line(schema) for name, schema in sorted(schemas.items())},
             "securitySchemes": {
                 "key": {
                     "type": "http",
@@ -245,6 +245,8 @@ def _request_schemas() -> dict[str, Any]:
     _, schema = TypeAdapter.json_schemas(inputs, ref_template=_REF + "{model}", schema_generator=_Schemas)
     definitions = schema["$defs"]
     scalars = _named_scalars(definitions, _REF)
+    # A format would make it another type than the strings of answers in some languages; its pattern says all of it.
+    del scalars["Uuid"]["format"]
     return {name: _tidy(definition) for name, definition in (definitions | scalars).items()}
 
 
@@ -260,7 +262,8 @@ def _answer_name(answer: type) -> str:
 
 
 def _open(schema: Any) -> Any:
-    """An answer's schema without null: an absent member is absent."""
+    """An answer's schema without null: an absent member is absent. What may hold any member says so, or clients would get an object
+    that they can't look into."""
     if isinstance(schema, list):
         return [_open(element) for element in schema]
     if not isinstance(schema, dict):
@@ -269,6 +272,8 @@ def _open(schema: Any) -> Any:
         kinds = [kind for kind in schema["anyOf"] if kind != {"type": "null"}]
         if len(kinds) == 1:
             schema = {name: member for name, member in schema.items() if name not in ("anyOf", "default")} | kinds[0]
+    if schema.get("type") == "object" and "properties" not in schema:
+        schema = schema | {"additionalProperties": schema.get("additionalProperties", True)}
     return {name: _open(member) for name, member in schema.items()}
 
 
@@ -299,6 +304,17 @@ def _tidy(schema: Any, *, properties: bool = False) -> Any:
     if kept.get("type") == "integer" and not properties:
         kept.setdefault("format", "int64")
     return kept
+
+
+def _on_one_line(schema: Any) -> Any:
+    """A schema whose descriptions are one line each, as the comments of clients are."""
+    if isinstance(schema, list):
+        return [_on_one_line(element) for element in schema]
+    if not isinstance(schema, dict):
+        return schema
+    described = schema.get("description")
+    told = {"description": " ".join(described.split())} if isinstance(described, str) else {}
+    return {name: _on_one_line(member) for name, member in (schema | told).items()}
 
 
 def _doc(cls: type) -> str:

@@ -291,6 +291,25 @@ def test_every_counter_is_a_64_bit_integer() -> None:
     assert [path for path, node in schema_nodes(set(schemas())) if node.get("type") == "number"] == []
 
 
+def test_every_id_day_and_instant_is_a_string_in_requests_as_in_answers() -> None:
+    # uuid, date and date-time are types of their own in some languages: what an answer says would not fit a request.
+    strings = [node for _, node in schema_nodes(set(schemas())) if node.get("type") == "string"]
+    strings += [parameter["schema"] for operation in operations() for parameter in operation.documented.get("parameters", [])]
+    assert {node.get("format") for node in strings if node.get("type") != "integer"} == {None}
+
+
+def test_every_answer_that_may_hold_any_member_says_so() -> None:
+    # Otherwise a client gets an object that it can't look into.
+    free = [node for _, node in schema_nodes(in_answers()) if node.get("type") == "object" and "properties" not in node]
+    assert len(free) > 10
+    assert [node for node in free if "additionalProperties" not in node] == []
+
+
+def test_every_description_is_one_line() -> None:
+    described = [node for _, node in walk(document()) if isinstance(node, dict) and isinstance(node.get("description"), str)]
+    assert [node["description"] for node in described if "\n" in node["description"]] == []
+
+
 def test_every_decimal_that_is_sent_is_the_one_named_string() -> None:
     found = 0
     for path, node in schema_nodes(in_requests()):
