@@ -84,6 +84,14 @@ generate: $(INSTALLED) ## write openapi.yaml, schemas/, docs/events.md and docs/
 	$(BIN)/contract-ledger operations > $(INTO)/docs/operations.md.draft
 	mv $(INTO)/docs/operations.md.draft $(INTO)/docs/operations.md
 
+# By the wheel of openapi-generator, whose programs are Java's, and by npm's openapi-typescript.
+.PHONY: clients
+clients: $(INSTALLED) ## make the clients in Python, TypeScript, Go and Java, and types, in build/clients: see docs/clients.md
+	rm -rf build/clients
+	$(BIN)/openapi-generator-cli batch --fail-fast --root-dir . clients/*.yaml
+	npm exec --yes --package=openapi-typescript@7.13.0 --package=typescript@5.9.3 -- \
+	  openapi-typescript openapi.yaml --output build/clients/types/ledger.d.ts
+
 .PHONY: format
 format: $(INSTALLED) ## put the code in form
 	$(BIN)/ruff check --fix .
