@@ -29,7 +29,7 @@ from service.tables import contracts
 
 CONTRACTS = 100_000
 MOST_SECONDS = 0.03
-TIMES = 100
+TIMES = 300
 _CHUNK = 500
 _PARTIES, _PRODUCTS = 500, 50
 _SOURCE = {"kind": "filing", "name": "LG Energy Solution", "published_on": "2024-01-26"}

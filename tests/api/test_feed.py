@@ -1,5 +1,6 @@
 """Following the log page by page: long polls, filters that move on, where one may begin, and what is refused."""
 
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from service.feed import pages
 from service.log.cursor import cursor_at
 from tests.api.bodies import SIGNED, head_of, note, open_contract, record, with_key
 from tests.api.running import RunningService
-from tests.servers import wait_for
+from tests.servers import ROOT, wait_for
 
 Json = dict[str, Any]
 CLOUD_EVENT = "application/cloudevents+json"
@@ -30,6 +31,18 @@ def feed(api: httpx.Client, **query: Any) -> Json:
     assert answer.status_code == 200, answer.text
     told: Json = answer.json()
     return told
+
+
+def test_the_loop_of_the_page_follows_the_feed(api: httpx.Client, contract_id: str) -> None:
+    (shown,) = re.findall("```python\n(.*?)```", (ROOT / "docs" / "feed.md").read_text(), re.DOTALL)
+    names: Json = {"api": api}
+    exec(shown, names)
+    followed = names["follow"](at_head(api))
+    for text in ("one", "two"):
+        record(api, contract_id, "note.added", note(text))
+        assert next(followed)["data"] == {"text": text}
+    followed = names["follow"]()
+    assert [next(followed)["position"] for _ in range(3)] == [1, 2, 3]
 
 
 def at_head(api: httpx.Client) -> str:

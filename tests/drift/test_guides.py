@@ -135,7 +135,7 @@ def test_the_page_for_production_works_as_it_is_pasted(server: Server, tmp_path:
         check(code, run(command, as_here(script, server, names, tmp_path), tmp_path))
 
 
-@pytest.mark.parametrize("page", ["quickstart.md", "appending.md", "times.md", "following.md", "imports.md", "replays.md"])
+@pytest.mark.parametrize("page", ["quickstart.md", "appending.md", "times.md", "following.md", "imports.md", "replays.md", "ocds.md"])
 def test_a_guide_works_as_it_is_pasted(served: Served, page: str, tmp_path: Path) -> None:
     access = {"LEDGER_URL": served.url, "LEDGER_DATA_DIR": str(served.folder), "XDG_STATE_HOME": str(served.folder.parent / "state")}
     demo = run(["contract-ledger", "demo"], "", tmp_path, **access)

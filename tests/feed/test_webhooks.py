@@ -1,6 +1,7 @@
 """Webhooks, with a receiver in a process of its own: every event at least once, in the order of its contract, whatever is killed."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -125,6 +126,17 @@ def test_events_arrive_signed_in_the_order_of_their_contract(api: httpx.Client, 
         assert (event["specversion"], event["type"], event["subject"]) == ("1.0", item["event_type"], contract_id)
         assert line["id"] == event["id"] == item["event_id"]
         assert event["data"] == item
+
+
+def test_the_request_of_the_page_makes_a_webhook(api: httpx.Client) -> None:
+    (shown,) = re.findall("```http\n(.*?)```", (ROOT / "docs" / "webhooks.md").read_text(), re.DOTALL)
+    head, body = shown.split("\n\n")
+    line, *headers = head.split("\n")
+    assert line == "POST /v1/ledgers/main/webhooks"
+    answer = api.post("/webhooks", json=json.loads(body), headers=dict(header.split(": ") for header in headers))
+    assert answer.status_code == 201, answer.text
+    made = api.get(f"/webhooks/{answer.json()['webhook_id']}").json()
+    assert {name: made[name] for name in ("url", "event_types")} == {name: json.loads(body)[name] for name in ("url", "event_types")}
 
 
 def test_what_is_sealed_is_not_sent(api: httpx.Client, receiver: Receiver) -> None:
