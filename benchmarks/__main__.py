@@ -1,4 +1,4 @@
-"""`python -m benchmarks [append|read|snapshot|history|verify|replay|import|lists|feed|all]`: exits 1 where a figure is below its bar."""
+"""`python -m benchmarks NAME`, one of those of `What`, or all: exits 1 where a figure is below its bar."""
 
 import signal
 import sys
@@ -24,6 +24,7 @@ class What(StrEnum):
     replay = "replay"
     imports = "import"
     lists = "lists"
+    tree = "tree"
     feed = "feed"
     all = "all"
 
@@ -55,6 +56,7 @@ def main(
         What.replay: lambda: replay.replay(whole, keep),
         What.imports: lambda: _imports(lines),
         What.lists: lambda: lists.list_times(contracts),
+        What.tree: _tree_cost,
     }
     good = _rates(what)
     for name, measure in measures.items():
@@ -73,6 +75,11 @@ def _rates(what: What) -> bool:
         return True
     wrk.program()
     return rates.measure(chosen)
+
+
+def _tree_cost() -> bool:
+    wrk.program()
+    return rates.tree_cost()
 
 
 def _imports(lines: int) -> bool:

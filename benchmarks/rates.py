@@ -24,7 +24,8 @@ SECONDS = 8
 WARM_UP_SECONDS = 3
 # A run takes contracts of its own, so that the last run meets contracts as young as the first.
 CONTRACTS_A_RUN = 1_500
-LEAST_APPEND, LEAST_READ, LEAST_UNDER_SNAPSHOT = 0.40, 0.45, 0.80
+LEAST_APPEND, LEAST_READ, LEAST_UNDER_SNAPSHOT, LEAST_WITH_TREE = 0.40, 0.45, 0.80, 0.90
+TREE_PAIRS = 7
 
 
 @dataclass(slots=True)
@@ -37,12 +38,12 @@ class Rates:
 
     @classmethod
     @contextmanager
-    def ready(cls, runs: int) -> Iterator[Self]:
+    def ready(cls, runs: int, app: str = "service.app:create_app") -> Iterator[Self]:
         """Start everything, with contracts for so many runs."""
         with ExitStack() as stack:
             at = stack.enter_context(stand())
             _load_pool(at, runs * CONTRACTS_A_RUN)
-            yield cls(at, stack.enter_context(service_and_empty(at)))
+            yield cls(at, stack.enter_context(service_and_empty(at, app)))
 
     def warm_up(self, what: str) -> None:
         for whom in ("empty", "service"):
@@ -119,6 +120,21 @@ def _snapshot(at: Stand) -> Iterator[None]:
         yield
         again: Any = connection.execute("SELECT max(last_position) FROM batches").fetchone()
         assert seen == again, "the snapshot was not held"
+
+
+def tree_cost() -> bool:
+    """Appends with the Merkle tree beside appends without, each on a database of its own, in turn and in turned order."""
+    runs = TREE_PAIRS + 1
+    with Rates.ready(runs) as whole, Rates.ready(runs, "benchmarks.treeless:create_app") as treeless:
+        whole.warm_up("append")
+        treeless.warm_up("append")
+        pairs = []
+        for number in range(TREE_PAIRS):
+            order = (treeless, whole) if number % 2 else (whole, treeless)
+            first, second = (rates.run("append", "service") for rates in order)
+            pairs.append((first, second) if number % 2 else (second, first))
+        _say_pairs(whole, "without", "tree", pairs)
+        return _say_figure("append rate with the tree", median(grown.rate / bare.rate for bare, grown in pairs), LEAST_WITH_TREE)
 
 
 def _say_pairs(rates: Rates, one: str, other: str, pairs: list[tuple[Measured, Measured]]) -> None:

@@ -199,10 +199,10 @@ def serving(app: str, *options: str, **environment: str) -> Iterator[str]:
 
 
 @contextmanager
-def service_and_empty(at: Stand) -> Iterator[dict[str, str]]:
+def service_and_empty(at: Stand, app: str = "service.app:create_app") -> Iterator[dict[str, str]]:
     """Both by their addresses. Only one of them is under load at a time; the other waits and costs nothing."""
     environment = {"LEDGER_DATABASE_URL": at.service_url, "LEDGER_DATA_DIR": str(at.folder / "service")}
-    with serving("service.app:create_app", "--factory", *GUARDED, **environment) as service, serving("benchmarks.empty:app") as empty:
+    with serving(app, "--factory", *GUARDED, **environment) as service, serving("benchmarks.empty:app") as empty:
         yield {"service": service, "empty": empty}
 
 
