@@ -38,6 +38,7 @@ Refused as faulty, with 422 and a pointer, whatever the contract is; the schemas
 | data | refused |
 | --- | --- |
 | names and texts | blank ones |
+| `scheme` and `id` of `references` and `identifiers` | white space around them |
 | amounts | more digits after the point than the currency has; `low` above `high`; neither or both of an amount and a range |
 | `fx` | a rate of zero; a rate of a currency in itself |
 | figures of one event | an id that stands twice; one before the figure it derives from; in an opening, one derived from none of them |

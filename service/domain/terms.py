@@ -52,14 +52,24 @@ def distinct(*members: str) -> Any:
     return AfterValidator(check)
 
 
+def _bare(text: str) -> str:
+    if text != text.strip():
+        raise PydanticCustomError("surrounded", "white space around it, by which it would be another than the one without")
+    return text
+
+
+Key = Annotated[Name, AfterValidator(_bare)]
+"""Words that are looked for and held apart letter by letter."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identifier:
     """An identifier in a register: `{scheme: LEI, id: ...}`."""
 
     __pydantic_config__ = STRICT
 
-    scheme: Name
-    id: Name
+    scheme: Key
+    id: Key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +165,7 @@ class Price:
     __pydantic_config__ = STRICT
 
     item_id: Id
-    unit_price: DecimalText
+    unit_price: Annotated[DecimalText, SEALABLE]
     currency: CurrencyCode
     per_unit: Unit
     valid_from: BusinessDate | None = None

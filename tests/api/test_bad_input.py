@@ -245,6 +245,8 @@ FAULTS: list[tuple[str, Any, str]] = [
     ("contract.signed", changed(SIGNED, "/data/parties/0/roles", []), "/data/parties/0/roles"),
     ("contract.signed", changed(SIGNED, "/data/parties/0/roles", "supplier"), "/data/parties/0/roles"),
     ("contract.signed", changed(SIGNED, "/data/items/0/quantity", "5"), "/data/items/0/unit"),
+    ("contract.signed", changed(SIGNED, "/data/references", [{"scheme": "PO", "id": "1 "}]), "/data/references/0/id"),
+    ("contract.signed", changed(SIGNED, "/data/references", [{"scheme": "\u3000PO", "id": "1"}]), "/data/references/0/scheme"),
     ("contract.signed", changed(SIGNED, "/data/items", [SIGNED["data"]["items"][0]] * 501), "/data/items"),
     ("contract.signed", changed(SIGNED, "/data/withheld", [{"path": "value", "reason": "x"}]), "/data/withheld/0/path"),
     ("contract.signed", changed(SIGNED, "/data/withheld", [{"path": "/nothing", "reason": "x"}]), "/data/withheld/0/path"),

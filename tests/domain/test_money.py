@@ -21,7 +21,7 @@ MOST = "9" * 28 + "." + "9" * 12
 
 
 @pytest.mark.parametrize(
-    ("currency", "digits"), [("KRW", 0), ("JPY", 0), ("USD", 2), ("EUR", 2), ("CNY", 2), ("VND", 0), ("KWD", 3), ("TND", 3), ("CLF", 4)]
+    ("currency", "digits"), [("KRW", 0), ("JPY", 0), ("USD", 2), ("EUR", 2), ("CNY", 2), ("VND", 0), ("KWD", 3), ("TND", 3), ("CLF", 4), ("HRK", 2), ("BGN", 2), ("DEM", 2), ("ITL", 0)]
 )
 def test_a_currency_has_its_minor_units(currency: str, digits: int) -> None:
     assert minor_digits(currency) == digits
@@ -31,7 +31,7 @@ def test_a_currency_has_its_minor_units(currency: str, digits: int) -> None:
         money({"amount": "1." + "5" * (digits + 1), "currency": currency})
 
 
-@pytest.mark.parametrize("code", ["", "KR", "KRWW", "krw", "ZZZ", "QQQ", "US$", "XXX", "XAU", "DEM", "KRW\n", 410, None])
+@pytest.mark.parametrize("code", ["", "KR", "KRWW", "krw", "ZZZ", "QQQ", "US$", "XXX", "XAU", "XFO", "DDM", "KRW\n", 410, None])
 def test_what_is_no_currency_of_iso_4217_is_refused(code: object) -> None:
     with pytest.raises(ValidationError):
         currency_code(code)

@@ -258,6 +258,7 @@ def test_every_member_that_may_be_sealed_is_folded_without_and_after_a_reveal_as
     assert ("note.added", "/text") in taken
     assert {("party.added", "/party/name"), ("delivery.recorded", "/quantity"), ("delivery.accepted", "/quantity")} <= {*taken}
     assert {("contract.signed", "/parties/0/name"), ("contract.reported", "/parties/0/name")} <= {*taken}
+    assert ("contract.signed", "/terms/prices/0/unit_price") in taken
     assert not {path.rpartition("/")[2] for name, path in taken if not path.startswith("/terms/")} & OPEN
 
 
