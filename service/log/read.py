@@ -32,14 +32,14 @@ _HEAD = """
 SELECT last_position, recorded_at, clock_timestamp() FROM batches
 WHERE ledger_id = %(ledger_id)s::uuid ORDER BY last_position DESC LIMIT 1
 """
+# In one row each: a thousand rows are told, taken and made one by one, and wake the event loop with every eight kilobytes.
 _HEADERS = """
-SELECT e.position, e.header FROM events e
+SELECT array_agg(e.position ORDER BY e.revision), array_agg(e.header ORDER BY e.revision) FROM events e
 WHERE e.ledger_id = %(ledger_id)s::uuid AND e.contract_id = %(contract_id)s::uuid AND e.position <= %(position)s
-ORDER BY e.revision
 """
 # By one walk over the index, in half the time that it takes to look up the body of each event beside its header.
 _BODIES = """
-SELECT p.position, p.body FROM payloads p
+SELECT array_agg(p.position), array_agg(p.body) FROM payloads p
 WHERE p.ledger_id = %(ledger_id)s::uuid AND p.position = ANY(ARRAY(
     SELECT e.position FROM events e
     WHERE e.ledger_id = %(ledger_id)s::uuid AND e.contract_id = %(contract_id)s::uuid AND e.position <= %(position)s))
@@ -233,14 +233,17 @@ class Reader:
         """The events of a contract up to a position."""
         parameters = {"ledger_id": ledger.ledger_id, "contract_id": contract_id, "position": position}
 
-        async def headers_and_bodies(connection: AsyncConnection[Any]) -> tuple[list[Any], dict[int, bytes]]:
+        async def headers_and_bodies(connection: AsyncConnection[Any]) -> tuple[Any, Any]:
             async with connection.pipeline():
                 headers = await connection.execute(_HEADERS, parameters, binary=True)
                 bodies = await connection.execute(_BODIES, parameters, binary=True)
-            return await headers.fetchall(), dict(await bodies.fetchall())
+            return await headers.fetchone(), await bodies.fetchone()
 
-        headers, bodies = await self.database.read(headers_and_bodies)
-        events = [recorded_event(header, bodies.get(position), zone(ledger.time_zone)) for position, header in headers]
+        (positions, headers), (stored, contents) = await self.database.read(headers_and_bodies)
+        if positions is None:
+            return []
+        bodies, local = dict(zip(stored or (), contents or (), strict=True)), zone(ledger.time_zone)
+        events = [recorded_event(header, bodies.get(position), local) for position, header in zip(positions, headers, strict=True)]
         await self._check_gaps(ledger, {event.event_id: contract_id for event in events if event.data.is_erased})
         return events
 
