@@ -345,6 +345,18 @@ def test_the_difference_names_the_place(filled: Filled, superuser: psycopg.Conne
         assert found(filled).startswith(f"position {middle[0]}: the body")
 
 
+@pytest.mark.parametrize("which", [MIDDLE, "(SELECT max(position) FROM events)"])
+def test_a_body_whose_event_is_gone_is_named_in_its_place_and_after_what_comes_before_it(
+    filled: Filled, superuser: psycopg.Connection[tuple[Any, ...]], which: str
+) -> None:
+    at = superuser.execute(f"SELECT {which}".encode()).fetchone()
+    assert at
+    with damaged(superuser, f"DELETE FROM events WHERE position = {at[0]}"):
+        assert found(filled) == f"position {at[0]}: there is a body without an event"
+        superuser.execute(f"UPDATE payloads SET body = body || ' ' WHERE position = {at[0] - 1}".encode())
+        assert found(filled).startswith(f"position {at[0] - 1}: the body is not")
+
+
 def test_another_ledger_of_the_database_is_of_no_concern(filled: Filled, superuser: psycopg.Connection[tuple[Any, ...]]) -> None:
     other = make_ledger(filled.database.service_url)
     with damaged(superuser, f"DELETE FROM events WHERE position = {MIDDLE}"):
