@@ -1,6 +1,7 @@
 """Verify finds whatever was changed in the database behind the service's back, and nothing where nothing was."""
 
 import asyncio
+import gc
 import json
 import tracemalloc
 from collections.abc import Iterator, Mapping
@@ -370,6 +371,20 @@ def test_an_empty_ledger_is_content(filled: Filled) -> None:
     empty = make_ledger(filled.database.service_url)
     verdict = verify(filled.database.service_url, empty, lambda *_: None)
     assert (verdict.events, verdict.contracts, verdict.difference) == (0, 0, None)
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_a_walk_in_one_process_is_not_held_up_by_the_collector_and_leaves_it_as_it_was(
+    filled: Filled, collects: bool, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(gc.enable)
+    if not collects:
+        gc.disable()
+    during: list[bool] = []
+    verdict = verify(filled.database.service_url, filled.ledger, lambda *_: during.append(gc.isenabled()), 1)
+    assert verdict.difference is None
+    assert set(during) == {False}
+    assert gc.isenabled() == collects
 
 
 def test_a_ledger_that_is_not_there_is_said_to_be_so(filled: Filled) -> None:
