@@ -14,7 +14,18 @@ from service.domain.erasure import ERASED, erased_data, read_target
 from service.domain.events import EventData, RecordedEvent, SealedMembers, decode_body, first_day_of
 from service.domain.sealing import read_sealed_members
 from service.domain.state import JsonObject
-from service.log.header import LEAF, NO_PREVIOUS, SCHEMA, Header, decode_header, read_sealed, sealed_digest, sealed_map
+from service.log.header import (
+    LEAF,
+    NO_PREVIOUS,
+    SCHEMA,
+    Header,
+    Heading,
+    decode_header,
+    decode_heading,
+    read_sealed,
+    sealed_digest,
+    sealed_map,
+)
 from service.log.ledger import Ledger, zone
 
 _NO_PAYLOAD: Row = (0, None, None)
@@ -67,7 +78,7 @@ def read_history(ledger: Ledger, stored: Sequence[Row], bodies: Mapping[int, Row
     erasures, history = _erasures(stored, bodies), []
     local = None if ledger.time_zone == "UTC" else zone(ledger.time_zone)
     for _, position, revision, event_id, _, recorded_at, header, _ in stored:
-        known = _read_header(header, position)
+        known = _read_heading(header, position)
         body = bodies.get(position, _NO_PAYLOAD)[1]
         data, source = _read_body(known, body, erasures.get(event_id))
         history.append(
@@ -98,7 +109,15 @@ def _read_header(header: bytes, position: int) -> Header:
     return known
 
 
-def _read_day(known: Header) -> date:
+def _read_heading(header: bytes, position: int) -> Heading:
+    """Of a header that was checked, what the fold takes."""
+    try:
+        return decode_heading(header)
+    except msgspec.DecodeError as error:
+        raise Found(f"position {position}", f"the header cannot be read: {error}") from None
+
+
+def _read_day(known: Heading) -> date:
     try:
         return first_day_of(known.event_type, known.effective_on)
     except ValueError as error:
@@ -132,7 +151,7 @@ def _erasures(stored: Sequence[Row], bodies: Mapping[int, Row]) -> dict[str, int
     return found
 
 
-def _read_body(known: Header, body: bytes | None, erased_by: int | None) -> tuple[EventData, JsonObject]:
+def _read_body(known: Heading, body: bytes | None, erased_by: int | None) -> tuple[EventData, JsonObject]:
     where = f"position {known.position}"
     if body is None:
         if erased_by is None:
@@ -146,7 +165,7 @@ def _read_body(known: Header, body: bytes | None, erased_by: int | None) -> tupl
     return _decode(known, body)
 
 
-def _decode(known: Header, body: bytes) -> tuple[EventData, JsonObject]:
+def _decode(known: Heading, body: bytes) -> tuple[EventData, JsonObject]:
     try:
         return decode_body(known.event_type, known.schema_version, body)
     except (msgspec.DecodeError, KeyError) as error:
@@ -170,7 +189,7 @@ def _check_sealed(known: Header, body: bytes, sealed: bytes | None) -> None:
         raise Found(where, f"the sealed value or salt of {', '.join(paths)} is not the one whose digest the body holds")
 
 
-def _read_sealed_members(known: Header, data: EventData, body: bytes) -> SealedMembers:
+def _read_sealed_members(known: Heading, data: EventData, body: bytes) -> SealedMembers:
     try:
         return read_sealed_members(data, known.schema_version, body)
     except (msgspec.DecodeError, ValueError) as error:

@@ -1,4 +1,7 @@
-"""The processes that share a walk: pieces of it go out in order, and what each came to comes back in order."""
+"""The processes that share a walk: pieces of it go out in order, and what each came to comes back in order.
+
+While they work nothing is collected: a piece makes no cycles, and the collector would go through all of its rows again and again.
+"""
 
 import gc
 import multiprocessing
@@ -33,10 +36,13 @@ class Crew:
             self.size = 1
         self._pool: ProcessPoolExecutor | None = None
         self._own: Connection | None = None
+        self._collects = False
 
     def __enter__(self) -> Self:
         if self.size == 1:
             self._own = open_connection(self._url)
+            self._collects = gc.isenabled()
+            gc.disable()
             return self
         # A forked process is there at once; one that is spawned imports everything anew, but forking is safe on Linux only, and before
         # there is a connection that the fork would share: so all are started now.
@@ -50,6 +56,8 @@ class Crew:
             self._pool.shutdown(cancel_futures=True)
         if self._own is not None:
             self._own.close()
+            if self._collects:
+                gc.enable()
 
     def submit(self, work: Callable[..., Result], *given: Any) -> "Future[Result]":
         """What `work` comes to, given a connection of the crew and then what is given here."""
@@ -77,7 +85,7 @@ _connection: Connection | None = None
 
 def _start_process(url: str) -> None:
     global _connection  # noqa: PLW0603 - a process of the pool keeps its connection
-    gc.disable()  # a chunk makes no cycles, and the collector would walk all of its rows again and again
+    gc.disable()
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent,), name="end-with-parent", daemon=True).start()

@@ -20,29 +20,36 @@ NO_PREVIOUS = "0" * 64
 LEAF = b"\x00"
 
 
-class Header(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, gc=False):
-    """The header of an event. Members that do not apply are absent, never null."""
+class Heading(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
+    """What the fold takes of a header."""
 
-    body_digest: str
-    contract_id: str
-    event_id: str
     event_type: str
-    ledger_id: str
     position: int
-    prev: str
-    recorded_at: str
-    recorded_by: str
-    revision: int
-    schema: str
     schema_version: int
-    causation_id: str | None = None
-    correlation_id: str | None = None
     effective_on: str | None = None
     hypothetical: bool | None = None
     sealed_digest: str | None = None
 
 
+class Header(Heading, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, gc=False):
+    """The header of an event. Members that do not apply are absent, never null."""
+
+    body_digest: str
+    contract_id: str
+    event_id: str
+    ledger_id: str
+    prev: str
+    recorded_at: str
+    recorded_by: str
+    revision: int
+    schema: str
+    causation_id: str | None = None
+    correlation_id: str | None = None
+
+
 decode_header = msgspec.json.Decoder(Header).decode
+# Of a header that was checked already, in a third of the time.
+decode_heading = msgspec.json.Decoder(Heading).decode
 _encode_header = msgspec.json.Encoder(order="sorted").encode
 
 

@@ -1,6 +1,7 @@
 """Verify finds whatever was changed in the database behind the service's back, and nothing where nothing was."""
 
 import asyncio
+import gc
 import json
 import tracemalloc
 from collections.abc import Iterator, Mapping
@@ -345,6 +346,18 @@ def test_the_difference_names_the_place(filled: Filled, superuser: psycopg.Conne
         assert found(filled).startswith(f"position {middle[0]}: the body")
 
 
+@pytest.mark.parametrize("which", [MIDDLE, "(SELECT max(position) FROM events)"])
+def test_a_body_whose_event_is_gone_is_named_in_its_place_and_after_what_comes_before_it(
+    filled: Filled, superuser: psycopg.Connection[tuple[Any, ...]], which: str
+) -> None:
+    at = superuser.execute(f"SELECT {which}".encode()).fetchone()
+    assert at
+    with damaged(superuser, f"DELETE FROM events WHERE position = {at[0]}"):
+        assert found(filled) == f"position {at[0]}: there is a body without an event"
+        superuser.execute(f"UPDATE payloads SET body = body || ' ' WHERE position = {at[0] - 1}".encode())
+        assert found(filled).startswith(f"position {at[0] - 1}: the body is not")
+
+
 def test_another_ledger_of_the_database_is_of_no_concern(filled: Filled, superuser: psycopg.Connection[tuple[Any, ...]]) -> None:
     other = make_ledger(filled.database.service_url)
     with damaged(superuser, f"DELETE FROM events WHERE position = {MIDDLE}"):
@@ -358,6 +371,20 @@ def test_an_empty_ledger_is_content(filled: Filled) -> None:
     empty = make_ledger(filled.database.service_url)
     verdict = verify(filled.database.service_url, empty, lambda *_: None)
     assert (verdict.events, verdict.contracts, verdict.difference) == (0, 0, None)
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_a_walk_in_one_process_is_not_held_up_by_the_collector_and_leaves_it_as_it_was(
+    filled: Filled, collects: bool, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(gc.enable)
+    if not collects:
+        gc.disable()
+    during: list[bool] = []
+    verdict = verify(filled.database.service_url, filled.ledger, lambda *_: during.append(gc.isenabled()), 1)
+    assert verdict.difference is None
+    assert set(during) == {False}
+    assert gc.isenabled() == collects
 
 
 def test_a_ledger_that_is_not_there_is_said_to_be_so(filled: Filled) -> None:
