@@ -11,7 +11,7 @@ from pydantic import Field
 from service.api.answers import PRIVATE
 from service.api.exports import UUID_PATTERN
 from service.api.imports import MEDIA_TYPE
-from service.api.operations import WHOLE, Call, Documented, Flag, QueryModel, route
+from service.api.operations import WHOLE, Call, Documented, Flag, QueryModel, head_of_stream, route
 from service.audit.bundle import Bundle, KeyPeriod, Signed, Wanted
 from service.errors import ContractNotFound, Forbidden, HistoryForked, NotSigned, Refused
 from service.log.epochs import epochs
@@ -54,7 +54,7 @@ async def _bundle(call: Call) -> Response:
     bundle = Bundle(call.services.reader, call.ledger, await _signed(call), wanted)
     await bundle.check()
     if call.request.method == "HEAD":
-        return Response(headers=PRIVATE, media_type=MEDIA_TYPE)
+        return head_of_stream(PRIVATE, MEDIA_TYPE)
     return StreamingResponse(_logged(call, bundle), headers=PRIVATE, media_type=MEDIA_TYPE)
 
 
