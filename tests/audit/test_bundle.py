@@ -26,7 +26,8 @@ from service.audit.rebuild import rebuild
 from service.audit.reconcile import reconcile_next
 from service.audit.restore import restore
 from service.errors import ContractNotFound, OperatorError, Refused
-from service.log.header import canonical
+from service.log.header import canonical, event_hash
+from service.log.tree import extend, root_of
 from tests.api.bodies import event, figure, note, open_and_sign, record, with_key
 from tests.api.running import RunningService, running
 from tests.audit.bundles import Change, Json, Operator, made, sealed_up, verified
@@ -261,6 +262,27 @@ def test_what_would_damage_the_log_is_refused_before_a_row_is_written(
         assert rows(database.service_url, "SELECT count(*) FROM ledgers WHERE name = 'main'") == [(0,)]
 
 
+@pytest.mark.parametrize("is_same", [True, False])
+def test_an_id_that_is_there_twice_is_refused_before_a_row_is_written_and_one_that_looks_like_another_is_not(
+    filled: Filled, new_database: NewDatabase, tmp_path: Path, is_same: bool
+) -> None:
+    lines, _ = bundle_of(filled, sealed=True)
+    known = json.loads(lines[50]["header"])["event_id"]
+    headers(lines, 100, event_id=known if is_same else "0" * 8 + known[8:])
+    rechained(lines)
+    leaves = [event_hash(line["header"].encode()) for line in lines[1:-1]]
+    lines[0]["checkpoint"] = OPERATOR.note(len(leaves), root_of(extend(b"", 0, leaves).frontier))
+    file = tmp_path / "bundle.ndjson"
+    file.write_bytes(sealed_up(lines))
+    with new_database() as database:
+        if is_same:
+            with pytest.raises(OperatorError, match=f"line 101: it has the id {known} of an event before it"):
+                restore(database.service_url, file, lambda *_: None)
+            assert rows(database.service_url, "SELECT count(*) FROM ledgers WHERE name = 'main'") == [(0,)]
+        else:
+            assert restore(database.service_url, file, lambda *_: None).events == len(leaves)
+
+
 def test_a_bundle_whose_erasure_came_after_its_checkpoint_is_not_restored(
     filled: Filled, new_database: NewDatabase, tmp_path: Path
 ) -> None:
@@ -431,10 +453,42 @@ def test_a_bundle_of_a_later_epoch_is_restored_by_the_key_that_was_pinned_and_on
     file.write_bytes(epoch.bundle(filled, sealed=True))
     with new_database() as database:
         with pytest.raises(OperatorError, match="not signed by the key"):
-            restore(database.service_url, file, lambda *_: None, THIRD.verifier_key)
-        restore(database.service_url, file, lambda *_: None, PINNED.verifier_key)
+            restore(database.service_url, file, lambda *_: None, THIRD.verifier_key, database.owner_url)
+        with pytest.raises(OperatorError, match="set LEDGER_MIGRATION_URL"):
+            restore(database.service_url, file, lambda *_: None, PINNED.verifier_key)
+        assert rows(database.service_url, "SELECT count(*) FROM ledgers WHERE name = 'main'") == [(0,)]
+        restore(database.service_url, file, lambda *_: None, PINNED.verifier_key, database.owner_url)
         query = "SELECT epoch FROM ledgers WHERE ledger_id = %s"
         assert rows(database.service_url, query, bundle_of(filled)[0][0]["ledger_id"]) == [(2,)]
+        with running(database, tmp_path / "data") as copied, copied.client(copied.admin, ledger="main") as api:
+            told = api.get("/log/epochs").json()
+            assert (told["epoch"], [(one["epoch"], one["checkpoint"]) for one in told["begun"]]) == (2, [(2, epoch.notes[0]["checkpoint"])])
+            # A deployment of another name signs another log, whose verifiers would know nothing of those epochs.
+            key = api.get("/log/keys").json()["keys"][0]["verifier_key"]
+            said = verified(tmp_path, api.get("/bundle").content, "--key", key)
+            assert said.status == 0, said.output
+
+
+@pytest.mark.parametrize(
+    ("notes", "sentence"),
+    [
+        (lambda epoch: [epoch.note(by=Operator(LATER.name))], "not signed by the key that was given"),
+        (lambda epoch: [epoch.note(), epoch.note()], "out of their order"),
+        (lambda epoch: [epoch.note(of=THIRD)], "after that of its checkpoint"),
+        (lambda epoch: [{"checkpoint": OPERATOR.note(270, epoch.roots[270])}], "does not begin one"),
+        (lambda epoch: [{"checkpoint": "what"}], "a note that is none"),
+    ],
+)
+def test_notes_of_epochs_that_lead_nowhere_are_not_restored(
+    filled: Filled, new_database: NewDatabase, tmp_path: Path, epoch: Epoch, notes: Any, sentence: str
+) -> None:
+    epoch.notes = [one | {"hashes": []} for one in notes(epoch)]
+    file = tmp_path / "bundle.ndjson"
+    file.write_bytes(epoch.bundle(filled, sealed=True))
+    with new_database() as database:
+        with pytest.raises(OperatorError, match=sentence):
+            restore(database.service_url, file, lambda *_: None, PINNED.verifier_key, database.owner_url)
+        assert rows(database.service_url, "SELECT count(*) FROM ledgers WHERE name = 'main'") == [(0,)]
 
 
 def test_what_was_kept_before_an_epoch_and_is_still_there_is_found_continued(filled: Filled, tmp_path: Path, epoch: Epoch) -> None:
