@@ -5,8 +5,11 @@ import copy
 import hashlib
 import io
 import json
+import os
 import shutil
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -30,9 +33,9 @@ from service.log.header import canonical, event_hash
 from service.log.tree import extend, root_of
 from tests.api.bodies import event, figure, note, open_and_sign, record, with_key
 from tests.api.running import RunningService, running
-from tests.audit.bundles import Change, Json, Operator, made, sealed_up, verified
+from tests.audit.bundles import VERIFIER, Change, Json, Operator, made, sealed_up, verified
 from tests.conftest import NewDatabase
-from tests.servers import rows
+from tests.servers import ROOT, rows
 
 OPERATOR = Operator()
 KEY = ("--key", OPERATOR.verifier_key)
@@ -851,6 +854,24 @@ def test_an_enormous_line_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch
     verdict, _ = verify.verify(stream, [])
     assert verdict.of("format") == ("invalid", "unreadable: line 1 has more than 10000 bytes")
     assert stream.tell() == 10_001
+
+
+@pytest.mark.parametrize("after", ["", "opening", "end"])
+def test_ten_gigabytes_are_refused_in_words_in_bounded_memory_and_time(filled: Filled, tmp_path: Path, after: str) -> None:
+    bundle = bundle_of(filled)[1]
+    file = tmp_path / "bundle.ndjson"
+    file.write_bytes({"": b"", "opening": bundle[: bundle.index(b"\n") + 1], "end": bundle}[after])
+    os.truncate(file, 10 << 30)  # holes: nothing is on disk
+    began = time.monotonic()
+    for command in ([sys.executable, "-I", "-S", str(VERIFIER)], [sys.executable, "-m", "service", "fold"]):
+        # By the shell: what is done between fork and exec in a process with threads may hang.
+        limited = ["bash", "-c", 'ulimit -v 1500000; exec "$@"', "bash", *command, str(file)]
+        ended = subprocess.run(limited, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+        told = ended.stdout + ended.stderr
+        assert ended.returncode != 0, told
+        assert "Traceback" not in told, told[-2_000:]
+        assert "more than 67108864 bytes" in told or "bundle.ndjson, line" in told, told[-2_000:]
+    assert time.monotonic() - began < 30
 
 
 def test_what_a_bundle_cannot_hold_is_refused(filled: Filled) -> None:
