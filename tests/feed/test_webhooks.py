@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ import pytest
 from service.feed import delivering, webhooks
 from service.feed.delivering import FAILURES_IN_A_ROW
 from service.feed.sending import MAX_RETRY_AFTER_SECONDS, _rest_seconds
+from service.feed.subscriptions import MAX_WEBHOOKS
 from tests.api.bodies import note, open_contract, record, with_key
 from tests.api.running import RunningService, running
 from tests.conftest import Database
@@ -412,6 +414,38 @@ def test_many_webhooks_are_all_sent_to(api: httpx.Client, receiver: Receiver) ->
     page = api.get("/webhooks?limit=40").json()
     assert [item["webhook_id"] for item in page["items"]] == made[:40]
     assert [item["webhook_id"] for item in api.get(f"/webhooks?limit=40&after={page['next']}").json()["items"]] == made[40:]
+
+
+def test_a_thousand_webhooks_are_all_sent_to_within_bounds_and_there_is_no_more(
+    database: Database, api: httpx.Client, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    webhook_id = hook(api, receiver)
+    # The others are like it, but for what is their own.
+    assert rows(database.service_url, LIKE_IT, MAX_WEBHOOKS - 1, webhook_id)
+    refused = api.post("/webhooks", json={"url": receiver.url}, headers=with_key())
+    assert (refused.status_code, refused.json()["code"]) == (409, "too-many-webhooks")
+    monkeypatch.setattr(webhooks, "LOOK_SECONDS", 0.5)  # a hundred are taken up at each look
+    before = resident_bytes()
+    contract_id = open_contract(api)
+    comes(lambda: len(receiver.got()) >= MAX_WEBHOOKS, "an event to each")
+    assert receiver.arrived(contract_id) == [1] * MAX_WEBHOOKS
+    assert resident_bytes() - before < 128 << 20
+    assert api.get("/contracts").elapsed.total_seconds() < 2, "others are answered"
+    rows(database.service_url, "DELETE FROM webhooks WHERE url = %s RETURNING webhook_id", receiver.url)
+
+
+LIKE_IT = """
+INSERT INTO webhooks (ledger_id, webhook_id, url, event_types, contract_ids, status, secret, position, created_by, request_key, salt,
+    request_digest)
+SELECT w.ledger_id, gen_random_uuid(), w.url, w.event_types, w.contract_ids, w.status, w.secret, w.position, w.created_by,
+    decode(md5(n::text), 'hex'), w.salt, w.request_digest
+FROM webhooks w, generate_series(1, %s) n WHERE w.webhook_id = %s::uuid RETURNING webhook_id
+"""
+
+
+def resident_bytes() -> int:
+    """The memory that this process, and the service in it, has now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def test_killed_services_deliver_everything_at_least_once_in_order(database: Database, receiver: Receiver, tmp_path: Path) -> None:
