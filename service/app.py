@@ -50,7 +50,7 @@ from service.log.outlook import Outlooks
 from service.log.read import Reader
 from service.log.signing import Signing
 from service.log.turn import Turning
-from service.metrics import MetricsServer, Requests
+from service.metrics import MetricsServer, Requests, Standing
 from service.settings import Settings
 from service.telemetry import configure_logging
 
@@ -110,9 +110,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     metrics = None
     try:
         if settings.metrics_port:
-            metrics = MetricsServer(
-                settings.metrics_port, app.state.requests, services.writers.waiting, database.pool_figures, reconciling.alarms
-            )
+            metrics = MetricsServer(settings.metrics_port, app.state.requests, _standing(app, reconciling))
         yield
     finally:
         for task in (reconciling, app.state.replaying, turning, cosigning, app.state.webhooks):
@@ -123,6 +121,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await database.close()
         if metrics is not None:
             await asyncio.to_thread(metrics.close)
+
+
+def _standing(app: FastAPI, reconciling: Reconciling) -> Standing:
+    services: Services = app.state.services
+    pool, webhooks = services.reader.database.pool_figures, app.state.webhooks.standing
+    return Standing(services.writers.waiting, pool, reconciling.alarms, services.feed.waiting, webhooks)
 
 
 async def _opened(app: FastAPI, database: Database, heads: Heads) -> tuple[Services, Cosigning]:

@@ -8,7 +8,7 @@ import multiprocessing
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from wsgiref.simple_server import WSGIServer
 
 import structlog
@@ -24,6 +24,7 @@ WORKER_PORTS = 64
 _LAST_PORT = 65_535
 _HOST = "127.0.0.1"
 _PREFIX = "contract_ledger_"
+_DIFFERENT = "Ledgers whose projections differ from their log"
 
 _log = structlog.get_logger()
 
@@ -85,12 +86,39 @@ commits = Commits()
 """Of this process."""
 
 
-class MetricsServer:
-    """Tells what was counted, until it is closed. `queued`, `pool` and `alarms` say how things stand when they are asked."""
+class Deliveries:
+    """What was sent to webhooks, by what came of it: delivered, refused by its status, unanswered."""
 
-    def __init__(
-        self, port: int, requests: Requests, queued: Callable[[], int], pool: Callable[[], dict[str, int]], alarms: Callable[[], int]
-    ) -> None:
+    __slots__ = ("results", "seconds")
+
+    def __init__(self) -> None:
+        self.results = {"delivered": 0, "refused": 0, "unanswered": 0}
+        self.seconds = Spread(SECONDS)
+
+    def add(self, result: str, milliseconds: int) -> None:
+        self.results[result] += 1
+        self.seconds.add(milliseconds / 1_000)
+
+
+deliveries = Deliveries()
+"""Of this process."""
+
+
+class Standing(NamedTuple):
+    """How things stand when they are asked: appends that wait, figures of the pool, ledgers that differ, followers, and by state the
+    webhooks and the contracts that they hold back."""
+
+    queued: Callable[[], int]
+    pool: Callable[[], dict[str, int]]
+    alarms: Callable[[], int]
+    followers: Callable[[], int]
+    webhooks: Callable[[], tuple[dict[str, int], dict[str, int]]]
+
+
+class MetricsServer:
+    """Tells what was counted, and how things stand, until it is closed."""
+
+    def __init__(self, port: int, requests: Requests, standing: Standing) -> None:
         from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
         from prometheus_client.core import GaugeMetricFamily
         from prometheus_client.registry import Collector
@@ -98,9 +126,11 @@ class MetricsServer:
         class Counted(Collector):
             def collect(self) -> Iterable["Metric"]:
                 yield from _of_requests(requests)
-                yield from _of_commits(commits, queued())
-                yield from _of_pool(pool())
-                yield GaugeMetricFamily(f"{_PREFIX}ledgers_different", "Ledgers whose projections differ from their log", value=alarms())
+                yield from _of_commits(commits, standing.queued())
+                yield from _of_pool(standing.pool())
+                yield from _of_webhooks(deliveries, *standing.webhooks())
+                yield GaugeMetricFamily(f"{_PREFIX}followers", "Polls and streams that wait for what comes", value=standing.followers())
+                yield GaugeMetricFamily(f"{_PREFIX}ledgers_different", _DIFFERENT, value=standing.alarms())
 
         registry = CollectorRegistry()
         registry.register(Counted())
@@ -164,3 +194,24 @@ def _of_pool(pool: dict[str, int]) -> Iterable["Metric"]:
         GaugeMetricFamily(f"{_PREFIX}database_waiting", "Requests that wait for a connection", value=pool.get("requests_waiting", 0)),
         CounterMetricFamily(f"{_PREFIX}database_errors", "Requests that got no connection", value=pool.get("requests_errors", 0)),
     )
+
+
+def _of_webhooks(sent: Deliveries, webhooks: dict[str, int], held: dict[str, int]) -> Iterable["Metric"]:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+    attempts = CounterMetricFamily(f"{_PREFIX}webhook_attempts", "Events that were sent to webhooks", labels=["result"])
+    for result, count in sent.results.items():
+        attempts.add_metric([result], count)
+    ours = GaugeMetricFamily(f"{_PREFIX}webhooks", "Webhooks that this process delivers to", labels=["state"])
+    for state, count in webhooks.items():
+        ours.add_metric([state], count)
+    waiting = GaugeMetricFamily(f"{_PREFIX}webhook_contracts_held", "Contracts that these webhooks hold back", labels=["state"])
+    for state, count in held.items():
+        waiting.add_metric([state], count)
+    seconds = HistogramMetricFamily(
+        f"{_PREFIX}webhook_attempt_seconds",
+        "From a delivery to the head of its answer, or its failure",
+        buckets=sent.seconds.buckets(),
+        sum_value=sent.seconds.total,
+    )
+    return attempts, seconds, ours, waiting

@@ -11,11 +11,13 @@ from pydantic import Field
 from service.api.answers import PRIVATE
 from service.api.exports import UUID_PATTERN
 from service.api.imports import MEDIA_TYPE
-from service.api.operations import WHOLE, Call, Documented, Flag, QueryModel, route
+from service.api.operations import WHOLE, Call, Documented, Flag, QueryModel, head_of_stream, route
 from service.audit.bundle import Bundle, KeyPeriod, Signed, Wanted
 from service.errors import ContractNotFound, Forbidden, HistoryForked, NotSigned, Refused
+from service.log.checkpoint import Checkpoint
 from service.log.epochs import epochs
 from service.log.ledger import instant
+from service.log.notes import Note
 
 BUNDLE = "/v1/ledgers/{ledger}/bundle"
 
@@ -54,7 +56,7 @@ async def _bundle(call: Call) -> Response:
     bundle = Bundle(call.services.reader, call.ledger, await _signed(call), wanted)
     await bundle.check()
     if call.request.method == "HEAD":
-        return Response(headers=PRIVATE, media_type=MEDIA_TYPE)
+        return head_of_stream(PRIVATE, MEDIA_TYPE)
     return StreamingResponse(_logged(call, bundle), headers=PRIVATE, media_type=MEDIA_TYPE)
 
 
@@ -70,7 +72,10 @@ async def _signed(call: Call) -> Signed:
         )
         for verifier, key in await signing.verifiers(call.ledger, call.epoch)
     ]
-    begun = [one.note for one in await epochs(call.services.reader.database, call.ledger.ledger_id)]
+    # What was restored out of another deployment's bundle has had epochs of that log, which is not this one.
+    log = signing.origin(call.ledger, call.epoch).rpartition("/")[0]
+    told = [one.note for one in await epochs(call.services.reader.database, call.ledger.ledger_id)]
+    begun = [note for note in told if Checkpoint.parse(Note.parse(note).text).origin.rpartition("/")[0] == log]
     return Signed(published.note, published.checkpoint.size, keys, begun)
 
 

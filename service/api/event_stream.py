@@ -13,7 +13,7 @@ from service.api.connection import CONNECTION
 from service.api.events import EVENTS
 from service.api.feed import FollowQuery, asked_of
 from service.api.following import check_still_allowed, until_over
-from service.api.operations import Call, Documented, route
+from service.api.operations import Call, Documented, head_of_stream, route
 from service.api.problems import problem_of
 from service.errors import FeedBusy, HistoryForked, Malformed, MemberFault, Refused
 from service.feed.frames import ending
@@ -89,7 +89,7 @@ async def _stream_events(call: Call) -> Response:
     # What is wrong with a cursor is told by a status, while there still is one to tell.
     await feed.page(asked, cursor, pointer)
     if call.request.method == "HEAD":
-        return Response(headers=_HEADERS, media_type=_MEDIA_TYPE)
+        return head_of_stream(_HEADERS, _MEDIA_TYPE)
     feed.require_room()
     return EventStream(call, Stream(feed, asked, cursor, lambda: check_still_allowed(call)))
 

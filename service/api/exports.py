@@ -11,7 +11,7 @@ from pydantic import Field
 from service.api.answers import PRIVATE
 from service.api.events import check_sealed, sealed_parts
 from service.api.imports import MEDIA_TYPE
-from service.api.operations import Call, Documented, Flag, QueryModel, route
+from service.api.operations import Call, Documented, Flag, QueryModel, head_of_stream, route
 from service.errors import ContractNotFound, Refused
 from service.log.header import SealedPart
 from service.log.ledger import Ledger
@@ -115,7 +115,7 @@ async def _export(call: Call) -> Response:
     else:
         next_page = await _of_contract(reader, call.ledger, query.contract_id.lower())
     if call.request.method == "HEAD":
-        return Response(headers=PRIVATE, media_type=MEDIA_TYPE)
+        return head_of_stream(PRIVATE, MEDIA_TYPE)
     return StreamingResponse(_pages(call, next_page, query), headers=PRIVATE, media_type=MEDIA_TYPE)
 
 

@@ -252,6 +252,13 @@ def json_response(answer: Any, status: int = 200, headers: dict[str, str] | None
     return Response(body, status, PRIVATE | headers if headers else PRIVATE, media_type)
 
 
+def head_of_stream(headers: dict[str, str], media_type: str) -> Response:
+    """What answers HEAD where GET streams: its headers. No length, since what GET will have sent is not known before it was read."""
+    response = Response(headers=headers, media_type=media_type)
+    del response.headers["content-length"]
+    return response
+
+
 def etag_response(call: Call, etag: str, answer: Any, media_type: str = "application/json") -> Response:
     """An answer under an ETag; 304 instead for a caller who has it."""
     if none_match(call.request.headers.get("if-none-match"), etag):

@@ -15,7 +15,7 @@ from service.api import answers, audit_answers
 from service.api.contracts import idempotency_key
 from service.api.envelope import read_body
 from service.api.imports import MEDIA_TYPE
-from service.api.operations import Call, Documented, QueryModel, json_response, route
+from service.api.operations import Call, Documented, QueryModel, head_of_stream, json_response, route
 from service.api.pages import MAX_COUNT, PageQuery, counted, cursor_in, page_headers, place_in
 from service.audit import runs
 from service.audit.runs import BOOK, RUNNING, Run, Wish
@@ -178,7 +178,7 @@ async def _get_book(call: Call) -> Response:
     if run.kind != BOOK or run.status != runs.DONE or run.known_position is None or run.effective_on is None:
         raise ReplayUnfinished(f"Replay {run.replay_id} is a {run.kind} and {run.status}: there is a book once a book is done.")
     if call.request.method == "HEAD":
-        return Response(headers=answers.PRIVATE, media_type=MEDIA_TYPE)
+        return head_of_stream(answers.PRIVATE, MEDIA_TYPE)
     pieces = call.request.app.state.books.pieces(call.ledger.name, run.known_position, run.effective_on.isoformat())
     return StreamingResponse(pieces, headers=answers.PRIVATE, media_type=MEDIA_TYPE)
 

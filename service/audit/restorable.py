@@ -5,8 +5,10 @@ What is once in the log's tables can be taken away by nobody, so a restore that 
 
 import hashlib
 import re
+from array import array
 from collections.abc import Callable
 from datetime import datetime
+from itertools import pairwise
 from typing import Final
 
 import msgspec
@@ -34,13 +36,16 @@ _decode_body = msgspec.json.Decoder(_Body).decode
 
 
 class Check:
-    """One way through a bundle; of each contract it keeps the last link, and of each missing body the id until its erasure comes."""
+    """One way through a bundle; of each contract it keeps the last link, of each event half of its id, and of each missing body the id
+    until its erasure comes."""
 
     def __init__(self, bundle: BundleFile) -> None:
         self._bundle = bundle
         self._tree = Extension(b"", 0, [])
         self._last: dict[bytes, tuple[int, bytes]] = {}
         self._gaps: dict[str, str] = {}
+        # By their last bits, so that each can be sorted by itself: all together would be some fifty bytes an event.
+        self._halves = [array("Q") for _ in range(256)]
         self._recorded_at = ""
         self._batch_events = self._batch_bytes = 0
 
@@ -65,6 +70,10 @@ class Check:
                 "bundle's checkpoint, fetch another bundle."
             )
 
+    def doubtful(self) -> frozenset[int]:
+        """The halves that ids of several events have in common: by chance, or since they are the same (`check_ids`)."""
+        return frozenset(one for halves in self._halves for one, other in pairwise(sorted(halves)) if one == other)
+
     def _check_place(self, read: Read) -> None:
         header, leaf = read.header, event_hash(read.line.header.encode())
         contract = bytes.fromhex(header.contract_id.replace("-", ""))
@@ -85,6 +94,8 @@ class Check:
             self._bundle.refuse("has an id or an instant that is none")
         if header.recorded_at < self._recorded_at or (is_first and header.recorded_at == self._recorded_at):
             self._bundle.refuse("was recorded before the event in front of it, or by a request whose batch ended there")
+        half = _half(header.event_id)
+        self._halves[half & 255].append(half)
         self._recorded_at = header.recorded_at
         self._batch_events, self._batch_bytes = self._batch_events + 1, self._batch_bytes + len(read.line.body or "")
         if self._batch_events > MOST_BATCH_EVENTS or self._batch_bytes > MOST_BATCH_BYTES:
@@ -113,6 +124,26 @@ class Check:
             self._bundle.refuse(f"is an erasure that cannot be read: {error}")
         if self._gaps.pop(target, None) != read.header.contract_id:
             self._bundle.refuse(f"erases event {target}, which is no event of its contract without a body")
+
+
+def check_ids(bundle: BundleFile, doubtful: frozenset[int]) -> None:
+    """OperatorError for the first event with the id of one before it, among those whose ids have a half in common: the database would
+    refuse it when part of the ledger is written, and no second try would go on from there."""
+    seen: set[str] = set()
+    for read in bundle.events():
+        event_id = read.header.event_id
+        if _half(event_id) in doubtful:
+            if event_id in seen:
+                bundle.refuse(
+                    f"has the id {event_id} of an event before it, as no ledger has: the bundle was not made by a service. "
+                    "Verify it by verify.py with a key that you trust, and fetch another"
+                )
+            seen.add(event_id)
+
+
+def _half(event_id: str) -> int:
+    """The second half of an id, which is random but for two bits."""
+    return int(event_id[19:23] + event_id[24:], 16)
 
 
 def _is_instant(text: str) -> bool:

@@ -18,8 +18,10 @@ import psycopg
 from service.audit.book import Connection, open_connection
 from service.audit.bundle_file import BundleFile, Read, opened
 from service.audit.rebuild import rebuild
-from service.audit.restorable import STEP_EVENTS, Check
+from service.audit.restorable import STEP_EVENTS, Check, check_ids
 from service.errors import OperatorError
+from service.log.checkpoint import Checkpoint
+from service.log.epochs import follows_of
 from service.log.header import event_hash
 from service.log.ledger import zone
 from service.log.notes import Note, NoteError, Verifier
@@ -29,6 +31,7 @@ from service.projections.contracts import RESTORING
 
 STEP_BYTES = 16_777_216
 _LEDGER_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_EPOCH = re.compile("[1-9][0-9]{0,8}")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 _FOUND = """
@@ -45,6 +48,9 @@ WITH made AS (
     INSERT INTO ledger_locks (ledger_id) SELECT ledger_id FROM made
 )
 INSERT INTO batches (ledger_id, last_position, recorded_at, frontier) SELECT ledger_id, 0, '1970-01-01T00:00:00Z', '' FROM made
+"""
+_EPOCH_NOTE = """
+INSERT INTO epochs (ledger_id, epoch, note) VALUES (%(ledger_id)s::uuid, %(epoch)s, %(note)s) ON CONFLICT (ledger_id, epoch) DO NOTHING
 """
 _ONE_RESTORE = "SELECT pg_try_advisory_lock(hashtextextended('contract-ledger restore ' || %s, 0))"
 _LOCK = "SELECT FROM ledger_locks WHERE ledger_id = %s::uuid FOR NO KEY UPDATE"
@@ -72,19 +78,29 @@ class Restored:
     seconds: float
 
 
-def restore(database_url: str, file: Path, progress: Progress, verifier_key: str | None = None) -> Restored:
+def restore(database_url: str, file: Path, progress: Progress, verifier_key: str | None = None, owner_url: str | None = None) -> Restored:
     """Put the ledger of a bundle into a migrated database that has none of its id or name, or goes on with that.
 
     OperatorError, before anything is written, for a bundle that is not whole, not of a whole ledger, without sealed values that the
-    ledger has, not the tree of its checkpoint, or not signed by the key that is given.
+    ledger has, not the tree of its checkpoint, with an id twice, or not signed by the key that is given; and for one that tells of epochs
+    where the owner of the tables, who alone may write those, is not at hand.
     """
     began = time.monotonic()
     with opened(file) as bundle:
         _check_opening(bundle, verifier_key)
-        Check(bundle).run(progress)
+        begun = _beginnings(bundle, verifier_key)
+        if begun and owner_url is None:
+            raise OperatorError("The bundle tells of epochs, which only the owner of the tables may write: set LEDGER_MIGRATION_URL.")
+        check = Check(bundle)
+        check.run(progress)
+    if doubtful := check.doubtful():
+        with opened(file) as bundle:
+            check_ids(bundle, doubtful)
     with opened(file) as bundle, open_connection(database_url) as connection:
         try:
             tree = _begin(connection, bundle)
+            if begun and owner_url is not None:
+                _write_epochs(owner_url, bundle.opening.ledger_id, begun)
             _write(connection, bundle, tree, progress)
         except psycopg.Error as error:
             raise OperatorError(f"The database refused: {str(error).strip()}. What was written stays: run the same again.") from error
@@ -122,6 +138,42 @@ def _pinned(verifier_key: str, origin: str) -> Verifier:
     return replace(pinned, name=origin) if is_later else pinned
 
 
+def _beginnings(bundle: BundleFile, verifier_key: str | None) -> dict[int, str]:
+    """The signed notes that the epochs of the log began with, by epoch. OperatorError for what does not lead to the checkpoint's."""
+    log, _, last = bundle.checkpoint.origin.rpartition("/")
+    begun: dict[int, str] = {}
+    for beginning in bundle.opening.epochs or ():
+        try:
+            note = Note.parse(beginning.checkpoint)
+            checkpoint = Checkpoint.parse(note.text)
+            pinned = None if verifier_key is None else _pinned_ever(verifier_key, checkpoint.origin)
+        except NoteError as error:
+            bundle.refuse(f"tells of an epoch by a note that is none: {error}")
+        of, _, epoch = checkpoint.origin.rpartition("/")
+        if of != log or not _EPOCH.fullmatch(epoch) or not _EPOCH.fullmatch(last) or not follows_of(checkpoint):
+            bundle.refuse("tells of an epoch of another log, or by a note that does not begin one")
+        if not max([1, *begun]) < int(epoch) <= int(last):
+            bundle.refuse("tells of epochs out of their order, or after that of its checkpoint")
+        if pinned is not None and not pinned.signed(note):
+            bundle.refuse(f"tells of epoch {epoch} by a note that is not signed by the key that was given")
+        begun[int(epoch)] = beginning.checkpoint
+    return begun
+
+
+def _pinned_ever(verifier_key: str, origin: str) -> Verifier:
+    """A key as it was pinned, as it signs in any epoch of its log."""
+    pinned = Verifier.parse(verifier_key)
+    return replace(pinned, name=origin) if pinned.name.rpartition("/")[0] == origin.rpartition("/")[0] else pinned
+
+
+def _write_epochs(owner_url: str, ledger_id: str, begun: dict[int, str]) -> None:
+    """Write the notes of epochs; those that an earlier run wrote are there. They come before the events: a ledger whose restore was ended
+    has them when it is gone on with."""
+    with open_connection(owner_url) as connection, connection.transaction():
+        for epoch, note in begun.items():
+            connection.execute(_EPOCH_NOTE, {"ledger_id": ledger_id, "epoch": epoch, "note": note})
+
+
 def _begin(connection: Connection, bundle: BundleFile) -> Extension:
     """The ledger, made, or found as an earlier restore left it; the tree that it has. OperatorError when there is another."""
     opening = bundle.opening
@@ -144,7 +196,7 @@ def _made(bundle: BundleFile) -> dict[str, Any]:
         "ledger_id": opening.ledger_id,
         "name": opening.ledger,
         "time_zone": opening.time_zone,
-        "epoch": int(epoch) if re.fullmatch("[1-9][0-9]{0,8}", epoch) else 1,
+        "epoch": int(epoch) if _EPOCH.fullmatch(epoch) else 1,
         "layout": RESTORING,
         "if_match_required": policies is not None and policies.if_match_required,
         "public_log": policies is not None and policies.public_log,

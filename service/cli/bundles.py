@@ -101,6 +101,6 @@ def restore(
     from service.cli.report import progress
 
     with databases_of(data_dir) as urls, progress("restore") as advance:
-        done = put(urls.service_url, file, advance, key)
+        done = put(urls.service_url, file, advance, key, urls.owner_url)
     there = f", {done.found:,} of them by an earlier run" if done.found else ""
     typer.echo(f"Ledger {done.ledger}: {done.events:,} events{there}, {done.contracts:,} contracts, in {done.seconds:.1f} s.")

@@ -20,6 +20,7 @@ _LAST_SIGNED = """
 SELECT s.note FROM (
     SELECT c.ledger_id, c.epoch, c.size, c.note FROM checkpoints c
     UNION ALL SELECT p.ledger_id, p.epoch, -1, p.note FROM epochs p  -- what an epoch begins with is the first that was signed in it
+    WHERE starts_with(p.note, (SELECT d.name FROM deployment d) || '/')
 ) s JOIN ledgers l USING (ledger_id) WHERE l.name = %(name)s ORDER BY s.epoch DESC, s.size DESC LIMIT 1
 """
 _REGISTER = "INSERT INTO signing_keys (public_key) VALUES (%s)"

@@ -24,22 +24,24 @@ DecimalText = Annotated[
 ]
 
 
-_WITHDRAWN = {
-    **dict.fromkeys("ADP BEF BYB BYR ESP GRD ITL LUF MGF PTE ROL TPE TRL".split(), 0),
-    **dict.fromkeys(
-        "AFA ANG ATS AZM BGL BGN CSD CUC CYP DEM EEK FIM FRF GHC GWP HRK IEP LTL LVL MRO MTL MZM NLG RUR SDD SIT SKK SLL SRG STD TMM VEB VEF "
-        "YUM ZMK ZWD ZWL ZWN ZWR".split(),
-        2,
-    ),
-}
-"""Currencies withdrawn since the euro came (ISO 4217, list three), with the digits that they had: contracts of their time are still told."""
+_WITHDRAWN_WITHOUT_DIGITS = frozenset({"ADP", "BEF", "BYB", "BYR", "ESP", "GRD", "ITL", "LUF", "MGF", "PTE", "ROL", "TPE", "TRL"})
+_WITHDRAWN_WITH_TWO = frozenset(
+    {
+        *("AFA", "ANG", "ATS", "AZM", "BGL", "BGN", "CSD", "CUC", "CYP", "DEM", "EEK", "FIM", "FRF", "GHC", "GWP", "HRK", "IEP", "LTL"),
+        *("LVL", "MRO", "MTL", "MZM", "NLG", "RUR", "SDD", "SIT", "SKK", "SLL", "SRG", "STD", "TMM", "VEB", "VEF", "YUM", "ZMK", "ZWD"),
+        *("ZWL", "ZWN", "ZWR"),
+    }
+)
+"""Currencies withdrawn since the euro came (ISO 4217, list three), by their digits: contracts of their time are still told."""
 
 
 @lru_cache(1024)
 def minor_digits(currency: str) -> int:
     """How many digits after the point an amount in this currency has or had (ISO 4217). ValueError for no currency."""
-    if currency in _WITHDRAWN:
-        return _WITHDRAWN[currency]
+    if currency in _WITHDRAWN_WITHOUT_DIGITS:
+        return 0
+    if currency in _WITHDRAWN_WITH_TWO:
+        return 2
     digits = iso4217.Currency(currency).exponent
     if digits is None:
         raise ValueError(f"{currency} is a code without minor units, not money")

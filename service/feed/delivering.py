@@ -6,6 +6,8 @@ other contracts waits. What was done is written after it was done: whoever is ki
 """
 
 import asyncio
+import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
@@ -23,6 +25,7 @@ from service.feed.subscriptions import ACTIVE, DEAD, ENDED, RETRYING, Attempt, H
 from service.log.ledger import Ledger
 from service.log.read import Reader, WantedEvents
 from service.log.stored import StoredEvent
+from service.metrics import deliveries
 
 PAGE_EVENTS: Final = 100
 CONTRACTS_AT_A_TIME: Final = 8
@@ -76,6 +79,7 @@ class Deliverer:
         self._moved = Moved()
         self._written, self._write_at = 0, 0.0
         self._probe_at = 0.0
+        self._rests_until = 0.0  # by a clock that other threads can read, as /metrics does
         self.changed = asyncio.Event()
         """Set when somebody changed the webhook from outside."""
         self.leased_until = 0.0
@@ -95,6 +99,15 @@ class Deliverer:
         return self._webhook is not None and self._webhook.failures >= FAILURES_IN_A_ROW
 
     @property
+    def is_resting(self) -> bool:
+        """Whether the endpoint asked to be sent nothing for a while that is not over."""
+        return time.monotonic() < self._rests_until
+
+    def held(self) -> Counter[str]:
+        """How many contracts it holds back, by the state of the hold."""
+        return Counter(hold.status for hold in [*self._holds.values()])
+
+    @property
     def is_over(self) -> bool:
         """Whether nothing may be sent, since the lease has run out or is about to."""
         return asyncio.get_running_loop().time() >= self.leased_until
@@ -103,8 +116,9 @@ class Deliverer:
         await self._client.aclose()
 
     def reread(self) -> None:
-        """Forget what is known of the webhook, and take it up anew with the next step."""
-        self._webhook = None
+        """Forget what is known of the webhook, and take it up anew with the next step; also that its endpoint asked for a rest, since who
+        changed it may know better."""
+        self._webhook, self._rests_until = None, 0.0
 
     def is_as_known(self, version: int, epoch: int) -> bool:
         """Whether nobody changed the webhook from outside, nor began an epoch, before which the database may have been an older copy."""
@@ -119,8 +133,10 @@ class Deliverer:
         assert webhook is not None
         if webhook.status != ACTIVE:
             return None
+        if self.is_resting:
+            return False
         done = await self._try_again(webhook)
-        if webhook.status == ACTIVE:
+        if webhook.status == ACTIVE and not self.is_resting:
             done = await (self._probe(webhook) if self.is_stalled else self._deliver_next(webhook)) or done
         await self._write(webhook)
         return done
@@ -139,7 +155,9 @@ class Deliverer:
             self._webhook = None
 
     def seconds_left(self) -> float:
-        """Until the next contract that is held is due, or an endpoint that is down is to be tried."""
+        """Until the next contract that is held is due, or an endpoint that is down, or asked for a rest, is to be tried."""
+        if self.is_resting:
+            return max(0.0, self._rests_until - time.monotonic())
         left = self._probe_at - asyncio.get_running_loop().time() if self.is_stalled else float("inf")
         due = [hold.next_attempt_at for hold in self._holds.values() if hold.next_attempt_at is not None]
         return max(0.0, min([left, *((when - datetime.now(UTC)).total_seconds() for when in due)]))
@@ -196,8 +214,8 @@ class Deliverer:
         a hold: the lease was about to run out."""
         attempts = hold.attempts if hold else 0
         for event in events:
-            if hold is None and not is_probe and webhook.failures >= FAILURES_IN_A_ROW:
-                self._hold(event, 0, "not tried: the endpoint is down")
+            if hold is None and (why := self._not_tried(webhook, is_probe=is_probe)):
+                self._hold(event, 0, why)
                 return False
             outcome = await self._send(webhook, event)
             if outcome is None:
@@ -211,19 +229,27 @@ class Deliverer:
             attempts = 0
         return True
 
+    def _not_tried(self, webhook: Webhook, *, is_probe: bool) -> str:
+        """Why an event is held before it was tried, so that the cursor moves on and nothing is sent twice; empty where it is tried."""
+        if self.is_resting:
+            return "not tried: the endpoint asked to wait"
+        return "not tried: the endpoint is down" if webhook.failures >= FAILURES_IN_A_ROW and not is_probe else ""
+
     async def _send(self, webhook: Webhook, event: StoredEvent) -> Outcome | None:
         """Send an event once, and take note of it; None where it must not be sent any more."""
-        if self.is_over or webhook.status != ACTIVE:
+        if self.is_over or self.is_resting or webhook.status != ACTIVE:
             return None
         header, at = event.header, datetime.now(UTC)
         body = orjson.dumps(cloud_event(event_answer(event, self._epoch), self._ledger.name))
         outcome = await self._sender.send(self._client, webhook.url, webhook.secrets, header.event_id, body)
+        deliveries.add(outcome.result, outcome.milliseconds)
         tried = str(uuid7()), at, header.position, header.contract_id, header.event_id
         self._moved.attempts.append(Attempt(*tried, outcome.status_code, outcome.failure, outcome.milliseconds))
         return outcome
 
     def _failed(self, webhook: Webhook, event: StoredEvent, attempts: int, outcome: Outcome) -> None:
-        self._hold(event, attempts, outcome.failure or "")
+        self._rests_until = max(self._rests_until, time.monotonic() + outcome.rest_seconds)
+        self._hold(event, attempts, outcome.failure or "", outcome.rest_seconds)
         if outcome.status_code == HTTPStatus.GONE:
             webhook.status, webhook.ended_because = ENDED, "the endpoint answered 410 Gone"
 
@@ -236,10 +262,10 @@ class Deliverer:
                     hold.next_attempt_at = datetime.now(UTC)
         webhook.failures = 0
 
-    def _hold(self, event: StoredEvent, attempts: int, failure: str) -> None:
+    def _hold(self, event: StoredEvent, attempts: int, failure: str, at_least_seconds: float = 0) -> None:
         contract_id, is_dead = event.header.contract_id, attempts > len(WAITS)
         wait = 0.0 if is_dead else WAITS[max(attempts, 1) - 1]
-        seconds = None if is_dead else wait * _chance.uniform(1 - JITTER, 1 + JITTER)
+        seconds = None if is_dead else max(wait * _chance.uniform(1 - JITTER, 1 + JITTER), at_least_seconds)
         due = None if seconds is None else datetime.now(UTC) + timedelta(seconds=seconds)
         self._holds[contract_id] = Hold(contract_id, event.header.position, DEAD if is_dead else RETRYING, attempts, due, failure)
         self._moved.held[contract_id] = (self._holds[contract_id], seconds)

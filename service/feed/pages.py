@@ -75,6 +75,10 @@ class Feed:
         finally:
             self.followers -= 1
 
+    def waiting(self) -> int:
+        """How many wait for what comes."""
+        return self.followers
+
     def require_room(self) -> None:
         """FeedBusy when there are MAX_FOLLOWERS already."""
         if self.followers >= MAX_FOLLOWERS:

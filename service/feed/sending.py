@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final
 
@@ -31,9 +33,12 @@ LOOKUPS: Final = 16
 REST_BYTES: Final = 65_536
 REST_SECONDS: Final = 1
 """How much of the rest of an answer is taken, and for how long, so that its connection can be used again."""
+MAX_RETRY_AFTER_SECONDS: Final = 3_600
+"""For how long an endpoint may ask by Retry-After that it be sent nothing."""
 KEEP_ALIVE_SECONDS: Final = 4
 """Less than endpoints commonly keep a connection that nothing is sent over."""
 _UNICAST: Final = ipaddress.ip_network("2000::/3")
+_RETRY_AFTER_DIGITS: Final = 9
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
@@ -41,15 +46,21 @@ Address = IPv4Address | IPv6Address
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a delivery: the status that was answered, or why there was none."""
+    """What came of a delivery: the status that was answered, or why there was none; and how long the endpoint asked to be left alone."""
 
     status_code: int | None
     failure: str | None
     milliseconds: int
+    rest_seconds: float = 0
 
     @property
     def delivered(self) -> bool:
         return self.failure is None
+
+    @property
+    def result(self) -> str:
+        """In a word, as it is counted."""
+        return "delivered" if self.delivered else "unanswered" if self.status_code is None else "refused"
 
 
 class NotAllowed(Exception):
@@ -116,7 +127,7 @@ class Sender:
         if response is None:
             return Outcome(None, failure, milliseconds)
         await _take_rest(response)
-        return Outcome(response.status_code, failure or _fault_of(response.status_code), milliseconds)
+        return Outcome(response.status_code, failure or _fault_of(response.status_code), milliseconds, _rest_seconds(response))
 
     def close(self) -> None:
         """Look at no more names."""
@@ -156,6 +167,21 @@ def _fault_of(status: int) -> str | None:
     if 200 <= status < 300:
         return None
     return f"answered {status}" + (": redirects are not followed" if 300 <= status < 400 else "")
+
+
+def _rest_seconds(response: httpx.Response) -> float:
+    """What an endpoint asked for by Retry-After (RFC 9110, 10.2.3: seconds or a date), within bounds; 0 where it said nothing of use."""
+    said: str = response.headers.get("retry-after", "").strip()
+    if not said or response.status_code not in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        return 0
+    if said.isascii() and said.isdecimal():
+        return MAX_RETRY_AFTER_SECONDS if len(said) > _RETRY_AFTER_DIGITS else min(int(said), MAX_RETRY_AFTER_SECONDS)
+    try:
+        until = parsedate_to_datetime(said)
+        left = (until if until.tzinfo else until.replace(tzinfo=UTC)) - datetime.now(UTC)
+    except (ValueError, OverflowError):
+        return 0
+    return min(max(0.0, left.total_seconds()), MAX_RETRY_AFTER_SECONDS)
 
 
 async def _take_rest(response: httpx.Response) -> None:

@@ -6,6 +6,7 @@ out, by any other, and goes on from where it was last written.
 
 import asyncio
 import contextlib
+from collections import Counter
 from typing import Final
 from uuid import uuid4
 
@@ -17,6 +18,7 @@ from service.errors import LedgerError
 from service.feed.delivering import PAGE_EVENTS, Deliverer, Lease, Next
 from service.feed.pages import SCAN_EVENTS
 from service.feed.sending import Sender
+from service.feed.subscriptions import DEAD, RETRYING
 from service.feed.wakes import Wakes
 from service.log.ledger import Ledger
 from service.log.read import EVERYTHING, Reader, WantedEvents
@@ -31,6 +33,8 @@ CONNECTIONS: Final = 2
 """How many of the process's connections the deliveries use at a time: the rest is for requests."""
 MAX_CLAIMED: Final = 100
 """At one look: so that others that start at the same time have some too."""
+
+WEBHOOK_STATES: Final = ("well", "down", "resting")
 
 # Two of the few queries over all ledgers: whichever of them has webhooks.
 _RENEW = """
@@ -70,6 +74,12 @@ class Webhooks:
     def wake(self) -> None:
         """A webhook was made or changed: look now."""
         self._wake.set()
+
+    def standing(self) -> tuple[dict[str, int], dict[str, int]]:
+        """How many webhooks this process delivers to, and how many contracts they hold back, each by state."""
+        ours = [*self._deliverers.values()]
+        states = Counter("down" if one.is_stalled else "resting" if one.is_resting else "well" for one in ours)
+        return dict.fromkeys(WEBHOOK_STATES, 0) | states, dict.fromkeys((RETRYING, DEAD), 0) | sum((one.held() for one in ours), Counter())
 
     async def close(self) -> None:
         """Deliver no more, and leave what there is to others."""
@@ -152,7 +162,7 @@ class Webhooks:
         seconds = min(deliverer.seconds_left(), LEASE_SECONDS)
         changed = asyncio.create_task(deliverer.changed.wait())
         waits: set[asyncio.Task[object]] = {changed}
-        if not deliverer.is_stalled:
+        if not (deliverer.is_stalled or deliverer.is_resting):
             waits.add(asyncio.create_task(self._wakes.beyond(deliverer.ledger_id, deliverer.position, seconds)))
         try:
             await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)

@@ -31,7 +31,8 @@ LEFT JOIN batches b ON b.ledger_id = l.ledger_id AND b.last_position = k.size
 """
 _SIGNED = """
 SELECT l.ledger_id::text, l.name FROM ledgers l
-WHERE EXISTS (SELECT FROM checkpoints c WHERE c.ledger_id = l.ledger_id) OR EXISTS (SELECT FROM epochs p WHERE p.ledger_id = l.ledger_id)
+WHERE EXISTS (SELECT FROM checkpoints c WHERE c.ledger_id = l.ledger_id)
+    OR EXISTS (SELECT FROM epochs p, deployment d WHERE p.ledger_id = l.ledger_id AND starts_with(p.note, d.name || '/'))
 """
 _log = structlog.get_logger()
 

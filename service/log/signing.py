@@ -45,8 +45,11 @@ FROM checkpoints c
 WHERE c.ledger_id = %(ledger_id)s::uuid AND c.epoch = %(epoch)s ORDER BY c.size DESC LIMIT 1
 """
 _AT = "SELECT c.note, c.root FROM checkpoints c WHERE c.ledger_id = %(ledger_id)s::uuid AND c.epoch = %(epoch)s AND c.size = %(size)s"
-# What an epoch begins with was signed too.
-_BEGINNING = "SELECT p.note FROM epochs p WHERE p.ledger_id = %(ledger_id)s::uuid AND p.epoch = %(epoch)s"
+# What an epoch begins with was signed too; a note of another deployment, whose bundle was restored here, was not signed by this one.
+_BEGINNING = """
+SELECT p.note FROM epochs p
+WHERE p.ledger_id = %(ledger_id)s::uuid AND p.epoch = %(epoch)s AND starts_with(p.note, %(deployment)s || '/')
+"""
 _COVERING = """
 SELECT c.note FROM checkpoints c
 WHERE c.ledger_id = %(ledger_id)s::uuid AND c.epoch = %(epoch)s AND c.size >= %(size)s ORDER BY c.size LIMIT 1
@@ -180,7 +183,9 @@ class Signing:
         if frontier is None:
             raise TreeUnknown(f"The tree of ledger {ledger.name} is not built yet: run `contract-ledger migrate` to its end.")
         wanted = Checkpoint(self.origin(ledger, epoch), size, root_of(frontier), (f"time zone {ledger.time_zone}",))
-        signed = [row[1] for row in last] or [row[0] for row in await self._database.rows(_BEGINNING, parameters)]
+        signed = [row[1] for row in last] or [
+            row[0] for row in await self._database.rows(_BEGINNING, parameters | {"deployment": self.deployment})
+        ]
         try:
             await keep(self.store, self._database, ledger.ledger_id, wanted, _published(signed[0]).checkpoint if signed else None)
         except HistoryForked as fork:

@@ -11,11 +11,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.errors import OperatorError
-from service.metrics import MetricsServer, Requests
+from service.metrics import MetricsServer, Requests, Standing
 from service.settings import Settings
-from tests.api.bodies import note, open_contract, record
+from tests.api.bodies import note, open_contract, record, with_key
 from tests.api.running import RunningService, running
 from tests.conftest import NewDatabase
+from tests.servers import wait_for
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -137,7 +138,7 @@ def test_metrics_name_no_contract_ledger_or_caller(measured: Measured) -> None:
     text = httpx.get(f"http://127.0.0.1:{measured.port}/metrics", trust_env=False).text
     assert contract_id not in text
     assert '"main"' not in text
-    assert {name for (_, labels) in measured.samples() for name, _ in labels} == {"operation", "status", "le", "state"}
+    assert {name for (_, labels) in measured.samples() for name, _ in labels} == {"operation", "status", "le", "state", "result"}
 
 
 def test_metrics_are_not_on_the_port_of_the_api_and_only_on_loopback(measured: Measured) -> None:
@@ -167,8 +168,31 @@ def test_a_service_whose_port_for_metrics_is_taken_ends_and_says_why(new_databas
         with pytest.raises(AssertionError, match="ended while it started"), running(database, tmp_path, metrics_port=port):
             pass
         with pytest.raises(OperatorError, match=f"LEDGER_METRICS_PORT: port {port} on 127.0.0.1 is in use"):
-            MetricsServer(port, Requests(), int, dict, int)
+            MetricsServer(port, Requests(), Standing(int, dict, int, int, lambda: ({}, {})))
 
 
 def test_nothing_is_counted_or_told_if_no_port_is_set() -> None:
     assert Settings().metrics_port is None
+
+
+def test_deliveries_are_counted_by_result_and_held_contracts_and_followers_are_told(measured: Measured) -> None:
+    before = measured.samples()
+    with measured.service.client(measured.service.admin, ledger="main") as client, ThreadPoolExecutor(1) as thread:
+        # No address of loopback may be sent to here: nothing is ever answered.
+        made = client.post("/webhooks", json={"url": "https://localhost:9/"}, headers=with_key())
+        assert made.status_code == 201, made.text
+        open_contract(client)
+        wait_for(lambda: value(measured.samples(), "webhook_contracts_held", state="retrying") == 1, "the contract is held")
+        after = measured.samples()
+        name = "webhook_attempts_total"
+        assert value(after, name, result="unanswered") > value(before, name, result="unanswered")
+        assert value(after, name, result="delivered") == value(before, name, result="delivered")
+        assert value(after, "webhook_attempt_seconds_count") > value(before, "webhook_attempt_seconds_count")
+        assert value(after, "webhooks", state="well") == 1
+        head = client.get("/events", params={"limit": 500}).json()["next"]
+        waiting = thread.submit(client.get, "/events", params={"after": head, "wait": 20})
+        wait_for(lambda: value(measured.samples(), "followers") == 1, "one follower")
+        open_contract(client)
+        assert waiting.result().status_code == 200
+        assert value(measured.samples(), "followers") == 0
+        assert client.delete(f"/webhooks/{made.json()['webhook_id']}").status_code < 300

@@ -168,6 +168,19 @@ def test_head_answers_what_get_answers_without_the_body(service: RunningService,
         assert client.head("/v1/ledgers").status_code == 401
 
 
+@pytest.mark.parametrize("path", ["bundle", "export", "events/stream"])
+def test_head_of_a_stream_claims_no_length_that_get_has_not(service: RunningService, path: str) -> None:
+    with service.client(service.admin, ledger="main") as client:
+        open_contract(client)
+        head = client.head(f"/{path}")
+        with client.stream("GET", f"/{path}") as get:
+            assert (head.status_code, get.status_code, head.content) == (200, 200, b"")
+            for name in ("content-type", "content-length", "cache-control", "vary"):
+                assert head.headers.get(name) == get.headers.get(name), name
+        assert "content-length" not in head.headers
+        assert client.get("/contracts").status_code == 200, "the connection goes on"
+
+
 @pytest.mark.parametrize(
     "path",
     [

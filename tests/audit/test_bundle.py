@@ -5,8 +5,11 @@ import copy
 import hashlib
 import io
 import json
+import os
 import shutil
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -26,12 +29,13 @@ from service.audit.rebuild import rebuild
 from service.audit.reconcile import reconcile_next
 from service.audit.restore import restore
 from service.errors import ContractNotFound, OperatorError, Refused
-from service.log.header import canonical
+from service.log.header import canonical, event_hash
+from service.log.tree import extend, root_of
 from tests.api.bodies import event, figure, note, open_and_sign, record, with_key
 from tests.api.running import RunningService, running
-from tests.audit.bundles import Change, Json, Operator, made, sealed_up, verified
+from tests.audit.bundles import VERIFIER, Change, Json, Operator, made, sealed_up, verified
 from tests.conftest import NewDatabase
-from tests.servers import rows
+from tests.servers import ROOT, rows
 
 OPERATOR = Operator()
 KEY = ("--key", OPERATOR.verifier_key)
@@ -261,6 +265,27 @@ def test_what_would_damage_the_log_is_refused_before_a_row_is_written(
         assert rows(database.service_url, "SELECT count(*) FROM ledgers WHERE name = 'main'") == [(0,)]
 
 
+@pytest.mark.parametrize("is_same", [True, False])
+def test_an_id_that_is_there_twice_is_refused_before_a_row_is_written_and_one_that_looks_like_another_is_not(
+    filled: Filled, new_database: NewDatabase, tmp_path: Path, is_same: bool
+) -> None:
+    lines, _ = bundle_of(filled, sealed=True)
+    known = json.loads(lines[50]["header"])["event_id"]
+    headers(lines, 100, event_id=known if is_same else "0" * 8 + known[8:])
+    rechained(lines)
+    leaves = [event_hash(line["header"].encode()) for line in lines[1:-1]]
+    lines[0]["checkpoint"] = OPERATOR.note(len(leaves), root_of(extend(b"", 0, leaves).frontier))
+    file = tmp_path / "bundle.ndjson"
+    file.write_bytes(sealed_up(lines))
+    with new_database() as database:
+        if is_same:
+            with pytest.raises(OperatorError, match=f"line 101: it has the id {known} of an event before it"):
+                restore(database.service_url, file, lambda *_: None)
+            assert rows(database.service_url, "SELECT count(*) FROM ledgers WHERE name = 'main'") == [(0,)]
+        else:
+            assert restore(database.service_url, file, lambda *_: None).events == len(leaves)
+
+
 def test_a_bundle_whose_erasure_came_after_its_checkpoint_is_not_restored(
     filled: Filled, new_database: NewDatabase, tmp_path: Path
 ) -> None:
@@ -431,10 +456,42 @@ def test_a_bundle_of_a_later_epoch_is_restored_by_the_key_that_was_pinned_and_on
     file.write_bytes(epoch.bundle(filled, sealed=True))
     with new_database() as database:
         with pytest.raises(OperatorError, match="not signed by the key"):
-            restore(database.service_url, file, lambda *_: None, THIRD.verifier_key)
-        restore(database.service_url, file, lambda *_: None, PINNED.verifier_key)
+            restore(database.service_url, file, lambda *_: None, THIRD.verifier_key, database.owner_url)
+        with pytest.raises(OperatorError, match="set LEDGER_MIGRATION_URL"):
+            restore(database.service_url, file, lambda *_: None, PINNED.verifier_key)
+        assert rows(database.service_url, "SELECT count(*) FROM ledgers WHERE name = 'main'") == [(0,)]
+        restore(database.service_url, file, lambda *_: None, PINNED.verifier_key, database.owner_url)
         query = "SELECT epoch FROM ledgers WHERE ledger_id = %s"
         assert rows(database.service_url, query, bundle_of(filled)[0][0]["ledger_id"]) == [(2,)]
+        with running(database, tmp_path / "data") as copied, copied.client(copied.admin, ledger="main") as api:
+            told = api.get("/log/epochs").json()
+            assert (told["epoch"], [(one["epoch"], one["checkpoint"]) for one in told["begun"]]) == (2, [(2, epoch.notes[0]["checkpoint"])])
+            # A deployment of another name signs another log, whose verifiers would know nothing of those epochs.
+            key = api.get("/log/keys").json()["keys"][0]["verifier_key"]
+            said = verified(tmp_path, api.get("/bundle").content, "--key", key)
+            assert said.status == 0, said.output
+
+
+@pytest.mark.parametrize(
+    ("notes", "sentence"),
+    [
+        (lambda epoch: [epoch.note(by=Operator(LATER.name))], "not signed by the key that was given"),
+        (lambda epoch: [epoch.note(), epoch.note()], "out of their order"),
+        (lambda epoch: [epoch.note(of=THIRD)], "after that of its checkpoint"),
+        (lambda epoch: [{"checkpoint": OPERATOR.note(270, epoch.roots[270])}], "does not begin one"),
+        (lambda epoch: [{"checkpoint": "what"}], "a note that is none"),
+    ],
+)
+def test_notes_of_epochs_that_lead_nowhere_are_not_restored(
+    filled: Filled, new_database: NewDatabase, tmp_path: Path, epoch: Epoch, notes: Any, sentence: str
+) -> None:
+    epoch.notes = [one | {"hashes": []} for one in notes(epoch)]
+    file = tmp_path / "bundle.ndjson"
+    file.write_bytes(epoch.bundle(filled, sealed=True))
+    with new_database() as database:
+        with pytest.raises(OperatorError, match=sentence):
+            restore(database.service_url, file, lambda *_: None, PINNED.verifier_key, database.owner_url)
+        assert rows(database.service_url, "SELECT count(*) FROM ledgers WHERE name = 'main'") == [(0,)]
 
 
 def test_what_was_kept_before_an_epoch_and_is_still_there_is_found_continued(filled: Filled, tmp_path: Path, epoch: Epoch) -> None:
@@ -797,6 +854,24 @@ def test_an_enormous_line_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch
     verdict, _ = verify.verify(stream, [])
     assert verdict.of("format") == ("invalid", "unreadable: line 1 has more than 10000 bytes")
     assert stream.tell() == 10_001
+
+
+@pytest.mark.parametrize("after", ["", "opening", "end"])
+def test_ten_gigabytes_are_refused_in_words_in_bounded_memory_and_time(filled: Filled, tmp_path: Path, after: str) -> None:
+    bundle = bundle_of(filled)[1]
+    file = tmp_path / "bundle.ndjson"
+    file.write_bytes({"": b"", "opening": bundle[: bundle.index(b"\n") + 1], "end": bundle}[after])
+    os.truncate(file, 10 << 30)  # holes: nothing is on disk
+    began = time.monotonic()
+    for command in ([sys.executable, "-I", "-S", str(VERIFIER)], [sys.executable, "-m", "service", "fold"]):
+        # By the shell: what is done between fork and exec in a process with threads may hang.
+        limited = ["bash", "-c", 'ulimit -v 1500000; exec "$@"', "bash", *command, str(file)]
+        ended = subprocess.run(limited, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+        told = ended.stdout + ended.stderr
+        assert ended.returncode != 0, told
+        assert "Traceback" not in told, told[-2_000:]
+        assert "more than 67108864 bytes" in told or "bundle.ndjson, line" in told, told[-2_000:]
+    assert time.monotonic() - began < 30
 
 
 def test_what_a_bundle_cannot_hold_is_refused(filled: Filled) -> None:

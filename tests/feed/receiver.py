@@ -46,6 +46,8 @@ class Handler(BaseHTTPRequestHandler):
             file.write(json.dumps(line) + "\n")
         time.sleep(sleep)
         self.send_response(status)
+        if told.get("retry_after") and status != 200:
+            self.send_header("Retry-After", told["retry_after"])
         if status in (301, 307):
             self.send_header("Location", f"http://127.0.0.1:{self.server.server_address[1]}/elsewhere")
         if told.get("trickle"):

@@ -2,10 +2,13 @@
 
 import json
 import re
+import resource
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,6 +18,8 @@ import pytest
 
 from service.feed import delivering, webhooks
 from service.feed.delivering import FAILURES_IN_A_ROW
+from service.feed.sending import MAX_RETRY_AFTER_SECONDS, _rest_seconds
+from service.feed.subscriptions import MAX_WEBHOOKS
 from tests.api.bodies import note, open_contract, record, with_key
 from tests.api.running import RunningService, running
 from tests.conftest import Database
@@ -212,6 +217,52 @@ def test_an_endpoint_that_is_down_is_tried_now_and_then_and_misses_nothing(api: 
         comes(lambda contract_id=contract_id: in_order(receiver.arrived(contract_id)) == [1, 2], "everything")  # type: ignore[misc]
 
 
+def test_an_endpoint_that_asks_to_wait_is_sent_nothing_until_then(api: httpx.Client, receiver: Receiver) -> None:
+    webhook_id = hook(api, receiver)
+    receiver.answer(429, retry_after="2")
+    one = open_contract(api)
+    comes(lambda: len(receiver.got()) == 1, "the first")
+    asked_at = time.monotonic()
+    receiver.answer()
+    other = grown(api, 1)
+    comes(lambda: receiver.arrived(one) == [1] and receiver.arrived(other) == [1, 2], "everything")
+    assert time.monotonic() - asked_at > 1
+    assert len(receiver.got()) == 4
+    comes(lambda: not api.get(f"/webhooks/{webhook_id}/held").json()["items"], "nothing is held")
+
+
+def test_who_tries_again_by_hand_need_not_wait_for_what_an_endpoint_asked(api: httpx.Client, receiver: Receiver) -> None:
+    webhook_id = hook(api, receiver)
+    receiver.answer(503, retry_after="99999999999999999999")
+    contract_id = open_contract(api)
+    comes(lambda: api.get(f"/webhooks/{webhook_id}/held").json()["items"], "it is held")
+    (held,) = api.get(f"/webhooks/{webhook_id}/held").json()["items"]
+    left = datetime.fromisoformat(held["next_attempt_at"]) - datetime.now(UTC)
+    assert 0 < left.total_seconds() <= MAX_RETRY_AFTER_SECONDS
+    receiver.answer()
+    assert api.post(f"/webhooks/{webhook_id}/held/{contract_id}/retry").status_code < 300
+    comes(lambda: receiver.arrived(contract_id) == [1], "it")
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "seconds"),
+    [
+        (429, "7", 7),
+        (503, " 7 ", 7),
+        (503, "9" * 5_000, MAX_RETRY_AFTER_SECONDS),
+        (503, "Fri, 31 Dec 9999 23:59:59 GMT", MAX_RETRY_AFTER_SECONDS),
+        (503, "Thu, 01 Jan 1970 00:00:00 GMT", 0),
+        (503, "-7", 0),
+        (503, "soon", 0),
+        (503, "Fri, 99 Dec 99999 23:59:59 GMT", 0),
+        (500, "7", 0),
+        (200, "7", 0),
+    ],
+)
+def test_what_an_endpoint_asks_for_is_read_within_bounds(status: int, said: str, seconds: float) -> None:
+    assert _rest_seconds(httpx.Response(status, headers={"Retry-After": said})) == seconds
+
+
 def test_an_endpoint_that_is_gone_ends_its_webhook(api: httpx.Client, receiver: Receiver) -> None:
     webhook_id = hook(api, receiver)
     receiver.answer(410)
@@ -363,6 +414,38 @@ def test_many_webhooks_are_all_sent_to(api: httpx.Client, receiver: Receiver) ->
     page = api.get("/webhooks?limit=40").json()
     assert [item["webhook_id"] for item in page["items"]] == made[:40]
     assert [item["webhook_id"] for item in api.get(f"/webhooks?limit=40&after={page['next']}").json()["items"]] == made[40:]
+
+
+def test_a_thousand_webhooks_are_all_sent_to_within_bounds_and_there_is_no_more(
+    database: Database, api: httpx.Client, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    webhook_id = hook(api, receiver)
+    # The others are like it, but for what is their own.
+    assert rows(database.service_url, LIKE_IT, MAX_WEBHOOKS - 1, webhook_id)
+    refused = api.post("/webhooks", json={"url": receiver.url}, headers=with_key())
+    assert (refused.status_code, refused.json()["code"]) == (409, "too-many-webhooks")
+    monkeypatch.setattr(webhooks, "LOOK_SECONDS", 0.5)  # a hundred are taken up at each look
+    before = resident_bytes()
+    contract_id = open_contract(api)
+    comes(lambda: len(receiver.got()) >= MAX_WEBHOOKS, "an event to each")
+    assert receiver.arrived(contract_id) == [1] * MAX_WEBHOOKS
+    assert resident_bytes() - before < 128 << 20
+    assert api.get("/contracts").elapsed.total_seconds() < 2, "others are answered"
+    rows(database.service_url, "DELETE FROM webhooks WHERE url = %s RETURNING webhook_id", receiver.url)
+
+
+LIKE_IT = """
+INSERT INTO webhooks (ledger_id, webhook_id, url, event_types, contract_ids, status, secret, position, created_by, request_key, salt,
+    request_digest)
+SELECT w.ledger_id, gen_random_uuid(), w.url, w.event_types, w.contract_ids, w.status, w.secret, w.position, w.created_by,
+    decode(md5(n::text), 'hex'), w.salt, w.request_digest
+FROM webhooks w, generate_series(1, %s) n WHERE w.webhook_id = %s::uuid RETURNING webhook_id
+"""
+
+
+def resident_bytes() -> int:
+    """The memory that this process, and the service in it, has now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def test_killed_services_deliver_everything_at_least_once_in_order(database: Database, receiver: Receiver, tmp_path: Path) -> None:
