@@ -21,7 +21,22 @@ MOST = "9" * 28 + "." + "9" * 12
 
 
 @pytest.mark.parametrize(
-    ("currency", "digits"), [("KRW", 0), ("JPY", 0), ("USD", 2), ("EUR", 2), ("CNY", 2), ("VND", 0), ("KWD", 3), ("TND", 3), ("CLF", 4), ("HRK", 2), ("BGN", 2), ("DEM", 2), ("ITL", 0)]
+    ("currency", "digits"),
+    [
+        ("KRW", 0),
+        ("JPY", 0),
+        ("USD", 2),
+        ("EUR", 2),
+        ("CNY", 2),
+        ("VND", 0),
+        ("KWD", 3),
+        ("TND", 3),
+        ("CLF", 4),
+        ("HRK", 2),
+        ("BGN", 2),
+        ("DEM", 2),
+        ("ITL", 0),
+    ],
 )
 def test_a_currency_has_its_minor_units(currency: str, digits: int) -> None:
     assert minor_digits(currency) == digits
