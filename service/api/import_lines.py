@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, Final, cast
 from uuid import UUID, uuid5
 
 import msgspec
@@ -23,6 +23,7 @@ MAX_CONTRACT_KEY = 200
 MOST_KEYS = 10_000
 """Keys of contracts whose ids are remembered."""
 _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_NIL: Final = str(UUID(int=0))
 _SALT = re.compile("[0-9a-f]{32}")
 _OWN = frozenset(("contract", "event_type", "event_id", "schema_version"))
 
@@ -57,7 +58,7 @@ def read_line(of: Import, number: int, text: bytes, known: Mapping[int, bytes | 
 @lru_cache(MOST_KEYS)
 def _contract_id(import_id: str, contract: str) -> str | None:
     """The contract that a line names: by its id, or by a key that means a contract of this import."""
-    if not 0 < len(contract) <= MAX_CONTRACT_KEY:
+    if not 0 < len(contract) <= MAX_CONTRACT_KEY or contract == _NIL:
         return None
     return contract if _UUID.fullmatch(contract) else str(uuid5(UUID(import_id), contract))
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import psycopg
 
@@ -24,15 +25,15 @@ FROM ledgers l WHERE name = %s
 """
 _SIZES = """
 SELECT contract_id::text, max(revision) FROM events
-WHERE ledger_id = %s::uuid AND contract_id > %s::uuid GROUP BY contract_id ORDER BY contract_id
+WHERE ledger_id = %s::uuid AND contract_id >= %s::uuid GROUP BY contract_id ORDER BY contract_id
 """
 _EVENTS = """
 SELECT contract_id::text, position, revision, event_id::text, event_type, recorded_at, header, event_hash
 FROM events
-WHERE ledger_id = %(ledger_id)s::uuid AND contract_id > %(after)s::uuid AND contract_id <= %(upto)s::uuid
+WHERE ledger_id = %(ledger_id)s::uuid AND contract_id >= %(first)s::uuid AND contract_id <= %(upto)s::uuid
 ORDER BY events.contract_id, revision
 """  # by the column, which the index gives in order, and not by its text
-_EVENTS_OF_ONE = _EVENTS.replace("contract_id > %(after)s::uuid AND contract_id <=", "contract_id =")
+_EVENTS_OF_ONE = _EVENTS.replace("contract_id >= %(first)s::uuid AND contract_id <=", "contract_id =")
 # By one walk over the index: to look up the body of each event beside it takes twice as long.
 _BODIES = "SELECT position, body, sealed FROM payloads WHERE ledger_id = %(ledger_id)s::uuid AND position = ANY(%(positions)s::bigint[])"
 # Of the generation that is live in this snapshot: a rebuild may have put another in its place since the walk began.
@@ -41,17 +42,17 @@ SELECT contract_id::text, revision, position, encode(last_hash, 'hex'), last_on,
        holds_until, filters, state, beside
 FROM contracts
 WHERE ledger_id = %(ledger_id)s::uuid AND generation = (SELECT generation FROM ledgers WHERE ledger_id = %(ledger_id)s::uuid)
-  AND contract_id > %(after)s::uuid AND contract_id <= %(upto)s::uuid
+  AND contract_id >= %(first)s::uuid AND contract_id <= %(upto)s::uuid
 """
 _DELIVERIES = """
 SELECT contract_id::text, delivery_id, revision FROM deliveries
 WHERE ledger_id = %(ledger_id)s::uuid AND generation = (SELECT generation FROM ledgers WHERE ledger_id = %(ledger_id)s::uuid)
-  AND contract_id > %(after)s::uuid AND contract_id <= %(upto)s::uuid
+  AND contract_id >= %(first)s::uuid AND contract_id <= %(upto)s::uuid
 """
 _SCHEMES = "SELECT unique_reference_schemes FROM ledgers WHERE ledger_id = %(ledger_id)s::uuid"
 _HELD = """
 SELECT contract_id::text, scheme, id FROM unique_references
-WHERE ledger_id = %(ledger_id)s::uuid AND contract_id > %(after)s::uuid AND contract_id <= %(upto)s::uuid
+WHERE ledger_id = %(ledger_id)s::uuid AND contract_id >= %(first)s::uuid AND contract_id <= %(upto)s::uuid
 """
 FIRST_ID = "00000000-0000-0000-0000-000000000000"
 LAST_ID = "ffffffff-ffff-ffff-ffff-ffffffffffff"
@@ -144,7 +145,7 @@ def chunks_of(connection: Connection, book: Book, after: str = FIRST_ID, most: i
     most = min(most or CHUNK_EVENTS, CHUNK_EVENTS)
     with connection.transaction(), connection.cursor("sizes") as cursor:
         cursor.itersize = 5_000
-        for contract_id, revisions in cursor.execute(_SIZES, [book.ledger.ledger_id, after]):
+        for contract_id, revisions in cursor.execute(_SIZES, [book.ledger.ledger_id, _next_id(after)]):
             if events and events + revisions > most:
                 yield Chunk(after, upto, events)
                 after, events = upto, 0
@@ -154,7 +155,7 @@ def chunks_of(connection: Connection, book: Book, after: str = FIRST_ID, most: i
 
 def read_chunk(connection: Connection, book: Book, chunk: Chunk) -> Stored:
     """The events, rows and delivery ids of a chunk, in one snapshot."""
-    parameters = {"ledger_id": book.ledger.ledger_id, "after": chunk.after, "upto": chunk.upto}
+    parameters = _bounds(book, chunk)
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         events, bodies = _read_events(connection, _EVENTS, parameters)
@@ -173,7 +174,16 @@ def read_events(connection: Connection, book: Book, chunk: Chunk) -> tuple[list[
     """The events of a chunk, and by position their bodies, in one snapshot."""
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        return _read_events(connection, _EVENTS, {"ledger_id": book.ledger.ledger_id, "after": chunk.after, "upto": chunk.upto})
+        return _read_events(connection, _EVENTS, _bounds(book, chunk))
+
+
+def _bounds(book: Book, chunk: Chunk) -> dict[str, Any]:
+    return {"ledger_id": book.ledger.ledger_id, "first": _next_id(chunk.after), "upto": chunk.upto}
+
+
+def _next_id(after: str) -> str:
+    """The first id after one; after FIRST_ID, where a walk begins, that one itself: an auditor leaves out no contract."""
+    return after if after in (FIRST_ID, LAST_ID) else str(UUID(int=UUID(after).int + 1))
 
 
 def read_schemes(connection: Connection, book: Book) -> frozenset[str]:

@@ -201,6 +201,7 @@ BROKEN: Final = {
     "an empty key": orjson.dumps(signed("")),
     "a key that is too long": orjson.dumps(signed("x" * 201)),
     "a line that is too long": orjson.dumps(note("c-0", "x" * MAX_BODY_BYTES)),
+    "the nil id": signed("00000000-0000-0000-0000-000000000000"),
 }
 
 

@@ -62,6 +62,13 @@ def test_an_untouched_ledger_is_verified_whole(filled: Filled) -> None:
     assert verdict.events > 100
 
 
+def test_a_contract_whose_id_is_nil_is_looked_at_like_any_other(filled: Filled, superuser: psycopg.Connection[tuple[Any, ...]]) -> None:
+    nil = "00000000-0000-0000-0000-000000000000"
+    row = f"""SELECT (jsonb_populate_record(c, '{{"contract_id": "{nil}"}}')).* FROM contracts c ORDER BY c.contract_id LIMIT 1"""
+    with damaged(superuser, f"INSERT INTO contracts {row}"):
+        assert found(filled) == f"contract {nil}: it has a row, and no event"
+
+
 OTHER_ID = "gen_random_uuid()"
 MIDDLE = "(SELECT max(position) / 2 FROM events)"
 FLIPS: Mapping[tuple[str, str], str] = {
