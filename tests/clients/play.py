@@ -78,7 +78,7 @@ say("played", revision=last.revision, same_again=again == last, anomalies=[anoma
 try:
     contracts.record_figure_stated(LEDGER, contract_id, figure, idempotency_key="play-10", if_match='"3"')
 except ApiException as refused:
-    problem: Problem = refused.data  # type: ignore[assignment]
+    problem: Problem = refused.data
     say("refused", status=problem.status, code=problem.code, current_revision=problem.current_revision)
 
 pages = 0
