@@ -182,6 +182,24 @@ def test_what_fails_holds_up_its_own_contract_only_and_is_tried_again(api: httpx
     assert {attempt["status_code"] for attempt in failed} == {500}
 
 
+def test_a_contract_that_catches_up_slowly_lets_the_others_have_their_turn(api: httpx.Client, receiver: Receiver) -> None:
+    slow, other = grown(api, 0), grown(api, 0)
+    receiver.answer(contracts={slow: (500, 0)})
+    webhook_id = hook(api, receiver)
+    receiver.answer(contracts={slow: (500, 0)})
+    grown(api, 1, other)
+    grown(api, 30, slow)
+    held = f"/webhooks/{webhook_id}/held"
+    comes(lambda: [hold["status"] for hold in api.get(held).json()["items"]] == ["dead"], "it is given up")
+    receiver.answer(contracts={slow: (200, 0.2)})
+    assert api.post(f"{held}/{slow}/retry", headers=with_key()).status_code == 200
+    comes(lambda: receiver.arrived(slow), "the first of the slow one")
+    grown(api, 1, other)
+    comes(lambda: len(receiver.arrived(other)) == 2, "the second of the other")
+    assert len(receiver.arrived(slow)) < 30
+    comes(lambda: in_order(receiver.arrived(slow)) == [*range(2, 32)], "everything of the slow one")
+
+
 def test_what_is_given_up_stays_so_until_somebody_speaks(api: httpx.Client, receiver: Receiver) -> None:
     webhook_id = hook(api, receiver)
     bad = open_contract(api)
