@@ -28,7 +28,7 @@ from service.log.stored import StoredEvent
 from service.metrics import deliveries
 
 PAGE_EVENTS: Final = 100
-EVENTS_TO_CATCH_UP: Final = 10
+_EVENTS_TO_CATCH_UP: Final = 10
 """Of a contract that was held, before the others have their turn."""
 CONTRACTS_AT_A_TIME: Final = 8
 WAITS: Final = (5, 30, 120, 300, 900, 1_800, 3_600, 7_200, 14_400, 28_800, 57_600)
@@ -288,10 +288,10 @@ class Deliverer:
         """Deliver what lies behind the cursor of a contract that is held, and let it go when it is all delivered."""
         wanted = WantedEvents(wanted_by(webhook).event_types, (hold.contract_id,))
         async with self._slots:
-            events = await self._reader.wanted_events(self._ledger, hold.position - 1, webhook.position, EVENTS_TO_CATCH_UP, wanted)
+            events = await self._reader.wanted_events(self._ledger, hold.position - 1, webhook.position, _EVENTS_TO_CATCH_UP, wanted)
         if not await self._deliver_in_order(webhook, events, hold):
             return
-        if len(events) == EVENTS_TO_CATCH_UP:
+        if len(events) == _EVENTS_TO_CATCH_UP:
             hold.position, hold.attempts, hold.next_attempt_at = events[-1].header.position + 1, 0, datetime.now(UTC)
             self._moved.held[hold.contract_id] = (hold, 0.0)
             return

@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import uuid4
 
@@ -94,7 +95,8 @@ class Importer:
         return self.http.get("/events", params={"limit": 500}).json()["items"]
 
     def contract(self, contract_id: str) -> Json:
-        answer = self.http.get(f"/contracts/{contract_id}")
+        """A contract on the day that it is in UTC: a ledger elsewhere may be a day ahead, and its states then are of another day."""
+        answer = self.http.get(f"/contracts/{contract_id}", params={"effective_on": datetime.now(UTC).date().isoformat()})
         assert answer.status_code == 200, answer.text
         found: Json = answer.json()
         return found
