@@ -4,7 +4,7 @@ What is sealed is left out of the data, by paths into it; rules and fold see the
 in place, in the fold of everything after: the event then says what it would have said.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, NoReturn
@@ -13,13 +13,13 @@ import msgspec
 from msgspec.structs import replace
 from pydantic import Field
 
-from service.domain.events import STRICT, EventData, Path, RecordedEvent, SealedMembers, Uuid, decode_body, event_type
+from service.domain.events import STRICT, EventData, Path, RecordedEvent, SealedMembers, Uuid, decode_body, event_type, place_in_fold
 from service.domain.parts import JsonObject, Revealed, Sealed
 from service.domain.state import Contract, Facts
 from service.errors import MemberFault, NotAllowedNow, Refused
 
 RULES = {
-    "known-sealed": "What is revealed is sealed in the event that is named, and was not revealed before.",
+    "known-sealed": "What is revealed is sealed in the event that is named, which is not voided, and was not revealed before.",
 }
 FLAGS = {
     "sealed-past-its-day": "What is sealed until a day is not revealed, and the day has passed. The day alone reveals nothing.",
@@ -196,12 +196,15 @@ def list_sealed(facts: Facts, event: RecordedEvent) -> None:
 # Revealing
 
 
-def check_reveal(reveal: Any, known: Sequence[RecordedEvent], given: Mapping[str, str]) -> None:
+def check_reveal(reveal: Any, history: Sequence[RecordedEvent], standing: Collection[str], given: Mapping[str, str]) -> None:
     """Refuse a reveal of what is not sealed, or not any more, and a value with a salt that do not make the digest.
 
-    `given` are the digests of what the reveal states, by path.
+    `history` is what was recorded of the contract, the event that the reveal names among it, `standing` the ids of what of it is not
+    voided; `given` are the digests of what the reveal states, by path.
     """
-    target = next(event for event in with_revealed(known, keep=True) if event.event_id == reveal.event_id)
+    # As recorded: a correction says something else in the event's place, and takes back neither what was sealed nor what was revealed.
+    known = with_revealed(sorted(history, key=place_in_fold), keep=True)
+    target = next(event for event in known if event.event_id == reveal.event_id)
     members = target.sealed
     for index, part in enumerate(reveal.parts):
         if part.path in [other.path for other in reveal.parts[:index]]:
@@ -210,7 +213,9 @@ def check_reveal(reveal: Any, known: Sequence[RecordedEvent], given: Mapping[str
             _refuse_rule(index, f"{part.path} of revision {target.revision} was revealed by revision {members.revealed[part.path]}")
         if members is None or part.path not in members.digests:
             _refuse_rule(index, f"revision {target.revision} seals nothing at {part.path}")
-        elif given[part.path] != members.digests[part.path]:
+        if target.event_id not in standing:
+            _refuse_rule(index, f"revision {target.revision} is voided: what it seals counts no more, and would be open for good")
+        if given[part.path] != members.digests[part.path]:
             _refuse(index, "salt", "value and salt do not make the digest: one of the two is not what was sealed")
 
 
@@ -241,13 +246,13 @@ def with_revealed(events: Iterable[RecordedEvent], *, keep: bool = False) -> lis
             break
         reveal: Any = event.data
         if reveal.event_type == REVEALED and not reveal.is_erased and (at := places.get(reveal.event_id)) is not None:
-            known[at] = _laid_open(known[at], reveal, event.revision)
+            known[at] = _laid_open(known[at], reveal, event)
             done.add(index)
     return known if keep else [event for index, event in enumerate(known) if index not in done]
 
 
-def _laid_open(target: RecordedEvent, reveal: Any, revision: int) -> RecordedEvent:
-    """The event with revealed values in place. ValueError where they make no such event, which only a forged log holds."""
+def _laid_open(target: RecordedEvent, reveal: Any, act: RecordedEvent) -> RecordedEvent:
+    """The event with the values in place that `act` reveals. ValueError where they make no such event, which only a forged log holds."""
     members = target.sealed
     if members is None or members.fact is not target.data:
         return target
@@ -257,6 +262,7 @@ def _laid_open(target: RecordedEvent, reveal: Any, revision: int) -> RecordedEve
         fact = _read(target.data.event_type, members.schema_version, data)
     except msgspec.ValidationError as error:
         raise ValueError(f"what is revealed of revision {target.revision} does not fit it") from error
-    revealed = members.revealed | {part.path: revision for part in opened}
+    revealed = members.revealed | {part.path: act.revision for part in opened}
     digests = {path: digest for path, digest in members.digests.items() if path not in revealed}
-    return replace(target, data=fact, sealed=replace(members, fact=fact, data=data, digests=digests, revealed=revealed))
+    sealed = replace(members, fact=fact, data=data, digests=digests, revealed=revealed)
+    return replace(target, data=fact, sealed=sealed, hypothetical=target.hypothetical or act.hypothetical)

@@ -12,7 +12,7 @@ from service.domain.contract import decide, evolve, judge
 from service.domain.corrections import delivery_ids, resolve
 from service.domain.dates import first_day
 from service.domain.erasure import ERASED, erase
-from service.domain.events import EventData, RecordedEvent, place_in_fold
+from service.domain.events import EventData, RecordedEvent
 from service.domain.references import ReferenceId, held_references
 from service.domain.sealing import REVEALED, check_reveal, sealed_members
 from service.domain.state import Anomaly, Contract
@@ -212,7 +212,7 @@ class Decision:
 
     def _check_reveal(self, reveal: Any, history: Sequence[RecordedEvent]) -> None:
         given = [SealedPart(path=part.path, value=part.value, salt=part.salt) for part in reveal.parts]
-        check_reveal(reveal, sorted(resolve(history), key=place_in_fold), sealed_map(given))
+        check_reveal(reveal, history, {event.event_id for event in resolve(history)}, sealed_map(given))
 
     def _write(self, event: RecordedEvent, new: NewEvent) -> None:
         body = body_bytes(new.data, new.source, new.evidence, self.batch.salts.pop().hex(), new.sealed)

@@ -290,6 +290,20 @@ def test_a_reveal_takes_the_right_to_read_what_is_sealed_and_then_everyone_may(s
         assert "424242424242" not in json.dumps(then)
 
 
+def test_a_reveal_of_a_voided_event_is_refused_and_costs_no_other_request_its_writer(service: RunningService, api: httpx.Client) -> None:
+    contract_id = open_contract(api)
+    event_id = record(api, contract_id, "figure.stated", sealed_figure("515151515151")).json()["events"][0]["event_id"]
+    reveal = event({"event_id": event_id, "parts": sealed_parts(api, event_id)}, None)
+    assert record(api, contract_id, "event.voided", event({"target": event_id, "reason": "recorded twice"}, None)).status_code == 201
+    refused = record(api, contract_id, "sealed.revealed", reveal)
+    assert (refused.status_code, refused.json()["rule"]) == (409, "known-sealed")
+    assert refused.json()["errors"][0]["pointer"] == "/data/parts/0/path"
+    assert "515151515151" not in refused.text
+    assert record(api, contract_id, "note.added", event({"text": "the writer lives"})).status_code == 201
+    with service.client(None) as anybody:
+        assert anybody.get("/readyz").status_code == 200
+
+
 def test_what_is_sealed_and_revealed_is_verified_and_rebuilt(service: RunningService, kept: Kept) -> None:
     def silent(_done: int, _total: int, _unit: str) -> None: ...
 

@@ -415,6 +415,55 @@ def test_a_reveal_is_refused_unless_it_states_what_was_sealed() -> None:
     assert strange.value.rule == "known-event"
 
 
+def test_a_reveal_of_a_voided_event_is_refused_until_the_void_is_voided() -> None:
+    log = log_of(reported(), ISSUED)
+    issued = log.history()[1].event_id
+    log.append(sent("event.voided", None, {"target": issued, "reason": "recorded twice"}))
+    with pytest.raises(NotAllowedNow, match="revision 2 is voided") as voided:
+        log.append(revealing(log, 2))
+    assert (voided.value.rule, voided.value.errors[0].pointer) == ("known-sealed", "/data/parts/0/path")
+    log.append(sent("event.voided", None, {"target": log.history()[2].event_id, "reason": "it was not"}))
+    log.append(revealing(log, 2))
+    best = state_of(log).state.value.best
+    assert best
+    assert best.amount == NEEDLE
+
+
+def test_a_reveal_that_names_a_correction_or_a_void_is_refused() -> None:
+    log = log_of(reported(), ISSUED, stated(figure("f2")))
+    _, issued, other = log.history()
+    log.append(sent("event.corrected", None, {"target": issued.event_id, "data": {"figure": figure("f1", "5")}}))
+    log.append(sent("event.voided", None, {"target": other.event_id, "reason": "recorded twice"}))
+    for act in log.history()[3:]:
+        reveal = revealing(log, 2)
+        reveal["data"]["event_id"] = act.event_id
+        with pytest.raises(NotAllowedNow, match=f"revision {act.revision} seals nothing at /figure/amount") as refused:
+            log.append(reveal)
+        assert refused.value.rule == "known-sealed"
+
+
+def test_what_was_revealed_before_a_correction_is_not_revealed_again_after_it() -> None:
+    log = log_of(reported(), sealing(stated({**figure("f1", NEEDLE), "note": "n"}), "/figure/amount", "/figure/note"))
+    log.append(revealing(log, 2, "/figure/amount"))
+    log.append(sent("event.corrected", None, {"target": log.history()[1].event_id, "data": {"figure": figure("f1", "5")}}))
+    with pytest.raises(NotAllowedNow, match="was revealed by revision 3"):
+        log.append(revealing(log, 2, "/figure/amount"))
+    log.append(revealing(log, 2, "/figure/note"))
+    with pytest.raises(NotAllowedNow, match="was revealed by revision 5"):
+        log.append(revealing(log, 2, "/figure/note"))
+    best = state_of(log).state.value.best
+    assert best
+    assert best.amount == "5"
+
+
+def test_what_is_revealed_by_supposition_is_hypothetical() -> None:
+    log = log_of(reported(), ISSUED)
+    assert not state_of(log).state.hypothetical
+    log.append({**revealing(log, 2), "hypothetical": True})
+    assert state_of(log).state.hypothetical
+    assert not state_of(log, date(2023, 1, 1)).state.hypothetical
+
+
 def test_what_is_sealed_decides_nothing() -> None:
     """The same requests with other sealed values have the same outcome and the same state but for the digests."""
     outcomes = []
