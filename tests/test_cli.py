@@ -282,6 +282,14 @@ def test_schemas_are_written_and_stale_ones_removed(run: Run, tmp_path: Path) ->
     assert written.keys() - event_schemas().keys() == {"note.added.v1.json"}
 
 
+def test_schemas_for_a_folder_that_cannot_be_written_are_told_in_a_sentence(run: Run, tmp_path: Path) -> None:
+    taken = tmp_path / "file"
+    taken.write_text("")
+    with pytest.raises(OperatorError, match="cannot be written: "):
+        run("schemas", str(taken))
+    assert taken.read_text() == ""
+
+
 def test_the_key_of_the_environment_goes_before_the_kept_one(tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match="There is no key"):
         command_key(Settings(data_dir=tmp_path))

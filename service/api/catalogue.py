@@ -38,7 +38,8 @@ Refused as faulty, with 422 and a pointer, whatever the contract is; the schemas
 | data | refused |
 | --- | --- |
 | names and texts | blank ones |
-| `scheme` and `id` of `references` and `identifiers` | white space around them |
+| `scheme` and `id` of `references` and `identifiers` | white space around them; letters not composed (NFC); characters that are not seen |
+| `changes` | a path that leads elsewhere than into title, period and terms; an index with a leading zero; neither `from` nor `to` |
 | amounts | more digits after the point than the currency has; `low` above `high`; neither or both of an amount and a range |
 | `fx` | a rate of zero; a rate of a currency in itself |
 | figures of one event | an id that stands twice; one before the figure it derives from; in an opening, one derived from none of them |

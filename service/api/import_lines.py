@@ -58,9 +58,11 @@ def read_line(of: Import, number: int, text: bytes, known: Mapping[int, bytes | 
 @lru_cache(MOST_KEYS)
 def _contract_id(import_id: str, contract: str) -> str | None:
     """The contract that a line names: by its id, or by a key that means a contract of this import."""
-    if not 0 < len(contract) <= MAX_CONTRACT_KEY or contract == _NIL:
+    # An id is one in upper case too, as in a path: taken for a key it would open another contract beside the one that is meant.
+    named = contract.lower()
+    if not 0 < len(contract) <= MAX_CONTRACT_KEY or named == _NIL:
         return None
-    return contract if _UUID.fullmatch(contract) else str(uuid5(UUID(import_id), contract))
+    return named if _UUID.fullmatch(named) else str(uuid5(UUID(import_id), contract))
 
 
 def _new_event(body: Mapping[str, Any]) -> NewEvent:

@@ -26,15 +26,25 @@ def schemas_folder() -> Path:
 
 
 def write_schemas(folder: Path) -> None:
-    """Write the schemas of all published versions, and list those that are new. OperatorError when one that was published differs."""
+    """Write the schemas of all published versions, and list those that are new.
+
+    OperatorError when one that was published differs, and for a folder that cannot be written.
+    """
     known, made = schemas_folder(), event_schemas()
     if faults := [*differences(known, made)]:
         raise OperatorError(" ".join(faults))
+    try:
+        _write(folder, known, made)
+    except OSError as error:
+        raise OperatorError(f"{error.filename or folder} cannot be written: {error.strerror or error}.") from None
+
+
+def _write(folder: Path, known: Path, made: Schemas) -> None:
     target = folder / "events"
     target.mkdir(parents=True, exist_ok=True)
     manifest = _manifest(known) | {name: digest(schema) for name, schema in made.items()}
     earlier = {name: json.loads((known / "events" / name).read_bytes()) for name in manifest.keys() - made.keys()}
-    for name, schema in (earlier | made).items():
+    for name, schema in {**earlier, **made}.items():
         (target / name).write_text(_text(schema))
     for stale in target.glob("*.json"):
         if stale.name not in manifest:

@@ -58,6 +58,8 @@ def _check_change(change: Change) -> Change:
         or (parts[1] == "period" and len(parts) > 3)
     ):
         raise PydanticCustomError("fence", "only /title, /period and /terms are amended, by the paths of their members", {"member": "path"})
+    if any(len(step) > 1 and step.isdecimal() and step.startswith("0") for step in parts):
+        raise PydanticCustomError("index", "an index of a list has no leading zero (RFC 6901)", {"member": "path"})
     if change.from_ is None and (change.to is None or change.path == "/title"):
         raise PydanticCustomError("no_change", "a change says what stands, in from, or what shall stand, in to", {"member": "from"})
     if change.path == "/title" and change.to is None:
@@ -96,12 +98,14 @@ class TermsAmended(EventData):
 
     def check_place(self, at: Contract) -> None:
         document = _document(at.facts)
-        for change in self.changes:
-            _check_from(document, change)
+        for index, change in enumerate(self.changes):
+            pointer = f"/data/changes/{index}"
+            _check_from(document, change, f"{pointer}/from")
             if not _put(document, change):
-                raise NotAllowedNow("amends-what-stands", f"There is nothing that {change.path} could be a member of.")
+                raise NotAllowedNow("amends-what-stands", f"There is nothing that {change.path} could be a member of.", f"{pointer}/path")
         if not _is_valid(document, self._touches("period")):
-            raise NotAllowedNow("amended-terms-fit", "What the changes make is no title, period and terms that a contract may have.")
+            misfit = "What the changes make is no title, period and terms that a contract may have."
+            raise NotAllowedNow("amended-terms-fit", misfit, "/data/changes")
         _check_latest_end(at.facts, document["period"])
 
     def apply(self, contract: Contract, event: RecordedEvent) -> None:
@@ -153,7 +157,7 @@ def _member(value: Any, step: str) -> Any:
     return _ABSENT
 
 
-def _check_from(document: JsonObject, change: Change) -> None:
+def _check_from(document: JsonObject, change: Change, pointer: str) -> None:
     holder, last = _holder(document, change.path)
     stands = _member(holder, last)
     nothing = stands is _ABSENT or stands == {}
@@ -161,6 +165,7 @@ def _check_from(document: JsonObject, change: Change) -> None:
         raise NotAllowedNow(
             "amends-what-stands",
             f"At {change.path} stands {'nothing' if nothing else _encode(stands).decode()[:200]} by then, and `from` says otherwise.",
+            pointer,
         )
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any, Literal
+from unicodedata import category, is_normalized
 
 from pydantic import AfterValidator, Field, StrictBool, StrictInt
 from pydantic_core import PydanticCustomError
@@ -52,10 +53,25 @@ def distinct(*members: str) -> Any:
     return AfterValidator(check)
 
 
+_UNSEEN = frozenset({"Cc", "Cf", "Zl", "Zp"})
+"""Unicode's categories of characters that show nothing: controls, formats, separators of lines and paragraphs."""
+
+
 def _bare(text: str) -> str:
     if text != text.strip():
         raise PydanticCustomError("surrounded", "white space around it, by which it would be another than the one without")
+    _check_looks(text)
     return text
+
+
+def _check_looks(text: str) -> None:
+    """What looks like another is another, letter by letter, and would escape a unique scheme."""
+    if not is_normalized("NFC", text):
+        raise PydanticCustomError(
+            "decomposed", "letters in parts, by which it would be another than the same in Unicode's composed form, NFC"
+        )
+    if any(category(letter) in _UNSEEN for letter in text):
+        raise PydanticCustomError("unseen", "a character that is not seen, by which it would be another than the one without")
 
 
 Key = Annotated[Name, AfterValidator(_bare)]

@@ -261,6 +261,14 @@ def test_a_contract_of_the_ledger_is_carried_on_by_its_id_and_keys_are_those_of_
     assert importer.contract(chosen)["revision"] == 1
 
 
+def test_a_contract_id_in_upper_case_is_that_id_and_no_key(importer: Importer) -> None:
+    contract_id, import_id = "ABCDEF00-0000-7000-8000-0000000000AA", str(uuid4())
+    assert importer.send([signed(contract_id), note(contract_id.lower(), "in lower case")], import_id)["recorded"] == 2
+    assert importer.lines(import_id)[0]["contract_id"] == contract_id.lower()
+    assert importer.send([note(contract_id, "by another import")])["recorded"] == 1
+    assert importer.contract(contract_id.lower())["revision"] == 3
+
+
 def test_events_of_any_day_are_folded_as_if_they_had_been_appended_one_by_one(importer: Importer) -> None:
     days = ["2024-05-05", "2023-01-01", "2022-08", "2023", "2099-01-01", "2024-05-05"]
     lines = [signed("c-1"), *(note("c-1", day, effective_on=day) for day in days)]

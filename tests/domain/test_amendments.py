@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from service.errors import Refused
+from service.errors import NotAllowedNow, Refused
 from tests.domain.histories import CELLS, Sent, flagged_in, log_of, refused, reported, sent, signed, told
 
 TERMS = {
@@ -71,6 +71,8 @@ def test_only_title_period_and_terms_are_amended(path: str) -> None:
         (change("/period", to={"start_on": "2027", "end_on": "2026"}), "to"),
         (change("/terms/renewal", to={"automatic": "yes"}), "to"),
         (change("/terms/payment"), "from"),
+        (change("/terms/volumes/00/minimum", was="1", to="2"), "path"),
+        (change("/terms/volumes/01", to={"item_id": "cells"}), "path"),
     ],
 )
 def test_a_change_to_what_can_never_stand_is_a_fault_of_the_data(broken: Sent, member: str) -> None:
@@ -97,6 +99,20 @@ def test_a_change_to_what_can_never_stand_is_a_fault_of_the_data(broken: Sent, m
 )
 def test_an_amendment_starts_from_what_stands(other: Sent) -> None:
     assert refused(log_of(*OPEN), amended(other)) == "amends-what-stands"
+
+
+@pytest.mark.parametrize(
+    ("second", "pointer"),
+    [
+        (change("/period/start_on", was="2025", to="2026"), "/data/changes/1/from"),
+        (change("/terms/volumes/7/minimum", to="1"), "/data/changes/1/path"),
+        (change("/terms/volumes/0/color", to="red"), "/data/changes"),
+    ],
+)
+def test_a_refused_amendment_names_the_change_that_does_not_fit(second: Sent, pointer: str) -> None:
+    with pytest.raises(NotAllowedNow) as caught:
+        log_of(*OPEN).append(amended(change("/title", was="Cells", to="Batteries"), second))
+    assert [fault.pointer for fault in caught.value.errors] == [pointer]
 
 
 @pytest.mark.parametrize(
