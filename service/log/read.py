@@ -17,9 +17,10 @@ from service.domain.timeline import View, tell
 from service.errors import ContractNotFound, EventNotFound, HistoryForked, Internal, LedgerNotFound, MemberFault, Refused
 from service.log.cursor import cursor_at, parse_cursor
 from service.log.header import NO_PREVIOUS, Header, SealedPart, read_sealed
+from service.log.histories import Histories
 from service.log.ledger import Ledger, instant, zone
 from service.log.lists import Wanted, count_query, list_query
-from service.log.stored import StoredEvent, recorded_event, stored_event
+from service.log.stored import StoredEvent, stored_event
 from service.projections.contracts import encode_beside
 
 _CURRENT = """
@@ -31,18 +32,6 @@ WHERE c.ledger_id = %(ledger_id)s::uuid AND c.contract_id = ANY(%(contract_ids)s
 _HEAD = """
 SELECT last_position, recorded_at, clock_timestamp() FROM batches
 WHERE ledger_id = %(ledger_id)s::uuid ORDER BY last_position DESC LIMIT 1
-"""
-# In one row each: a thousand rows are told, taken and made one by one, and wake the event loop with every eight kilobytes.
-_HEADERS = """
-SELECT array_agg(e.position ORDER BY e.revision), array_agg(e.header ORDER BY e.revision) FROM events e
-WHERE e.ledger_id = %(ledger_id)s::uuid AND e.contract_id = %(contract_id)s::uuid AND e.position <= %(position)s
-"""
-# By one walk over the index, in half the time that it takes to look up the body of each event beside its header.
-_BODIES = """
-SELECT array_agg(p.position), array_agg(p.body) FROM payloads p
-WHERE p.ledger_id = %(ledger_id)s::uuid AND p.position = ANY(ARRAY(
-    SELECT e.position FROM events e
-    WHERE e.ledger_id = %(ledger_id)s::uuid AND e.contract_id = %(contract_id)s::uuid AND e.position <= %(position)s))
 """
 _ERASURES = """
 SELECT e.event_id::text,
@@ -160,6 +149,7 @@ class Reader:
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        self._histories = Histories(database)
         self._waiting: dict[str, tuple[Ledger, dict[str, list[asyncio.Future[CurrentState]]]]] = {}
         self._flights: dict[str, asyncio.Task[None]] = {}
 
@@ -231,19 +221,7 @@ class Reader:
 
     async def history(self, ledger: Ledger, contract_id: str, position: int) -> list[RecordedEvent]:
         """The events of a contract up to a position."""
-        parameters = {"ledger_id": ledger.ledger_id, "contract_id": contract_id, "position": position}
-
-        async def headers_and_bodies(connection: AsyncConnection[Any]) -> tuple[Any, Any]:
-            async with connection.pipeline():
-                headers = await connection.execute(_HEADERS, parameters, binary=True)
-                bodies = await connection.execute(_BODIES, parameters, binary=True)
-            return await headers.fetchone(), await bodies.fetchone()
-
-        (positions, headers), (stored, contents) = await self.database.read(headers_and_bodies)
-        if positions is None:
-            return []
-        bodies, local = dict(zip(stored or (), contents or (), strict=True)), zone(ledger.time_zone)
-        events = [recorded_event(header, bodies.get(position), local) for position, header in zip(positions, headers, strict=True)]
+        events = await self._histories.upto(ledger, contract_id, position)
         await self._check_gaps(ledger, {event.event_id: contract_id for event in events if event.data.is_erased})
         return events
 
