@@ -60,7 +60,8 @@ _log = structlog.get_logger()
 # What is looked up stands apart from the lock: a statement takes a new snapshot, where one with the lock in it would read the old state.
 LOCK = "SELECT FROM ledger_locks WHERE ledger_id = %(ledger_id)s::uuid FOR NO KEY UPDATE"
 # The head, once, or beside each of the contracts concerned that there are, without its filters, which are made anew; what few requests
-# find stands in the first row alone.
+# find stands in the first row alone. Each delivery is looked up by itself, which the limit commands: the plan that was made while the table
+# was small would read all deliveries of the ledger for ever after.
 LOOKUPS = """
 SELECT clock_timestamp(), b.last_position, b.recorded_at, l.generation, l.layout, l.clock_accepted_at,
        l.unique_reference_schemes, CASE WHEN row_number() OVER () = 1 THEN encode(b.frontier, 'hex') END,
@@ -70,11 +71,12 @@ SELECT clock_timestamp(), b.last_position, b.recorded_at, l.generation, l.layout
        ) END,
        CASE WHEN row_number() OVER () = 1 AND %(delivery_ids)s <> '[]' THEN (
            SELECT jsonb_agg(jsonb_build_array(d.contract_id, d.delivery_id))
-           FROM deliveries d
-           WHERE d.ledger_id = %(ledger_id)s::uuid
-             AND d.generation = (SELECT generation FROM ledgers WHERE ledger_id = %(ledger_id)s::uuid)
-             AND (d.contract_id, d.delivery_id)
-                 IN (SELECT s.c::uuid, s.d FROM jsonb_to_recordset(%(delivery_ids)s::jsonb) AS s(c text, d text))
+           FROM jsonb_to_recordset(%(delivery_ids)s::jsonb) AS s(c text, d text)
+           CROSS JOIN LATERAL (
+               SELECT contract_id, delivery_id FROM deliveries
+               WHERE ledger_id = l.ledger_id AND generation = l.generation AND contract_id = s.c::uuid AND delivery_id = s.d
+               LIMIT 1
+           ) d
        ) END,
        CASE WHEN row_number() OVER () = 1 AND %(event_ids)s <> '{}' THEN (
            SELECT jsonb_agg(jsonb_build_array(e.contract_id, e.event_id))

@@ -71,17 +71,27 @@ _ADD_PARTIES = (
     f"{insert_rows(parties)} ON CONFLICT (ledger_id, generation, party_id, digest) "
     "DO UPDATE SET contracts = parties.contracts + excluded.contracts"
 )
-# Only what a change touched can have come to nothing.
+# Only what a change touched can have come to nothing; each row is looked up by itself, as the limit commands, whatever the plan's age.
+_IS_THE_SAME = " AND ".join(f"{name} = r.{name}" for name in ("generation", *DIMENSIONS))
 _DROP_EMPTY_COMMITMENTS = f"""
-DELETE FROM commitments WHERE lines = 0 AND ({_KEY}) IN (
-    SELECT %(ledger_id)s::uuid, {", ".join(f"r.{name}" for name in ("generation", *DIMENSIONS))}
+DELETE FROM commitments WHERE ctid = ANY(ARRAY(
+    SELECT c.ctid
     FROM jsonb_to_recordset(%(commitments)s::jsonb) AS r(generation int, by_party boolean, by_product boolean,
-        party text, product text, currency text, unit text, year text, basis text, status text))
+        party text, product text, currency text, unit text, year text, basis text, status text)
+    CROSS JOIN LATERAL (
+        SELECT ctid FROM commitments WHERE ledger_id = %(ledger_id)s::uuid AND {_IS_THE_SAME} AND lines = 0 LIMIT 1
+    ) c))
 """  # noqa: S608
 _DROP_EMPTY_PARTIES = """
-DELETE FROM parties WHERE contracts = 0 AND (ledger_id, generation, party_id, digest) IN (
-    SELECT %(ledger_id)s::uuid, r.generation, r.party_id, r.digest
-    FROM jsonb_to_recordset(%(parties)s::jsonb) AS r(generation int, party_id text, digest text))
+DELETE FROM parties WHERE ctid = ANY(ARRAY(
+    SELECT p.ctid
+    FROM jsonb_to_recordset(%(parties)s::jsonb) AS r(generation int, party_id text, digest text)
+    CROSS JOIN LATERAL (
+        SELECT ctid FROM parties
+        WHERE ledger_id = %(ledger_id)s::uuid AND generation = r.generation AND party_id = r.party_id AND digest = r.digest
+          AND contracts = 0
+        LIMIT 1
+    ) p))
 """
 _UPSERT_OUTLOOKS = insert_rows(outlooks, upsert=True)
 _INSERT_DEADLINES = insert_rows(deadlines)

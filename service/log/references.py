@@ -27,10 +27,15 @@ PAGE_CONTRACTS = 200
 STATING = ("contract.reported", "contract.signed", "event.corrected", "event.voided", "event.erased")
 """The types of events that say what references a contract holds, or take back what one said."""
 
+# Each by itself, which the limit commands: a plan that was made while the table was small would read all that there are for ever after.
 HOLDERS = """
-SELECT u.scheme, u.id, u.contract_id::text FROM unique_references u
-WHERE u.ledger_id = %(ledger_id)s::uuid
-  AND (u.scheme, u.id) IN (SELECT w.scheme, w.id FROM jsonb_to_recordset(%(wanted)s::jsonb) AS w(scheme text, id text))
+SELECT u.scheme, u.id, u.contract_id::text
+FROM jsonb_to_recordset(%(wanted)s::jsonb) AS w(scheme text, id text)
+CROSS JOIN LATERAL (
+    SELECT scheme, id, contract_id FROM unique_references
+    WHERE ledger_id = %(ledger_id)s::uuid AND scheme = w.scheme AND id = w.id
+    LIMIT 1
+) u
 """
 RELEASE = "DELETE FROM unique_references WHERE ledger_id = %(ledger_id)s::uuid AND contract_id = ANY(%(contract_ids)s::uuid[])"
 HOLD = insert_rows(unique_references)

@@ -11,16 +11,19 @@ import pytest
 
 from service.access import FIND_KEY
 from service.database import Database as ServiceDatabase
-from service.log import append, imports, read, references, turn
+from service.log import append, histories, imports, outlook, read, references, turn
 from service.log.lists import Wanted
-from tests.conftest import Database
+from tests.conftest import Database, NewDatabase
 
 CONTRACTS: Final = 3_000
 EVENTS_EACH: Final = 3
-# The tables that grow; the others hold a row a ledger or a key, and reading them whole is right.
 # What a query may meet on its way, of 9,000 events and 3,000 contracts that each ledger has.
 MOST_ROWS: Final = 800
-GROWING: Final = {"events", "payloads", "contracts", "batches", "idempotency", "deliveries", "unique_references", "api_keys", "grants"}
+# The tables that grow; the others hold a row a ledger or a key, and reading them whole is right.
+GROWING: Final = {
+    *("events", "payloads", "contracts", "batches", "idempotency", "deliveries", "unique_references", "api_keys", "grants"),
+    *("outlooks", "parties", "commitments"),
+}
 LEDGER, CONTRACT = "00000000-0000-7000-8000-000000000001", "00000000-0000-7000-9000-000000000007"
 
 FILL = """
@@ -44,9 +47,13 @@ INSERT INTO tiles SELECT ledger_id, 0, n, decode(repeat('00', 8192), 'hex'), dec
 INSERT INTO contracts
     SELECT ledger_id, 1, contract_id, {events}, c, '\\x00', '2026-01-01', false, '2026-01-01',
            CASE WHEN c % 10 = 0 THEN day END,
-           ARRAY['status=in_force', 'role=buyer', 'party=party-' || c % 500, 'reference=DART:' || c], repeat('s', 800), repeat('b', 400)
+           ARRAY['signed_on=' || day, 'ends_on=' || (day + 1000), 'status=in_force', 'role=buyer', 'party=party-' || c % 500,
+                 'reference=DART:' || c], repeat('s', 800), repeat('b', 400)
     FROM made;
 INSERT INTO deliveries SELECT ledger_id, 1, contract_id, 'delivery-' || c, 2 FROM made;
+INSERT INTO outlooks SELECT ledger_id, 1, contract_id, '' FROM made;
+INSERT INTO parties SELECT ledger_id, 1, 'party-' || c, '', '', '{{}}', 1 FROM made;
+INSERT INTO commitments SELECT ledger_id, 1, true, false, 'party-' || c, '', '', '', '', '', '', 0, 0, 0, 0, 0, 1 FROM made;
 INSERT INTO unique_references SELECT ledger_id, 'DART', c::text, contract_id FROM made;
 INSERT INTO principals (principal_id, name) SELECT contract_id, 'someone' FROM made WHERE ledger_id = '{ledger}';
 INSERT INTO grants SELECT principal_id, '{ledger}', ARRAY['contracts:read'] FROM principals;
@@ -55,7 +62,6 @@ INSERT INTO idempotency SELECT ledger_id, substr(sha256(convert_to(c::text, 'UTF
 INSERT INTO imports SELECT ledger_id, '{ledger}', ledger_id, '\\x00', 'open' FROM ledgers;
 INSERT INTO import_lines (ledger_id, import_id, line, position, contract_id)
     SELECT ledger_id, '{ledger}', position, nullif(position, position / 1000 * 1000), contract_id FROM events;
-ANALYZE;
 """
 
 VALUES: Final[dict[str, Any]] = {
@@ -85,6 +91,14 @@ VALUES: Final[dict[str, Any]] = {
     "key_hash": b"x" * 32,
     "types": ["contract.reported"],
     "wanted": json.dumps([{"scheme": "DART", "id": "7"}]),
+    "filled_to": CONTRACT,
+    "parties": json.dumps([{"generation": 1, "party_id": "party-7", "digest": ""}]),
+    "commitments": json.dumps(
+        [
+            {"generation": 1, "by_party": True, "by_product": False, "party": "party-7"}
+            | dict.fromkeys(("product", "currency", "unit", "year", "basis", "status"), "")
+        ]
+    ),
     "delivery_ids": json.dumps([{"c": CONTRACT, "d": "delivery-7"}]),
 }
 """A value for each parameter by its name; a query with another parameter wants one here."""
@@ -97,9 +111,9 @@ def queries_of(module: ModuleType) -> dict[str, str]:
     return {f"{module.__name__.rpartition('.')[2]}.{name}": value for name, value in constants.items() if reads.match(value)}
 
 
-QUERIES: Final = (
-    queries_of(append) | queries_of(read) | queries_of(turn) | queries_of(imports) | queries_of(references) | {"access.FIND_KEY": FIND_KEY}
-)
+MODULES: Final = (append, read, histories, turn, imports, references, outlook)
+QUERIES: Final = {name: query for module in MODULES for name, query in queries_of(module).items()} | {"access.FIND_KEY": FIND_KEY}
+CHANGES: Final = {name: getattr(outlook, name) for name in ("_DROP_EMPTY_COMMITMENTS", "_DROP_EMPTY_PARTIES")}
 del QUERIES["append.ERASE"]  # it reads nothing: a call that is refused without an erasure, and goes through all receipts (docs/erasure.md)
 OTHERWISE: Final[dict[str, dict[str, Any]]] = {
     "turn._SETTLED": {"after": CONTRACT},
@@ -119,11 +133,28 @@ MORE: Final[list[tuple[str, dict[str, Any]]]] = [
     ("read.POSITION_AT", {"known_at": "2026-01-01T00:10:01Z"}),
     ("read.POSITION_AT", {"known_at": "2999-01-01T00:00:00Z"}),
 ]
+PLANNED_ANEW: Final = {"read._WANTED_OF_CONTRACTS"}
+OFTEN: Final = [(name, parameters) for name, parameters in MORE if name not in PLANNED_ANEW]
 
 
 @pytest.fixture(scope="module")
 def filled(database: Database) -> Iterator[psycopg.Connection[Any]]:
     with psycopg.connect(database.superuser_url, autocommit=True) as connection:
+        connection.execute(FILL.format(contracts=CONTRACTS, events=EVENTS_EACH, ledger=LEDGER))
+        connection.execute("ANALYZE")
+        yield connection
+
+
+@pytest.fixture(scope="module")
+def grown(new_database: NewDatabase) -> Iterator[psycopg.Connection[Any]]:
+    """A connection that prepared every query when the database was empty, and no statistics since: as in the first minutes of a service."""
+    with new_database() as database, psycopg.connect(database.superuser_url, autocommit=True) as connection:
+        for table in GROWING:
+            connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
+        connection.execute("SET plan_cache_mode = force_generic_plan")
+        for name, query in (QUERIES | CHANGES).items():
+            connection.execute(f'PREPARE "{name}" AS {numbered(query)}')
+            run_prepared(connection, name, OTHERWISE.get(name, {}))
         connection.execute(FILL.format(contracts=CONTRACTS, events=EVENTS_EACH, ledger=LEDGER))
         yield connection
 
@@ -148,9 +179,27 @@ def plan_of_one_use(connection: psycopg.Connection[Any], query: str, parameters:
 
 def plan_of_all_uses(connection: psycopg.Connection[Any], query: str) -> list[dict[str, Any]]:
     """The nodes of the plan that Postgres makes for a prepared statement, whatever its parameters."""
-    names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", query)))
-    numbered = re.sub(r"%\((\w+)\)s", lambda match: f"${names.index(match[1]) + 1}", query)
-    return explained(connection, f"EXPLAIN (GENERIC_PLAN, FORMAT JSON) {numbered}")
+    return explained(connection, f"EXPLAIN (GENERIC_PLAN, FORMAT JSON) {numbered(query)}")
+
+
+def names_in(query: str) -> list[str]:
+    return list(dict.fromkeys(re.findall(r"%\((\w+)\)s", query)))
+
+
+def numbered(query: str) -> str:
+    """The query with its parameters as `PREPARE` wants them."""
+    names = names_in(query)
+    return re.sub(r"%\((\w+)\)s", lambda match: f"${names.index(match[1]) + 1}", query)
+
+
+def run_prepared(connection: psycopg.Connection[Any], name: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
+    """The nodes of the plan that the prepared statement of a query has, run with some values."""
+    names = names_in((QUERIES | CHANGES)[name])
+    values = ", ".join(f"%({name})s" for name in names)
+    written = psycopg.ClientCursor(connection).mogrify(
+        f'EXECUTE "{name}" ({values})' if names else f'EXECUTE "{name}"', VALUES | parameters
+    )
+    return explained(connection, f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {written}")
 
 
 def rows_met(plan: list[dict[str, Any]]) -> dict[str, float]:
@@ -183,6 +232,14 @@ def test_many_at_once_or_few_among_many_are_found_by_an_index(
     filled: psycopg.Connection[Any], name: str, parameters: dict[str, Any]
 ) -> None:
     check_plan_of_one_use(filled, QUERIES[name], parameters)
+
+
+@pytest.mark.parametrize(("name", "parameters"), [*((name, OTHERWISE.get(name, {})) for name in QUERIES | CHANGES), *OFTEN])
+def test_a_plan_made_while_nothing_was_there_is_good_for_what_comes(
+    grown: psycopg.Connection[Any], name: str, parameters: dict[str, Any]
+) -> None:
+    plan = run_prepared(grown, name, parameters)
+    assert {step: rows for step, rows in rows_met(plan).items() if rows > MOST_ROWS} == {}
 
 
 async def test_a_list_is_planned_for_its_own_filters(filled: psycopg.Connection[Any], database: Database) -> None:
