@@ -10,7 +10,7 @@ from typing import Any
 
 from service.audit.book import Book, Connection, Difference, Found, read_contract
 from service.audit.chain import check_chain
-from service.audit.span import EARLIER, SPAN_EVENTS, Checked, Span, does_not_follow
+from service.audit.span import AT_FIRST, EARLIER, PASSED, SPAN_EVENTS, Checked, Span, does_not_follow, stand
 from service.audit.tree import Growing
 from service.log.tree import HASH_BYTES
 
@@ -32,8 +32,6 @@ SELECT min(position) FROM (
 ) o
 """
 _NEVER = -(2**63)
-_REVISION_BYTES = 4
-_NOTHING = bytes(HASH_BYTES + _REVISION_BYTES)
 _BATCH = "the batch that ends here has another recorded_at than its last event, or ends within a request"
 
 
@@ -51,8 +49,8 @@ class Walk:
         self._connection = connection
         self._book = book
         self._growing = Growing(connection, book)
-        # By contract, of its last event the hash, and the revision behind it.
-        self._last: dict[bytes, bytes] = {}
+        # By contract, the hash of its last event and the revision behind it.
+        self._stands: dict[bytes, bytes] = {}
         self._erased_from: set[str] = set()
         self._instant = _NEVER
         self._batch_instant = _NEVER
@@ -78,18 +76,19 @@ class Walk:
         self._join_contracts(checked)
         batches = self._batches(span)
         self._join_batches(span, checked.instants, batches)
-        self._growing.step(checked.leaves, {position: frontier for position, _, frontier in batches})
+        leaves = [checked.leaves[at : at + HASH_BYTES] for at in range(0, len(checked.leaves), HASH_BYTES)]
+        self._growing.step(leaves, {position: frontier for position, _, frontier in batches})
         self._erased_from |= checked.erased_from
 
     def _join_contracts(self, checked: Checked) -> None:
         """Each contract goes on from where it stood."""
-        for contract_id, (prev, revision, position) in checked.first.items():
-            stood = self._last.get(contract_id, _NOTHING)
-            last_hash, last = stood[:HASH_BYTES], int.from_bytes(stood[HASH_BYTES:])
-            if last_hash.hex() != prev or last + 1 != revision:
-                raise does_not_follow(position, prev, revision, (last_hash, last))
-            last_hash, last = checked.last[contract_id]
-            self._last[contract_id] = last_hash + last.to_bytes(_REVISION_BYTES)
+        stands = self._stands
+        for contract_id, before, position, after in PASSED.iter_unpack(checked.contracts):
+            stood = stands.get(contract_id, AT_FIRST)
+            if stood != before:
+                prev, last = stand(before)
+                raise does_not_follow(position, prev.hex(), last + 1, stand(stood))
+            stands[contract_id] = after
 
     def _batches(self, span: Span) -> list[tuple[int, int, bytes | None]]:
         """The batches that end in a span: their last position, their instant in microseconds since 2000, and their frontier."""

@@ -295,6 +295,18 @@ def test_a_header_rewritten_with_its_hash_is_found(
         assert found(filled)
 
 
+@pytest.mark.parametrize("prev", ["", "0" * 62, "0" * 66, "00 " * 32, "zero" * 16])
+def test_a_first_event_that_names_its_beginning_otherwise_is_found(
+    filled: Filled, superuser: psycopg.Connection[tuple[Any, ...]], prev: str
+) -> None:
+    row = superuser.execute("SELECT position, header FROM events WHERE revision = 1 ORDER BY position LIMIT 1").fetchone()
+    assert row
+    header = canonical({**json.loads(row[1]), "prev": prev})
+    statement = "UPDATE events SET header = %s, event_hash = %s WHERE position = %s"
+    with damaged(superuser, statement, header, event_hash(header), row[0]):
+        assert "no event is followed so" in found(filled)
+
+
 BODIES: Mapping[str, Any] = {
     "no JSON": b"{",
     "no object": b"[]",
