@@ -17,7 +17,7 @@ from service.log.ledger import Ledger, zone
 from service.log.stored import recorded_event
 
 MAX_HELD_BYTES = 16 * 1024 * 1024
-"""How much of the log, as stored, is held in memory; decoded it takes about four times as much."""
+"""How much of the log, as stored, is held in memory; decoded it takes less than twice as much."""
 HELD_SECONDS = 60
 """For how long a history is held after it was read whole, however often it is asked for."""
 
