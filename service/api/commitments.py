@@ -55,7 +55,9 @@ def _is_basis(text: str) -> str:
 
 class CommitmentFilters(QueryModel):
     party: Annotated[str | None, Field(max_length=100, description="Only contracts with this party, by its party_id.")] = None
-    product: Annotated[str | None, Field(max_length=100, description="Only this product, by its item_id.")] = None
+    product: Annotated[
+        str | None, Field(max_length=100, description="Only this product, by its item_id; empty for money that is of several.")
+    ] = None
     currency: Annotated[CurrencyCode | None, Field(description="Only money in this currency; quantities are left out.")] = None
     year: Annotated[str | None, Field(max_length=11, description="Only this year, or `unscheduled`."), AfterValidator(_is_year)] = None
     basis: Annotated[
@@ -114,7 +116,8 @@ async def _list_commitments(call: Call) -> Response:
 def _commitment(call: Call, row: dict[str, str], query: CommitmentFilters) -> answers.Commitment:
     """A sum, or a line of one contract, as it is answered. What has no product is of several."""
     told = {name: row[name] for name in PLACES if name != "basis" and row.get(name)}
-    params = {**told, "basis": row["basis"], "status": query.status}
+    of_several = {"product": ""} if row.get("product") == "" else {}
+    params = {**told, **of_several, "basis": row["basis"], "status": query.status}
     return answers.Commitment(
         basis=row["basis"],
         committed=answers.Range(low=row["committed_low"], high=row["committed_high"]),
@@ -133,7 +136,7 @@ async def _list_contracts_of_commitments(call: Call) -> Response:
     listed = f"contracts of commitments in {ledger.ledger_id} {call.epoch}"
     place = ("", place_in(listed, query.after, _UUID)) if query.after else None
     _, as_of = await stand_and_times(call)
-    terms = [f"{name}={value}" for name, value in query.where.items() if name in ("party", "product", "currency")]
+    terms = [f"{name}={value}" for name, value in query.where.items() if name in ("party", "product", "currency") and value]
     wanted = Wanted(terms=terms, any_term=[f"status={status}" for status in query.status.split(",")])
     rows = await reader.contracts(ledger, wanted, place, query.limit + 1)
     items = [item for row in rows[: query.limit] if (item := _of_contract(call, row[0], row[1], row[2], query)).lines]

@@ -41,6 +41,10 @@ def filters_of(state: ContractState) -> list[str]:
     terms += [f"currency={currency}" for currency in sorted(currencies)]
     for total in value.by_currency:
         terms += _total_terms(total.currency, total.low.amount, total.high.amount)
+    if state.delivery and state.delivery.totals:
+        # A later report or signing may state other items than those that were delivered before.
+        gone = {total.item_id for total in state.delivery.totals} - {item.item_id for item in state.items}
+        terms += [f"product={item_id}" for item_id in sorted(gone)]
     terms += _lasting_terms(
         state.title or "",
         tuple([(party.party_id, party.name or "", *party.roles) for party in state.parties]),

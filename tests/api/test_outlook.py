@@ -1,6 +1,7 @@
 """Commitments, deadlines and parties over all contracts of a ledger: as computed by hand, page by page, and after every change."""
 
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import httpx
@@ -138,6 +139,24 @@ def test_a_scheduled_volume_stands_in_its_year_and_the_rest_is_unscheduled(empty
     open_contract(empty, changed(body, "/data/terms", {"volumes": volumes}))
     found = items_of(empty, "/commitments", by="year")
     assert {item["year"]: item["committed"]["low"] for item in found} == {"2024": "30", "2025": "20", "unscheduled": "50"}
+
+
+def test_the_contracts_of_each_sum_make_that_sum(empty: httpx.Client) -> None:
+    first = sold(empty, "a", "cells", "100")
+    sold(empty, "b", "packs", "70")
+    both = [{"item_id": item_id, "description": "goods"} for item_id in ("cells", "packs")]
+    open_contract(empty, changed(changed(SIGNED, "/data/items", both), "/data/figures", [figure("f", "30", "USD", "contractual")]))
+    reported = open_contract(empty, changed(REPORTED, "/data/items", [{"item_id": "old", "description": "as reported"}]))
+    for contract_id, product in ((first, "cells"), (reported, "old")):
+        delivered(empty, contract_id, f"of-{product}", product, "10", "20", "2024-05-01")
+    renamed = {"items": [{"item_id": "new", "description": "as signed"}], "figures": [figure("f", "50", "USD", "contractual")]}
+    assert record(empty, reported, "contract.signed", event(renamed, "2024-06-01")).status_code == 201
+    for by in ("product", "party,product", "product,year", "year"):
+        for told in items_of(empty, "/commitments", by=by):
+            lines = [line for made_of in httpx_items(empty, told["contracts"]) for line in made_of["lines"]]
+            made = [sum(Decimal(amount) for amount in column) for column in zip(*map(amounts, lines), strict=True)]
+            assert made == [Decimal(amount) for amount in amounts(told)], told
+    assert [item["contract_id"] for item in items_of(empty, "/contracts", product="old")] == [reported]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 100])
