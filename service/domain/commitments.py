@@ -1,8 +1,9 @@
 """Commitments: what a contract commits to, what of it is delivered and what remains, in lines that can be added up across contracts.
 
 Money stands by currency and basis: of each basis the best figure for the total, at one VAT. What derives from another standing figure is
-the same money told again, and is left out. Nothing is spread: an amount has a year only where an event states one, and the product of a
-contract with several items is not told for its total. Quantities stand by item, unit and year. What is hypothetical commits nobody.
+the same money told again, and is left out; so is a figure whose amount is sealed. Nothing is spread: an amount has a year only where an
+event states one, and the product of a contract with several items is not told for its total. Quantities stand by item, unit and year.
+What is hypothetical commits nobody.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ import msgspec
 from service.domain.money import add, plain
 from service.domain.parts import Item, JsonObject, StandingFigure
 from service.domain.state import ContractState
-from service.domain.value import preference
+from service.domain.value import is_open, preference
 
 UNSCHEDULED: Final = "unscheduled"
 STATED: Final = "stated"
@@ -73,9 +74,10 @@ def _committed(state: ContractState) -> dict[tuple[str, str], tuple[str, str]]:
     best = state.value.best
     if best is None:
         return {}
-    standing = {figure.figure_id for figure in state.value.figures}
+    figures = [figure for figure in state.value.figures if is_open(figure)]
+    standing = {figure.figure_id for figure in figures}
     alike: dict[tuple[str, str], list[StandingFigure]] = {}
-    for figure in state.value.figures:
+    for figure in figures:
         again = figure.derived_from is not None and figure.derived_from["figure_id"] in standing
         if figure.scope == "total" and not again and (figure.vat or "unknown") == (best.vat or "unknown"):
             alike.setdefault((figure.currency, figure.basis), []).append(figure)

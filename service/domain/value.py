@@ -35,6 +35,11 @@ def high_of(figure: StandingFigure) -> Decimal:
     return _decimal(figure.amount or figure.high or "0")
 
 
+def is_open(figure: StandingFigure) -> bool:
+    """Whether a figure says how much: one whose amount is sealed counts for nothing."""
+    return bool(figure.amount or (figure.low and figure.high))
+
+
 def value_of(facts: Facts) -> Value:
     """The value that a contract's standing figures make: best, range, currencies, support, conflicts.
 
@@ -42,7 +47,7 @@ def value_of(facts: Facts) -> Value:
     """
     listed = figures = facts.value.figures
     if facts.sealed:
-        figures = [figure for figure in listed if figure.amount or (figure.low and figure.high)]
+        figures = [figure for figure in listed if is_open(figure)]
     withheld = [part for part in facts.withheld if part.path == "/value" or part.path.startswith(("/value/", "/figures"))]
     kinds = _kinds(figures)
     conflicts = _conflicts(facts, figures, kinds) if len(figures) > 1 else []

@@ -141,6 +141,21 @@ def test_a_scheduled_volume_stands_in_its_year_and_the_rest_is_unscheduled(empty
     assert {item["year"]: item["committed"]["low"] for item in found} == {"2024": "30", "2025": "20", "unscheduled": "50"}
 
 
+def test_a_figure_whose_amount_is_sealed_commits_to_no_zero_and_displaces_none_that_is_open(empty: httpx.Client) -> None:
+    first, second = sold(empty, "a", "cells", "100"), sold(empty, "b", "cells", "70")
+    later, other = figure("g", "900", "USD", "contractual"), figure("g", "5", "EUR", "reported")
+    derived = {**figure("h", "8", "CHF", "reported"), "derived_from": {"figure_id": "g"}}
+    for contract_id, sealed in ((first, later), (second, other)):
+        amount = sealed.pop("amount")
+        body = event({"figure": sealed}, sealed=[{"path": "/figure/amount", "value": amount}])
+        assert record(empty, contract_id, "figure.stated", body).status_code == 201
+    assert record(empty, second, "figure.stated", event({"figure": derived})).status_code == 201
+    assert {item["currency"]: amounts(item) for item in items_of(empty, "/commitments")} == {
+        "CHF": ("8", "0", "8"),
+        "USD": ("170", "0", "170"),
+    }
+
+
 def test_the_contracts_of_each_sum_make_that_sum(empty: httpx.Client) -> None:
     first = sold(empty, "a", "cells", "100")
     sold(empty, "b", "packs", "70")
