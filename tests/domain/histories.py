@@ -293,7 +293,7 @@ _DURATIONS = st.sampled_from(["P1Y", "P4Y", "P6M", "P90D", "P2W"])
 
 
 _MONEY = st.fixed_dictionaries({"amount": _AMOUNTS, "currency": st.sampled_from(["KRW", "USD"])})
-_IDENTIFIERS = st.fixed_dictionaries({"scheme": st.just("LEI"), "id": _NAMES})
+_IDENTIFIERS = st.fixed_dictionaries({"scheme": st.just("LEI"), "id": st.sampled_from(["Reuters", "한국경제", 'a "quote" \\', "😀"])})
 
 
 def _members(required: dict[str, st.SearchStrategy[Any]], optional: dict[str, st.SearchStrategy[Any]]) -> Members:
