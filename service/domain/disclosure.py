@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from service.domain.events import EventData, Name, Path, RecordedEvent, check_room, event_type, stated
+from service.domain.figures import keep_apart
 from service.domain.parts import Filing, Released, Withheld
 from service.domain.state import Contract
 from service.domain.terms import Identifier, PartPath, WithheldData, WithheldList, distinct
@@ -74,7 +75,7 @@ class DisclosureReleased(EventData):
     paths: Paths
 
     def check_whole(self, whole: Contract) -> None:
-        known = {part.path for part in whole.facts.withheld} | {part.path for part in whole.facts.released}
+        known = _withheld_ever(whole)
         for path in self.paths:
             if path not in known:
                 raise NotAllowedNow("known-withheld", f"The contract withholds nothing at {path}.")
@@ -88,11 +89,17 @@ class DisclosureReleased(EventData):
 
     def apply(self, contract: Contract, event: RecordedEvent) -> None:
         facts = contract.facts
+        if not set(self.paths) <= _withheld_ever(contract):
+            keep_apart(contract, event.revision, ())  # it is withheld later; the rest of the event is folded
         released = [part for part in facts.withheld if part.path in self.paths]
         facts.withheld = [part for part in facts.withheld if part not in released]
         facts.released += [
             Released(path=part.path, effective_on=event.effective_on, rests_on=[*part.rests_on, event.revision]) for part in released
         ]
+
+
+def _withheld_ever(contract: Contract) -> set[str]:
+    return {part.path for part in contract.facts.withheld} | {part.path for part in contract.facts.released}
 
 
 def _check_withheld(whole: Contract, entries: Sequence[WithheldData]) -> None:

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from service.domain.events import EventData, Id, Name, RecordedEvent, check_room, event_type, stated
+from service.domain.figures import keep_apart
 from service.domain.parts import FormerParty, JsonObject, Party
 from service.domain.state import Contract
 from service.domain.terms import Identifier, PartyData, distinct
@@ -122,7 +123,9 @@ class PartyIdentified(EventData):
         party.name = self.name or party.name
         _identify(party, stated(self.identifiers) or [])
         for party_id in dict.fromkeys(self.merges or ()):
-            if (same := contract.party(party_id)) is not None and same is not party:
+            if not _knows_party(contract, party_id):
+                keep_apart(contract, event.revision, ())  # it joins later; the rest of the event is folded
+            elif (same := contract.party(party_id)) is not None and same is not party:
                 party.roles = list(dict.fromkeys([*party.roles, *same.roles]))
                 _identify(party, same.identifiers or [])
                 party.rests_on = [*party.rests_on, *same.rests_on]

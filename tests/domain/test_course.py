@@ -210,6 +210,15 @@ def test_only_what_is_withheld_is_released() -> None:
     assert told(*OPEN, withheld("/value"), released("/value", effective_on="2024-01-31")).state.unplaced == [4]
 
 
+def test_a_release_of_what_is_withheld_later_is_unplaced_and_releases_the_rest() -> None:
+    later = sent("disclosure.withheld", "2024-05-01", {"withheld": [{"path": "/quantity", "reason": "secret"}]})
+    history = [*OPEN, withheld("/value"), later, released("/value", "/quantity")]
+    log_of(*history)
+    state = told(*history).state
+    assert ([part.path for part in state.withheld], [part.path for part in state.released]) == (["/quantity"], ["/value"])
+    assert state.unplaced == [5]
+
+
 def test_what_was_released_in_time_is_not_flagged_when_its_day_has_passed() -> None:
     assert flagged_in(log_of(*OPEN, withheld("/value", until="2025"))) == ["withheld-past-its-day.3"]
     assert flagged_in(log_of(*OPEN, withheld("/value", until="2025"), released("/value"))) == []

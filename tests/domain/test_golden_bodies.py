@@ -103,7 +103,7 @@ UNFIT = {"contract.completed", "contract.terminated"}
 """Those that end only what is signed, and so are kept apart without a signing."""
 
 
-APART_AFTER = OF_A_FIGURE | OF_A_PART | UNFIT | ACTS.keys() | OF_AN_EVENT | {"order.extended"}
+APART_AFTER = OF_A_FIGURE | OF_A_PART | UNFIT | ACTS.keys() | OF_AN_EVENT | {"order.extended", "party.identified"}
 """What is kept apart after an opening that states nothing of what it names."""
 
 

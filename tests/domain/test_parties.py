@@ -94,3 +94,11 @@ def test_a_contract_has_a_most_of_parties() -> None:
     log = log_of(*OPEN, *(added(f"g{number}") for number in range(MAX_PARTIES - 2)))
     assert refused(log, added("one-more")) == "parts-limit"
     log.append(replaced())
+
+
+def test_a_merge_of_a_party_that_joins_later_is_unplaced_and_the_rest_of_the_identification_counts() -> None:
+    history = [*OPEN, added("p1", "2025-06-01"), identified("isuzu", "2025-03-01", merges=["p1"], identifiers=[LEI])]
+    state = log_of(*history) and told(*history).state
+    assert state.unplaced == [4]
+    assert [(known.party_id, known.identifiers) for known in state.parties] == [("lges", None), ("isuzu", [LEI]), ("p1", None)]
+    assert told(*history[:2], added("p1", "2025-01-01"), history[3]).state.unplaced == []
