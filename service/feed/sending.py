@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final
 
@@ -26,6 +27,8 @@ from service.errors import OperatorError
 DELIVERY_SECONDS: Final = 15
 """For a whole delivery, from the look at the name to the answer's head."""
 MAX_URL: Final = 2_000
+MAX_PORT: Final = 65_535
+_BAD_PORT: Final = f"not a URL: a port is a number from 1 to {MAX_PORT}"
 MOST_ADDRESSES: Final = 4
 """Of a name that leads to several, for a delivery that cannot be connected."""
 LOOKUPS: Final = 16
@@ -82,12 +85,15 @@ def fault_of_url(url: str, networks: Sequence[Network]) -> str | None:
     """Why an address cannot be that of a webhook, as far as it tells by itself."""
     try:
         known = httpx.URL(url)
-    except httpx.InvalidURL:
+        host = known.host  # brought to Unicode only now, which may fail where the letters before it were in order
+    except (httpx.InvalidURL, UnicodeError):
         return "not a URL"
-    if known.scheme not in ("http", "https") or not known.host or known.userinfo or known.fragment:
+    if known.scheme not in ("http", "https") or not host or known.userinfo or known.fragment:
         return "not an https URL, without a user and without a fragment"
+    if not 1 <= _port_of(known) <= MAX_PORT:
+        return _BAD_PORT
     try:
-        _check(_as_address(known.host), known.scheme, networks)
+        _check(_as_address(host), known.scheme, networks)
     except ValueError:
         return None if known.scheme == "https" or networks else "https, since what is sent would be readable on its way"
     except NotAllowed as refused:
@@ -106,10 +112,14 @@ class Sender:
         self._context: ssl.SSLContext | None = None
 
     def client(self) -> httpx.AsyncClient:
-        """The connections to one endpoint; whoever asks closes them. Nothing is followed, and no proxy of the environment is used."""
+        """The connections to one endpoint; whoever asks closes them. Nothing is followed or kept; no proxy of the environment is used."""
         self._context = self._context or httpx.create_ssl_context()
         limits = httpx.Limits(keepalive_expiry=KEEP_ALIVE_SECONDS)
-        return httpx.AsyncClient(verify=self._context, trust_env=False, follow_redirects=False, limits=limits, timeout=DELIVERY_SECONDS)
+        # An endpoint could have as many cookies kept as it likes, each sent back with all that follows.
+        cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+        return httpx.AsyncClient(
+            verify=self._context, trust_env=False, follow_redirects=False, cookies=cookies, limits=limits, timeout=DELIVERY_SECONDS
+        )
 
     async def send(self, client: httpx.AsyncClient, url: str, secrets: Sequence[str], message_id: str, body: bytes) -> Outcome:
         """Deliver a body once, signed with each of the secrets. Never fails: what went wrong is told."""
@@ -145,7 +155,9 @@ class Sender:
 
     async def _addresses(self, url: httpx.URL) -> list[Address]:
         """The addresses that a host's name leads to. NotAllowed unless deliveries may go to all of them."""
-        name, port = url.raw_host.decode("ascii"), url.port or (443 if url.scheme == "https" else 80)
+        name, port = url.raw_host.decode("ascii"), _port_of(url)
+        if not 1 <= port <= MAX_PORT:  # kept before this was refused; what a system makes of it is another port or no error of a connection
+            raise NotAllowed(_BAD_PORT)
         looked = asyncio.get_running_loop().run_in_executor(self._lookups, _look_at, name.strip("[]"), port)
         addresses = await looked
         for address in addresses:
@@ -197,6 +209,10 @@ async def _take_rest(response: httpx.Response) -> None:
         pass  # what was to be known is known
     finally:
         await response.aclose()
+
+
+def _port_of(url: httpx.URL) -> int:
+    return url.port if url.port is not None else 443 if url.scheme == "https" else 80
 
 
 def _look_at(name: str, port: int) -> list[Address]:

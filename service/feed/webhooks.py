@@ -47,7 +47,8 @@ _CLAIM = """
 UPDATE webhooks SET worker = %(worker)s::uuid, leased_until = clock_timestamp() + make_interval(secs => %(seconds)s)
 WHERE (ledger_id, webhook_id) IN (
     SELECT ledger_id, webhook_id FROM webhooks
-    WHERE status = 'active' AND (leased_until IS NULL OR leased_until < clock_timestamp())
+    WHERE status = 'active' AND (leased_until IS NULL OR leased_until < clock_timestamp()
+        OR worker = %(worker)s::uuid AND webhook_id <> ALL(%(attended)s::uuid[]))
     ORDER BY webhooks.webhook_id LIMIT %(most)s FOR UPDATE SKIP LOCKED)
 RETURNING webhook_id::text, (SELECT name FROM ledgers l WHERE l.ledger_id = webhooks.ledger_id)
 """
@@ -121,9 +122,11 @@ class Webhooks:
                 deliverer.changed.set()
 
     async def _claim(self) -> None:
-        """Take up what nobody delivers to."""
+        """Take up what nobody delivers to; also what was leased to this process and is not known here, since the answer to an earlier claim
+        was lost, or what came after it failed: its lease is moved on like the others."""
         leased_until = asyncio.get_running_loop().time() + LEASE_SECONDS - MARGIN_SECONDS
-        for webhook_id, name in await self._database.rows(_CLAIM, {"worker": self._worker, "seconds": LEASE_SECONDS, "most": MAX_CLAIMED}):
+        named = {"worker": self._worker, "seconds": LEASE_SECONDS, "most": MAX_CLAIMED, "attended": [*self._deliverers]}
+        for webhook_id, name in await self._database.rows(_CLAIM, named):
             await self._let_go(webhook_id)
             ledger, epoch = await self._reader.ledger(name)
             made = Deliverer(self._reader, self._read, self.sender, self._slots, Lease(ledger, epoch, self._worker, webhook_id))

@@ -41,15 +41,11 @@ class Handler(BaseHTTPRequestHandler):
         status, sleep = told["default"]
         status, sleep = told.get("contracts", {}).get(event.get("subject", ""), (status, sleep))
         line = {"event": event, "id": self.headers["webhook-id"], "signed": self._signed(told["secrets"], body), "status": status}
-        line["port"] = self.client_address[1]
+        line |= {"port": self.client_address[1], "cookie": self.headers["Cookie"]}
         with WRITING, (folder / "got.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         time.sleep(sleep)
-        self.send_response(status)
-        if told.get("retry_after") and status != 200:
-            self.send_header("Retry-After", told["retry_after"])
-        if status in (301, 307):
-            self.send_header("Location", f"http://127.0.0.1:{self.server.server_address[1]}/elsewhere")
+        self._begin(status, told)
         if told.get("trickle"):
             self.send_header("Content-Length", "10")
             self.end_headers()
@@ -67,6 +63,15 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.send_header("Content-Length", "0")
         self.end_headers()
+
+    def _begin(self, status: int, told: dict[str, Any]) -> None:
+        self.send_response(status)
+        if told.get("retry_after") and status != 200:
+            self.send_header("Retry-After", told["retry_after"])
+        if told.get("cookies"):
+            self.send_header("Set-Cookie", f"{self.headers['webhook-id']}={'x' * 4_000}; Max-Age=86400")
+        if status in (301, 307):
+            self.send_header("Location", f"http://127.0.0.1:{self.server.server_address[1]}/elsewhere")
 
     def _signed(self, secrets: list[str], body: bytes) -> list[bool]:
         found = []

@@ -123,9 +123,20 @@ async def test_a_name_is_looked_at_as_it_goes_over_the_wire(names: dict[str, lis
 
 
 async def test_a_name_that_leads_nowhere_or_is_no_name_is_a_failed_delivery(names: dict[str, list[list[str]]]) -> None:
-    for url in ("https://nowhere.example/", f"https://{'x' * 64}.example/"):
+    names["erp.example"] = [["127.0.0.1"]]
+    for url in ("https://nowhere.example/", f"https://{'x' * 64}.example/", "https://xn--a.example/", "https://erp.example:65536/"):
         (outcome,) = await sent(url)
         assert not outcome.delivered
+
+
+async def test_what_an_endpoint_would_have_kept_is_not_kept_and_not_sent_back(
+    secure: Receiver, names: dict[str, list[list[str]]]
+) -> None:
+    names["erp.example"] = [["127.0.0.1"]]
+    secure.answer(cookies=True)
+    outcomes = await sent(f"https://erp.example:{secure.port}/events", times=3)
+    assert [outcome.failure for outcome in outcomes] == [None] * 3
+    assert [line["cookie"] for line in secure.got()] == [None] * 3
 
 
 async def test_an_answer_that_trickles_counts_as_it_began_and_is_cut_off(

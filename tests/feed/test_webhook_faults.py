@@ -89,6 +89,20 @@ def test_a_cursor_in_an_older_copy_of_the_database_is_not_overwritten_by_what_a_
     comes(lambda: receiver.arrived(contract_id) == [1, 2, 3, 4, 2, 3, 4], "what that copy had not sent")
 
 
+def test_a_lease_whose_worker_does_not_know_that_it_has_it_is_taken_up(
+    database: Database, api: httpx.Client, service: RunningService, receiver: Receiver
+) -> None:
+    webhook_id = hook(api, receiver)
+    assert api.post(f"/webhooks/{webhook_id}/pause").status_code == 200
+    deliverers = service.app.state.webhooks._deliverers
+    comes(lambda: webhook_id not in deliverers, "nobody delivers to it")
+    # As a claim leaves it whose commit came through, and whose answer was lost with the connection.
+    claimed = "UPDATE webhooks SET status = 'active', worker = %s, leased_until = clock_timestamp() + '1 hour' WHERE webhook_id = %s"
+    rows(database.superuser_url, claimed, service.app.state.webhooks._worker, webhook_id)
+    contract_id = grown(api, 1)
+    comes(lambda: receiver.arrived(contract_id) == [1, 2], "what was recorded since")
+
+
 def test_with_a_new_epoch_a_webhook_goes_on_from_where_the_database_has_it(
     database: Database, api: httpx.Client, receiver: Receiver
 ) -> None:

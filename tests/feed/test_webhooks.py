@@ -376,6 +376,10 @@ def test_an_endpoint_that_hangs_fails_in_time_and_holds_up_nobody(
         ("https://[fe80::1]/", "not a public address"),
         ("https://100.64.0.1/", "not a public address"),
         ("http://8.8.8.8/", "by https only"),
+        ("https://xn--a.example/", "not a URL"),
+        ("https://xn--zzz-.example/", "not a URL"),
+        ("https://erp.example:0/", "a port is a number from 1 to 65535"),
+        ("https://erp.example:65536/", "a port is a number from 1 to 65535"),
     ],
 )
 def test_an_address_that_nobody_should_be_sent_to_is_refused(api: httpx.Client, url: str, detail: str) -> None:
