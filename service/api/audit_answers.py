@@ -80,7 +80,8 @@ class ReplayDifference(msgspec.Struct, kw_only=True):
 class Replay(msgspec.Struct, omit_defaults=True, kw_only=True):
     """A replay: how far it is, and what it has found. `events_per_second` is the mean over the time that it was worked on.
 
-    `book_digest` is SHA-256 of a book's lines but the last, which says it too.
+    `book_digest` is that of a book's lines but the last, which says it too: SHA-256 of the first, and from each line to the next SHA-256 of
+    the digest so far and the line.
     """
 
     replay_id: str

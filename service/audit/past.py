@@ -1,7 +1,7 @@
 """The whole book as it was believed to be: every contract as known at a position, in effect on a day, one a line (NDJSON).
 
-The first line says what the book is of, the last how much it holds, with the digest of all lines before it: a book that was cut off has no
-such line. Nothing of a book is kept: it is told anew from the log each time, byte by byte the same until something of it is erased.
+The first line says what the book is of, the last how much it holds, with a digest of all lines before it: a book that was cut off has no
+such line. Nothing of a book is kept: it is told anew from the log each time, line by line the same until something of it is erased.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ import msgspec
 from service.audit.book import Book, Chunk, Connection, Difference, Found, chunks_of, open_book, open_connection, read_events
 from service.audit.chain import check_chain
 from service.audit.crew import Crew
-from service.audit.replay import Progress
+from service.audit.replay import Course, Progress
 from service.domain.contract import encode_state
 from service.domain.events import RecordedEvent
 from service.domain.state import Anomaly
@@ -38,6 +38,10 @@ SELECT b.last_position, (SELECT event_hash FROM events e WHERE e.ledger_id = b.l
 FROM batches b WHERE b.ledger_id = %(ledger_id)s::uuid ORDER BY b.last_position DESC LIMIT 1
 """
 _NOW = "SELECT clock_timestamp()"
+_NOTE = """
+SELECT c.note FROM checkpoints c JOIN ledgers l USING (ledger_id)
+WHERE c.ledger_id = %(ledger_id)s::uuid AND c.epoch = l.epoch AND c.size >= %(position)s ORDER BY c.size LIMIT 1
+"""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -74,65 +78,88 @@ class BookLine(msgspec.Struct, omit_defaults=True, kw_only=True):
     difference: Difference | None = None
 
 
-class Ending(msgspec.Struct, kw_only=True):
-    """The last line: `different` counts the contracts that cannot be told, `digest` is SHA-256 of all lines before this one."""
+class Ending(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """The last line: `different` counts the contracts that cannot be told, `digest` is that of all lines before this one.
+
+    `checkpoint` is the first signed note of the ledger's epoch that covers `known_position`, once there is one.
+    """
 
     contracts: int
     events: int
     different: int
     digest: str
+    checkpoint: str | None = None
 
 
 class _Told(NamedTuple):
     """A chunk as lines."""
 
-    lines: bytes
-    contracts: int
+    lines: list[bytes]
     events: int
     different: int
     difference: Difference | None
 
 
 class Telling:
-    """A book that is told: `lines` gives its bytes, and the counts grow with them."""
+    """A book that is told: `lines` gives its bytes, and its course grows with them.
 
-    def __init__(self, url: str, ledger: str, times: Times, processes: int = 0) -> None:
+    The digest is a chain, so that another process can go on with it: SHA-256 of the first line, and from each line to the next SHA-256 of
+    the digest so far and the line.
+    """
+
+    def __init__(self, url: str, ledger: str, times: Times, processes: int = 0, course: Course | None = None) -> None:
         self._url = url
         self._ledger = ledger
         self._times = times
         self._processes = processes
-        self.contracts, self.events, self.different = 0, 0, 0
-        self.difference: Difference | None = None
-        self.digest = b""
+        self.course = course or Course()
+
+    @property
+    def digest(self) -> bytes:
+        """Of the lines so far."""
+        return bytes.fromhex(self.course.digest)
 
     def lines(self, progress: Progress) -> Iterator[bytes]:
-        """Its lines in order, many at a time. OperatorError when there is no such ledger, or it has not got so far."""
+        """Its lines in order, many at a time, without those that its course has behind it, which is brought forward before `progress` is
+        told. OperatorError when there is no such ledger, or it has not got so far."""
+        course = self.course
         with open_connection(self._url) as connection:
             book = open_book(connection, self._ledger)
             heading = self._heading(connection, book)
-            chunks = list(chunks_of(connection, book, most=BOOK_CHUNK_EVENTS))
-        digest = hashlib.sha256(heading)
-        yield heading
-        walked = 0
+            chunks = list(chunks_of(connection, book, course.after, BOOK_CHUNK_EVENTS))
+        if not course.digest:
+            course.digest = hashlib.sha256(heading).hexdigest()
+            yield heading
+        walked = max(0, book.head - sum(chunk.events for chunk in chunks))
         with Crew(self._url, book.head, self._processes) as crew:
             work = partial(_tell_chunk, times=self._times)
             for chunk, told in zip(chunks, crew.in_order(work, book, chunks), strict=True):
-                self._count(told)
+                self._bring_forward(chunk, told)
                 walked += chunk.events
-                digest.update(told.lines)
-                yield told.lines
+                yield b"".join(told.lines)
                 progress(min(walked, book.head), book.head, "events")
-        self.digest = digest.digest()
-        yield (
-            _encode(
-                Ending(contracts=self.contracts, events=self.events, different=self.different, digest=digest.hexdigest()),
-            )
-            + b"\n"
-        )
+        yield self._ending(book)
 
-    def _count(self, told: _Told) -> None:
-        self.contracts, self.events = self.contracts + told.contracts, self.events + told.events
-        self.different, self.difference = self.different + told.different, self.difference or told.difference
+    def _bring_forward(self, chunk: Chunk, told: _Told) -> None:
+        course, digest = self.course, self.digest
+        for line in told.lines:
+            digest = hashlib.sha256(digest + line).digest()
+        course.after, course.digest = chunk.upto, digest.hex()
+        course.contracts, course.events = course.contracts + len(told.lines), course.events + told.events
+        course.different, course.difference = course.different + told.different, course.difference or told.difference
+
+    def _ending(self, book: Book) -> bytes:
+        course = self.course
+        with open_connection(self._url) as connection:
+            signed = connection.execute(_NOTE, {"ledger_id": book.ledger.ledger_id, "position": self._times.known_position}).fetchone()
+        ending = Ending(
+            contracts=course.contracts,
+            events=course.events,
+            different=course.different,
+            digest=course.digest,
+            checkpoint=signed[0] if signed else None,
+        )
+        return _encode(ending) + b"\n"
 
     def _heading(self, connection: Connection, book: Book) -> bytes:
         position = self._times.known_position
@@ -168,22 +195,22 @@ def times_of(url: str, ledger: str, known_position: int | None, known_at: dateti
 
 def _tell_chunk(connection: Connection, book: Book, chunk: Chunk, times: Times) -> _Told:
     events, bodies = read_events(connection, book, chunk)
-    lines, known, different, first = bytearray(), 0, 0, None
-    count = 0
+    lines: list[bytes] = []
+    known, different, first = 0, 0, None
     for contract_id, group in groupby(events, key=itemgetter(0)):
         stored = list(group)
         revision = sum(1 for row in stored if row[1] <= times.known_position)
         if not revision:
             continue
-        count, known = count + 1, known + revision
+        known += revision
         try:
             # The whole chain, not what was known of it alone: an erasure that came later explains what is missing in it.
             history = check_chain(book.ledger, stored, bodies)[:revision]
-            lines += _line(contract_id, history, times.effective_on)
+            lines.append(_line(contract_id, history, times.effective_on))
         except Found as found:
             different, first = different + 1, first or found.difference
-            lines += _encode(BookLine(contract_id=contract_id, revision=revision, difference=found.difference)) + b"\n"
-    return _Told(bytes(lines), count, known, different, first)
+            lines.append(_encode(BookLine(contract_id=contract_id, revision=revision, difference=found.difference)) + b"\n")
+    return _Told(lines, known, different, first)
 
 
 def _line(contract_id: str, history: Sequence[RecordedEvent], day: date) -> bytes:

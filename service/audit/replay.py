@@ -82,6 +82,9 @@ class Course(msgspec.Struct):
     generation: int | None = None
     misheld: list[str] = []
     """Of a rebuild: the contracts whose unique references are to be written anew."""
+    different: int = 0
+    """Of a book: the contracts that cannot be told, and the digest of the lines so far, in hex."""
+    digest: str = ""
 
     def add(self, chunk: Chunk, told: "Told") -> None:
         """A chunk is done."""

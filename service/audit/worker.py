@@ -74,7 +74,7 @@ class Job:
                 _end()
             keep_root(connection, ledger_id, replay_id)
         self.ledger, self.kind, self.known_position, self.effective_on, course, self._seconds = row
-        self._from = None if self.kind == BOOK else course
+        self._from = course
         self._began = time.monotonic() - self._seconds
         self.course = msgspec.json.decode(course, type=Course) if course else Course()
         self._total = 0
@@ -99,15 +99,9 @@ class Job:
             self._finish(DONE, None, digest)
 
     def _tell_book(self) -> bytes:
-        """Tell a book to nobody: what it holds, and its digest. It begins anew each time, as a digest has to."""
-        told = self.course = Course()
-        telling = Telling(self._url, self.ledger, Times(self.known_position, self.effective_on))
-
-        def progress(done: int, total: int, phase: str) -> None:
-            told.events, told.contracts, told.difference = telling.events, telling.contracts, telling.difference
-            self.progress(done, total, phase)
-
-        deque(telling.lines(progress), maxlen=0)
+        """Tell a book to nobody: what it holds, and its digest."""
+        telling = Telling(self._url, self.ledger, Times(self.known_position, self.effective_on), course=self.course)
+        deque(telling.lines(self.progress), maxlen=0)
         return telling.digest
 
     def progress(self, _done: int, total: int, _phase: str) -> None:
@@ -126,7 +120,7 @@ class Job:
         members: dict[str, Any] = {name: getattr(course, name) for name in ("events", "contracts", "erased", "changed")}
         members |= {"difference_at": difference.where, "difference": difference.sentence, "seconds": time.monotonic() - self._began}
         members |= {"total": self._total, "course": msgspec.json.encode(course).decode()}
-        members["is_further"] = self.kind != BOOK and members["course"] != self._from
+        members["is_further"] = members["course"] != self._from
         if self._connection.execute(_SAVE, self._key | members).rowcount == 0:
             _end()
 

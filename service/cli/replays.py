@@ -95,17 +95,17 @@ def tell_book(ledger: str, data_dir: Path | None, known_position: int | None, kn
         outcome = Outcome(
             kind=runs.BOOK,
             ledger=ledger,
-            events=telling.events,
-            contracts=telling.contracts,
+            events=telling.course.events,
+            contracts=telling.course.contracts,
             seconds=time.monotonic() - began,
-            difference=telling.difference,
+            difference=telling.course.difference,
             digest=telling.digest,
             head=times.known_position,
             known_position=times.known_position,
             effective_on=times.effective_on,
         )
         _record(urls.service_url, outcome)
-    return telling.difference is None
+    return telling.course.difference is None
 
 
 def _instant(text: str | None) -> datetime | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+import orjson
 import psutil
 import pytest
 
@@ -25,16 +26,20 @@ if "service.audit.worker" in sys.orig_argv:
     import time
     from pathlib import Path
     from service.audit import book
-    folder, read = Path(__file__).parent, book.read_chunk
+    folder = Path(__file__).parent
 
-    def read_slowly(connection, of, chunk):
-        with (folder / "read").open("a") as trace:
-            trace.write(f"{os.getpid()} {chunk.after}\\n")
-        while (folder / "hold").exists() and chunk.after != book.FIRST_ID:
-            time.sleep(0.01)
-        return read(connection, of, chunk)
+    def slowly(read):
+        def read_slowly(connection, of, chunk):
+            with (folder / "read").open("a") as trace:
+                trace.write(f"{os.getpid()} {chunk.after}\\n")
+            while (folder / "hold").exists() and chunk.after != book.FIRST_ID:
+                time.sleep(0.01)
+            return read(connection, of, chunk)
+        return read_slowly
 
-    book.CHUNK_EVENTS, book.read_chunk = 20, read_slowly
+    book.CHUNK_EVENTS, book.read_chunk = 20, slowly(book.read_chunk)
+    from service.audit import past
+    past.BOOK_CHUNK_EVENTS, past.read_events = 20, slowly(past.read_events)
 """
 ROWS: Final = """
     SELECT contract_id, c.revision, c.position, last_hash, filters, state, beside
@@ -143,6 +148,18 @@ def test_a_replay_whose_process_is_killed_goes_on_after_the_last_contract_it_had
     assert first < second
     assert rows(held.database.service_url, ROWS, ledger_of(api)) == before
     verified(held.database.service_url, ledger_of(api))
+
+
+def test_a_book_whose_process_is_killed_goes_on_and_is_the_book_that_is_told_without(held: Held, api: httpx.Client) -> None:
+    address = begun(api, "book")
+    wait_for(held.worker, "a worker").kill()
+    held.hold.unlink()
+    told = ended(api, address)
+    assert (told["status"], told["contracts_done"], told["events_done"]) == ("done", CONTRACTS, CONTRACTS), told
+    first, second = held.first_reads()
+    assert first < second
+    ending = orjson.loads(api.get(f"{address}/book").content.splitlines()[-1])
+    assert ending == {"contracts": CONTRACTS, "events": CONTRACTS, "different": 0, "digest": told["book_digest"]}
 
 
 def test_a_replay_of_a_killed_service_is_taken_up_by_the_next_and_its_old_worker_lets_go(held: Held, api: httpx.Client) -> None:
@@ -278,5 +295,6 @@ def test_a_replay_whose_process_gets_nowhere_fails_and_says_so(held: Held, api: 
     finally:
         rows(held.database.superuser_url, "ALTER TABLE payloads_away RENAME TO payloads")
     assert "without getting any further" in api.get(address).json()["failure"]
+    held.hold.unlink()
     assert api.post(f"{address}/resume").status_code == 200
     assert ended(api, address)["verdict"] == "sound"

@@ -129,9 +129,7 @@ async def test_a_name_that_leads_nowhere_or_is_no_name_is_a_failed_delivery(name
         assert not outcome.delivered
 
 
-async def test_what_an_endpoint_would_have_kept_is_not_kept_and_not_sent_back(
-    secure: Receiver, names: dict[str, list[list[str]]]
-) -> None:
+async def test_what_an_endpoint_would_have_kept_is_not_kept_and_not_sent_back(secure: Receiver, names: dict[str, list[list[str]]]) -> None:
     names["erp.example"] = [["127.0.0.1"]]
     secure.answer(cookies=True)
     outcomes = await sent(f"https://erp.example:{secure.port}/events", times=3)
