@@ -8,6 +8,7 @@ from fastapi import APIRouter, Response
 from pydantic import Field
 
 from service.api import audit_answers
+from service.api.accepting import preferred
 from service.api.answers import PRIVATE
 from service.api.events import EVENTS
 from service.api.operations import WHOLE, Call, Documented, QueryModel, json_response, route
@@ -109,7 +110,7 @@ async def _proof(call: Call) -> Response:
         fault = MemberFault("query:size", f"the tree of {size} events does not have event {position}")
         raise Refused(f"{fault.detail}: ask for a later checkpoint.", (fault,))
     path = await proofs.inclusion(call.services.reader.database, call.ledger.ledger_id, position - 1, size)
-    if _wants_text(call):
+    if preferred(call.request, "application/json", "text/plain") == "text/plain":
         return Response(_tlog_proof(position - 1, path, await _cosigned(call, published)), headers=PRIVATE, media_type=TEXT)
     return json_response(
         audit_answers.InclusionProof(
@@ -122,11 +123,6 @@ async def _proof(call: Call) -> Response:
             checkpoint=await _cosigned(call, published),
         )
     )
-
-
-def _wants_text(call: Call) -> bool:
-    """Whether the caller's first choice is text."""
-    return call.request.headers.get("accept", "").split(",")[0].split(";")[0].strip() == "text/plain"
 
 
 def _tlog_proof(index: int, path: Iterable[bytes], note: str) -> str:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Response
 from pydantic import Field
 
 from service.api import answers
+from service.api.accepting import preferred
 from service.api.operations import (
     Call,
     Documented,
@@ -55,19 +56,12 @@ async def _get_event(call: Call) -> Response:
     if stored.erased_by is not None:
         shown = f"{shown}.erased"
     shown = f"{shown}.sealed" if query.sealed == "true" else shown
-    if not _wants_cloud_event(call):
-        return etag_response(call, f'"{stored.event_hash[:16]}.{shown}"', answer)
+    # The cursor that is shown tells the epoch.
+    tag = f"{stored.event_hash[:16]}.{call.epoch}.{shown}"
+    if preferred(call.request, "application/json", MEDIA_TYPE) != MEDIA_TYPE:
+        return etag_response(call, f'"{tag}"', answer)
     made = msgspec.json.encode(cloud_event(answer, call.ledger.name))
-    return etag_response(call, f'"{stored.event_hash[:16]}.{shown}.cloudevent"', made, MEDIA_TYPE)
-
-
-def _wants_cloud_event(call: Call) -> bool:
-    """Whether a CloudEvent is what the caller would have first of what can be had."""
-    for wanted in call.request.headers.get("accept", "").split(","):
-        media_type = wanted.partition(";")[0].strip().lower()
-        if media_type in (MEDIA_TYPE, "application/json", "application/*", "*/*"):
-            return media_type == MEDIA_TYPE
-    return False
+    return etag_response(call, f'"{tag}.cloudevent"', made, MEDIA_TYPE)
 
 
 def check_sealed(call: Call, asked: str) -> None:

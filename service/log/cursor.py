@@ -19,6 +19,7 @@ def parse_cursor(cursor: str, pointer: str = "query:after") -> tuple[int, int, s
         place = int(epoch), int(position), prefix
     except (ValueError, binascii.Error):
         place = 0, 0, ""
-    if not re.fullmatch("[0-9a-f]{16}", place[2]) or not 0 <= place[1] < 2**53:
+    # Of the ways to spell a number, and bytes in base64, only ours: a cursor can be compared as a text.
+    if not re.fullmatch("[0-9a-f]{16}", place[2]) or not 0 <= place[1] < 2**53 or cursor_at(*place) != cursor:
         raise Malformed(f"{pointer}: not a cursor that this service gave.", (MemberFault(pointer, "not a cursor"),))
     return place

@@ -99,6 +99,28 @@ def test_a_proof_is_written_as_a_tlog_proof_for_who_asks_for_text(audited: httpx
     assert verify_inclusion(1, told_of.size, leaf, hashes(path), told_of.root)
 
 
+@pytest.mark.parametrize(
+    ("accept", "media_type"),
+    [
+        ("text/plain;q=0, application/json", "application/json"),
+        ("text/plain;q=0.2, application/json;q=0.3", "application/json"),
+        ("application/json, text/plain, */*", "application/json"),
+        ("application/json;q=0.1, text/plain", "text/plain"),
+        ("TEXT/PLAIN", "text/plain"),
+        ("text/*", "text/plain"),
+        ("image/png", "application/json"),
+        ("text/plain;q=much", "text/plain"),
+    ],
+)
+def test_what_a_proof_is_written_as_goes_by_the_weights_that_the_caller_states(
+    audited: httpx.Client, accept: str, media_type: str
+) -> None:
+    (event_id,) = append(audited, 1)
+    newest(audited, pinned(audited), 1)
+    told = audited.get(f"/events/{event_id}/proof", headers={"Accept": accept})
+    assert told.headers["content-type"].partition(";")[0] == media_type
+
+
 def test_later_checkpoints_continue_earlier_ones(audited: httpx.Client) -> None:
     verifier, kept = pinned(audited), []
     for size in (0, 2, 5, 9):

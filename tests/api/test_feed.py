@@ -1,5 +1,6 @@
 """Following the log page by page: long polls, filters that move on, where one may begin, and what is refused."""
 
+import base64
 import re
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from service.feed import pages
 from service.log.cursor import cursor_at
 from tests.api.bodies import SIGNED, head_of, note, open_contract, record, with_key
 from tests.api.running import RunningService
-from tests.servers import ROOT, wait_for
+from tests.servers import ROOT, rows, wait_for
 
 Json = dict[str, Any]
 CLOUD_EVENT = "application/cloudevents+json"
@@ -203,5 +204,34 @@ def test_an_event_is_told_as_a_cloud_event_to_who_accepts_that(api: httpx.Client
     again = api.get(path, headers={"Accept": CLOUD_EVENT, "If-None-Match": told.headers["etag"]})
     assert again.status_code == 304
     assert plain.headers["etag"] != told.headers["etag"]
-    for accepts in ("*/*", "application/json", f"application/json, {CLOUD_EVENT}", "text/html"):
+    refused = (f"{CLOUD_EVENT};q=0, application/json", f"{CLOUD_EVENT};q=0", f"{CLOUD_EVENT};q=0.1, */*;q=0.9")
+    for accepts in ("*/*", "application/json", f"application/json, {CLOUD_EVENT}", "text/html", *refused):
         assert api.get(path, headers={"Accept": accepts}).headers["content-type"] == "application/json"
+    for accepts in (f"application/json;q=0.5, {CLOUD_EVENT}", CLOUD_EVENT.upper(), "application/json;q=0, application/*"):
+        assert api.get(path, headers={"Accept": accepts}).headers["content-type"] == CLOUD_EVENT
+
+
+def test_an_event_that_is_held_since_before_an_epoch_is_told_anew_with_its_cursor(service: RunningService) -> None:
+    ledger_id = service.make_ledger("restored")
+    with service.client(service.admin, ledger="restored") as api:
+        assert api.post("/contracts", json=SIGNED, headers=with_key()).status_code == 201
+        before = api.get(f"/events/{feed(api)['items'][0]['event_id']}")
+        rows(service.database.superuser_url, "UPDATE ledgers SET epoch = 2 WHERE ledger_id = %s", ledger_id)
+        wait_for(lambda: api.get("/log/epochs").json()["epoch"] == 2, "the service knows of the epoch")
+        after = api.get(f"/events/{before.json()['event_id']}", headers={"If-None-Match": before.headers["etag"]})
+        assert after.status_code == 200
+        assert api.get("/events", params={"after": after.json()["cursor"]}).status_code == 200
+
+
+@pytest.mark.parametrize("spell", ["1.+1.{}", "1.01.{}", "1.0_1.{}", "01.1.{}", "1.\u0661.{}", "1.1 .{}"])
+def test_a_place_spelt_otherwise_is_no_cursor(api: httpx.Client, spell: str) -> None:
+    event_hash = feed(api, limit=1)["items"][0]["event_hash"]
+    cursor = base64.urlsafe_b64encode(spell.format(event_hash[:16]).encode()).decode().rstrip("=")
+    answer = api.get("/events", params={"after": cursor})
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed")
+
+
+def test_the_bytes_of_a_cursor_spelt_otherwise_are_none(api: httpx.Client) -> None:
+    cursor = feed(api, limit=1)["next"]
+    for spelt in (cursor + "=", cursor + "====", cursor[:4] + "!" + cursor[4:]):
+        assert api.get("/events", params={"after": spelt}).status_code == 400
