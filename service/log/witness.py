@@ -43,10 +43,12 @@ class Witness:
         """A witness as an operator names it. OperatorError for what is no address or no key of a witness."""
         try:
             known = httpx.URL(url)
+            host = known.host  # brought to Unicode only now, which may fail
             verifier = Verifier.parse(verifier_key)
-        except (httpx.InvalidURL, NoteError) as error:
+        except (httpx.InvalidURL, UnicodeError, NoteError) as error:
             raise OperatorError(f"This names no witness: {error}.") from None
-        if known.scheme not in ("http", "https") or not known.host or known.userinfo or known.query or known.fragment:
+        is_web = known.scheme in ("http", "https") and known.port in (None, *range(1, 65_536))
+        if not is_web or not host or known.userinfo or known.query or known.fragment:
             raise OperatorError(f"{url[:200]!r} is no submission prefix of a witness, such as https://witness.example/log.")
         if verifier.kind != COSIGNATURE:
             raise OperatorError(f"{verifier} is the key of a log: that of a witness is of type 4 (cosignature/v1).")

@@ -145,7 +145,18 @@ def test_the_request_is_the_one_of_the_specification() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://witness.example", "witness.example", "https://", "https://a:b@w.example", "https://w.example/?q", "h ttp"]
+    "url",
+    [
+        "ftp://witness.example",
+        "witness.example",
+        "https://",
+        "https://a:b@w.example",
+        "https://w.example/?q",
+        "h ttp",
+        "https://xn--a.example",
+        "https://w.example:0",
+        "https://w.example:65536",
+    ],
 )
 def test_what_is_no_address_of_a_witness_is_refused(url: str) -> None:
     with pytest.raises(OperatorError):
