@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from service.domain.dates import first_day, last_day
+from service.domain.dates import first_day, last_day, on
 from service.domain.state import ContractState
 
 KINDS: Final = ("term-end", "notice", "option-opens", "option-closes", "milestone", "withheld-until")
@@ -40,13 +40,13 @@ def _term(state: ContractState) -> Iterator[Deadline]:
     if end is None:
         return
     last = last_day(end.end_on)
-    yield _deadline("term-end", end.end_on, last, f"The term ends in {end.end_on}.", end.rests_on)
+    yield _deadline("term-end", end.end_on, last, f"The term ends {on(end.end_on)}.", end.rests_on)
     renewal = (state.terms or {}).get("renewal", {})
     if "notice_days" in renewal:
         days = renewal["notice_days"]
         notice = last - timedelta(days=days)
         what = "it renews itself unless notice is given" if renewal["automatic"] else "a renewal wants notice"
-        sentence = f"The last day for a notice: {days} days before the term ends in {end.end_on}, and {what}."
+        sentence = f"The last day for a notice: {days} days before the term ends {on(end.end_on)}, and {what}."
         yield _deadline("notice", notice.isoformat(), notice, sentence, sorted({*end.rests_on, *state.terms_rest_on}))
 
 
@@ -68,7 +68,7 @@ def _options(state: ContractState) -> Iterator[Deadline]:
 def _milestones(state: ContractState) -> Iterator[Deadline]:
     for part in state.milestones:
         if part.due_on and part.status == "scheduled":
-            sentence = f"The milestone {part.milestone_id} ({part.title}) is due in {part.due_on}."
+            sentence = f"The milestone {part.milestone_id} ({part.title}) is due {on(part.due_on)}."
             yield _deadline("milestone", part.due_on, last_day(part.due_on), sentence, part.rests_on, part.milestone_id)
 
 

@@ -170,7 +170,7 @@ def _number(number: Any, place: str) -> str:
         raise Refused(f"{place}: it is below zero")
     if number.adjusted() >= MAX_DIGITS or int(number.as_tuple().exponent) < -MAX_DIGITS:
         raise Refused(f"{place}: it has too many digits")
-    return plain(number)
+    return plain(abs(number))  # zero may have a sign
 
 
 def _parties(known: JsonObject, listed: list[JsonObject], contract: JsonObject) -> list[JsonObject]:

@@ -209,7 +209,9 @@ def test_deadlines_are_told_by_the_day_that_counts(empty: httpx.Client) -> None:
         ("term-end", "2030", "2030-12-31"),
     ]
     assert {item["contract_id"] for item in found} == {contract_id}
-    assert all(item["sentence"].endswith(".") for item in found)
+    sentences = {item["kind"]: item["sentence"] for item in found}
+    assert sentences["milestone"] == "The milestone line (The line runs) is due on 2027-03-31."
+    assert sentences["term-end"] == "The term ends in 2030."
     within = items_of(empty, "/deadlines", **{"from": "2028-06-30", "to": "2029-06-30"}, limit=1)
     assert [item["kind"] for item in within] == ["withheld-until", "option-opens", "option-closes"]
     assert [item["kind"] for item in items_of(empty, "/deadlines", kind="notice")] == ["notice"]

@@ -93,6 +93,7 @@ def test_amounts_are_the_digits_that_were_written() -> None:
         ("1e3", "1000"),
         ("12345678901234567890.12",) * 2,
         ("5.000", "5.00"),
+        ("-0.0", "0.0"),
     ):
         (known,), _ = from_ocds(read(text.replace('"amount": 1', f'"amount": {written}')), lambda _: [], TODAY)
         assert known.steps[0].requests[0]["data"]["figures"][0]["amount"] == kept
