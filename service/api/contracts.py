@@ -156,7 +156,8 @@ def idempotency_key(call: Call) -> bytes:
     if len(sent) > MAX_KEY_LENGTH or not sent.isprintable() or not sent.isascii():
         fault = MemberFault("header:Idempotency-Key", f"at most {MAX_KEY_LENGTH} printable ASCII characters")
         raise Malformed(f"{fault.pointer}: {fault.detail}.", (fault,))
-    scope = (call.principal.principal_id, call.request.method, call.request.scope["path"], sent)
+    # An id in a path is the same in upper case, and all else in a path is in lower case.
+    scope = (call.principal.principal_id, call.request.method, call.request.scope["path"].lower(), sent)
     return hashlib.sha256("\n".join(scope).encode()).digest()[:16]
 
 

@@ -127,6 +127,15 @@ def test_twins_that_open_a_contract_in_two_services_open_one(pair: Pair, ledger:
         assert count_events(first) == 1
 
 
+def test_a_retry_that_writes_the_contract_id_in_upper_case_is_the_same_request(pair: Pair, ledger: str) -> None:
+    with pair.clients(ledger)[0] as api:
+        contract = open_contract(api)
+        base, _, contract_id = contract.rpartition("/")
+        answers = [send(api, f"{path}/note-added", note(), "same") for path in (contract, f"{base}/{contract_id.upper()}")]
+        assert_one_effect(answers)
+        assert count_events(api) == 2
+
+
 def test_a_key_means_another_request_for_another_principal_or_path_or_ledger(pair: Pair, ledger: str) -> None:
     with pair.clients(ledger)[0] as api, client(pair.first, ledger, make_key(pair.database.service_url)) as stranger:
         contract = open_contract(api)
