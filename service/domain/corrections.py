@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from service.domain.dates import BusinessDate
 from service.domain.events import (
     EVENT_TYPES,
+    UPCASTS,
     EventData,
     RecordedEvent,
     Source,
@@ -74,7 +75,8 @@ class _Act(EventData):
 class EventCorrected(_Act):
     """An event was recorded wrong: its data are stated anew, whole, and its source or its day with them where those were wrong too.
 
-    The data are of the type, and of the `schema_version`, of the event that `target` names, and are judged as that event would be.
+    The data are of the type of the event that `target` names, by the newest version of its schema, as reads show it, or by the one that
+    it was recorded with; they are judged as that event would be.
     """
 
     acts = "corrects"
@@ -176,7 +178,27 @@ def _corrected(event: RecordedEvent, act: RecordedEvent | None) -> RecordedEvent
 
 
 def _replacement(event: RecordedEvent, correction: EventCorrected) -> EventData:
-    return decode_data(event.data.event_type, event.schema_version, correction.data)
+    name = event.data.event_type
+    return decode_data(name, EVENT_TYPES[name].schema_version, _as_of_newest(name, event.schema_version, correction.data))
+
+
+def _as_of_newest(name: str, schema_version: int, data: JsonObject) -> JsonObject:
+    """The data of a correction as of the newest version: of the version that its target was recorded with, else of the newest they fit.
+
+    Reads show what an earlier version recorded as of the newest, and an import records it so: the correction may be of either.
+    msgspec.ValidationError where they are no data of any.
+    """
+    if not UPCASTS[name]:
+        return data
+    latest = EVENT_TYPES[name].schema_version
+    for version in dict.fromkeys((schema_version, *range(latest, 0, -1))):
+        try:
+            known = newest(name, version, data)
+            decode_data(name, latest, known)
+        except msgspec.ValidationError:
+            continue
+        return known
+    return newest(name, schema_version, data)
 
 
 def check_act(act: RecordedEvent, history: Sequence[RecordedEvent]) -> RecordedEvent:
@@ -214,7 +236,7 @@ def _check_correction(correction: EventCorrected, target: RecordedEvent) -> None
         fault = MemberFault("/data/effective_on", f"{target.data.event_type} has no effective day of its own")
         raise Refused(f"{fault.pointer}: {fault.detail}.", (fault,))
     try:
-        _validator(target.data.event_type)(newest(target.data.event_type, target.schema_version, correction.data))
+        _validator(target.data.event_type)(_as_of_newest(target.data.event_type, target.schema_version, correction.data))
     except ValidationError as error:
         raise refusal(error, "/data/data") from None
     except msgspec.ValidationError as error:

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
+from uuid import uuid4
 
 import httpx
 import orjson
@@ -144,3 +145,27 @@ def test_new_events_are_recorded_by_the_newest_version_alone(api: httpx.Client, 
     assert answer.json()["errors"][0]["pointer"].startswith("/data/about")
     newer = api.get(f"/contracts/{contract_id}/events?raw=true").json()["items"][3]
     assert newer["schema_version"] == EVENT_TYPES["note.added"].schema_version == 2
+
+
+@pytest.mark.parametrize("about", [FIRST, NEWEST], ids=["as-recorded", "as-shown"])
+def test_what_an_earlier_version_recorded_is_corrected_by_either_version_and_survives_export_and_import(
+    service: RunningService, api: httpx.Client, tmp_path: Path, about: dict[str, Any]
+) -> None:
+    contract_id = open_contract(api)
+    record(api, contract_id, "figure.stated", event({"figure": figure("krw-1")}))
+    written_by_an_earlier_release(service, tmp_path, contract_id)
+    target = by_id(api, contract_id, True)["event_id"]
+    corrected = event({"target": target, "data": about | {"text": "as it should have been"}}, None)
+    assert record(api, contract_id, "event.corrected", corrected).status_code == 201
+    lines = api.get("/export", params={"contract_id": contract_id}).content
+    name = f"copy-{len(about['about'])}"
+    service.make_ledger(name)
+    with service.client(service.admin, ledger=name) as copy:
+        headers = {"Idempotency-Key": str(uuid4()), "Content-Type": "application/x-ndjson"}
+        told = copy.post("/imports", content=lines, headers=headers).json()
+        assert (told["status"], told["recorded"]) == ("complete", 4), told
+        hashes = [client.get(f"/contracts/{contract_id}").json()["state_hash"] for client in (api, copy)]
+        sentences = [client.get(f"/contracts/{contract_id}/history").json()["items"][3]["sentence"] for client in (api, copy)]
+    assert (hashes[0], sentences[0]) == (hashes[1], sentences[1])
+    wrong = corrected | {"data": {"target": target, "data": {"text": "x", "about": {"kind": "moon", "id": "1"}}}}
+    assert record(api, contract_id, "event.corrected", wrong).status_code == 422
