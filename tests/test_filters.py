@@ -53,6 +53,7 @@ def test_few_terms_stand_for_any_range() -> None:
         ("LG Energy Solution", ["lg", "energy", "solution"]),
         ("Isuzu-Motors (Elf)", ["isuzu", "motors", "elf"]),
         ("Straße ＬＧ", ["strasse", "lg"]),
+        ("Türkiye İş Bankası", ["türkiye", "iş", "bankası"]),
         ("이차전지", ["이차", "차전", "전지"]),
         ("LG에너지솔루션", ["lg", "에너", "너지", "지솔", "솔루", "루션"]),
         ("円筒形電池", ["円筒", "筒形", "形電", "電池"]),

@@ -84,7 +84,8 @@ def _days(state: ContractState) -> tuple[str, str]:
 
 def words(text: str) -> Iterator[str]:
     """The words of a text as they are looked for: without case or width, and what is written without spaces as pairs of characters."""
-    for run in _RUNS.findall(unicodedata.normalize("NFKC", text).casefold()):
+    # Without case the Turkish İ is an i and a dot above it, which would end the word.
+    for run in _RUNS.findall(unicodedata.normalize("NFKC", text).casefold().replace("i\u0307", "i")):
         if len(run) > 1 and _IS_UNSPACED.match(run):
             yield from (run[index : index + 2] for index in range(len(run) - 1))
         else:
