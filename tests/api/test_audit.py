@@ -112,9 +112,7 @@ def test_a_proof_is_written_as_a_tlog_proof_for_who_asks_for_text(audited: httpx
         ("text/plain;q=much", "text/plain"),
     ],
 )
-def test_what_a_proof_is_written_as_goes_by_the_weights_that_the_caller_states(
-    audited: httpx.Client, accept: str, media_type: str
-) -> None:
+def test_what_a_proof_is_written_as_goes_by_the_weights_that_the_caller_states(audited: httpx.Client, accept: str, media_type: str) -> None:
     (event_id,) = append(audited, 1)
     newest(audited, pinned(audited), 1)
     told = audited.get(f"/events/{event_id}/proof", headers={"Accept": accept})
