@@ -22,9 +22,8 @@ from service.log.header import (
     Heading,
     decode_header,
     decode_heading,
-    read_sealed,
+    read_sealed_map,
     sealed_digest,
-    sealed_map,
 )
 from service.log.ledger import Ledger, zone
 
@@ -179,9 +178,9 @@ def _check_sealed(known: Header, body: bytes, sealed: bytes | None) -> None:
         raise Found(where, "sealed values are stored, and the header knows of none")
     members = _read_sealed_members(known, _decode(known, body)[0], body)
     try:
-        stored = sealed_map(read_sealed(sealed or b"[]"))
-    except (msgspec.DecodeError, ValueError) as error:
-        raise Found(where, f"what is sealed cannot be read: {type(error).__name__}") from None
+        stored = read_sealed_map(sealed or b"[]")
+    except (msgspec.DecodeError, TypeError, ValueError) as error:
+        raise Found(where, f"what is sealed cannot be read: {error}") from None
     if sealed_digest(members.digests) != known.sealed_digest:
         raise Found(where, "the map of what is sealed is not the one whose digest the header holds")
     if stored != members.digests:

@@ -16,7 +16,7 @@ import msgspec
 from service.audit.bundle_file import BundleFile, Read
 from service.domain.erasure import ERASED, read_target
 from service.errors import OperatorError
-from service.log.header import NO_PREVIOUS, SCHEMA, event_hash, read_sealed, sealed_digest, sealed_map
+from service.log.header import NO_PREVIOUS, SCHEMA, event_hash, read_sealed_map, sealed_digest
 from service.log.tree import Extension, extend, root_of
 
 STEP_EVENTS: Final = 2_000
@@ -157,7 +157,7 @@ def _is_instant(text: str) -> bool:
 def _is_sealed(sealed: str, body: str, digest: str | None) -> bool:
     """Whether values and salts are those whose digests a body has, and a header covers."""
     try:
-        digests = sealed_map(read_sealed(sealed))
+        digests = read_sealed_map(sealed.encode())
         return digests == _decode_body(body).sealed and sealed_digest(digests) == digest
     except (msgspec.DecodeError, TypeError, ValueError):
         return False

@@ -213,6 +213,19 @@ def invent_sealed(lines: list[Json]) -> None:
     lines[index] = {**lines[index], "sealed": lines[index]["sealed"].replace("918273645", "818273645")}
 
 
+def second_sealed(lines: list[Json]) -> None:
+    """Before the value that was recorded another one of the same member, which no digest covers."""
+    line = next(line for line in lines[1:-1] if "sealed" in line)
+    parts = json.loads(line["sealed"])
+    line["sealed"] = canonical([{**parts[0], "value": "818273645"}, *parts]).decode()
+
+
+def beside_what_is_sealed(lines: list[Json]) -> None:
+    line = next(line for line in lines[1:-1] if "sealed" in line)
+    first, *parts = json.loads(line["sealed"])
+    line["sealed"] = canonical([{**first, "was": "818273645"}, *parts]).decode()
+
+
 def seal_what_is_not(lines: list[Json]) -> None:
     lines[1] = {**lines[1], "sealed": "[]"}
 
@@ -243,6 +256,8 @@ def batch_within_a_request(lines: list[Json]) -> None:
     ("change", "sentence"),
     [
         (invent_sealed, "sealed values or salts that are not those which were recorded"),
+        (second_sealed, "sealed values or salts that are not those which were recorded"),
+        (beside_what_is_sealed, "sealed values or salts that are not those which were recorded"),
         (seal_what_is_not, "sealed values or salts that are not those which were recorded"),
         (withhold, "is missing, and no event of the bundle erases it"),
         (body_for_the_erased, "a body that is not the one which was recorded"),
@@ -716,6 +731,7 @@ ATTACKS: dict[Change, tuple[set[str], str]] = {
     withhold_a_body: ({"erasures"}, "position 1"),
     other_erasure: ({"erasures"}, "not in the tree"),
     edit_sealed: ({"sealed"}, "sealed value or salt"),
+    second_sealed: ({"sealed"}, "two values are shown of one sealed member"),
     hide_a_sealed_part: ({"sealed"}, "sealed value or salt"),
     edit_the_sealed_map: ({"sealed", "tree"}, "map of what is sealed"),
     deny_the_seal: ({"sealed", "tree"}, "do not agree on whether"),

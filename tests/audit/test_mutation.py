@@ -291,6 +291,14 @@ ATTACKS: Mapping[str, tuple[tuple[str, ...], str, set[str] | None]] = {
         "the sealed value or salt",
         {"sealed"},
     ),
+    "sealed values planted before those recorded": (
+        (
+            """UPDATE payloads SET sealed = ('[' || btrim(replace(encode(sealed, 'escape'), '918273645546', '1'), '[]') || ','
+               || substr(encode(sealed, 'escape'), 2))::bytea WHERE sealed IS NOT NULL""",
+        ),
+        "one path is sealed twice",
+        {"sealed"},
+    ),
 }
 
 
