@@ -631,9 +631,10 @@ class Walk:
         for part in member(sealed, "parts", list, where):
             if not isinstance(part, dict) or part.keys() != {"path", "salt", "value"}:
                 raise Unusable(f"{where} has a sealed part that is not path, salt and value")
-            if part["path"] in shown:
+            path = str(part["path"])
+            if path in shown:
                 self.verdict.fault("sealed", where, "two values are shown of one sealed member")
-            shown[str(part["path"])] = hashlib.sha256(canonical([part["salt"], part["path"], part["value"]])).hexdigest()
+            shown[path] = hashlib.sha256(canonical([part["salt"], part["path"], part["value"]])).hexdigest()
         self.sealed += len(shown)
         if shown != digests:
             self.verdict.fault("sealed", where, "a sealed value or salt is not the one whose digest the body holds")
