@@ -1,9 +1,14 @@
 """Promise 4: current state is exactly the fold of the log; a rebuild changes nothing."""
 
+from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime
+from decimal import Decimal
+from typing import Any
 
+import httpx
 import pytest
+from jsonpatch import apply_patch
 
 from service.audit.rebuild import rebuild
 from tests.guarantees.conftest import Pair
@@ -76,6 +81,67 @@ def test_lists_show_the_same_states_as_contracts_do(pair: Pair, loaded: str) -> 
         for item in listed:
             told = api.get(f"/contracts/{item['contract_id']}").json()
             assert item == {name: told[name] for name in item}
+
+
+def _pages(api: httpx.Client, path: str, **params: Any) -> list[Any]:
+    """The items of all pages."""
+    found: list[Any] = []
+    while True:
+        page = api.get(path, params=params).json()
+        found += page["items"]
+        if "next" not in page:
+            return found
+        params["after"] = page["next"]
+
+
+def test_each_filter_finds_the_contracts_whose_states_have_what_it_asks_for(pair: Pair, loaded: str) -> None:
+    with pair.clients(loaded)[0] as api:
+        states = {item["contract_id"]: item["state"] for item in _pages(api, "/contracts")}
+        asked: dict[tuple[tuple[str, str], ...], set[str]] = defaultdict(set)
+        for contract_id, state in states.items():
+            asked[(("status", state["status"]),)].add(contract_id)
+            for party in state.get("parties", ()):
+                asked[(("party", party["party_id"]),)].add(contract_id)
+                for role in party["roles"]:
+                    asked[(("role", role),)].add(contract_id)
+                    asked[("party", party["party_id"]), ("role", role)].add(contract_id)
+            for item in state.get("items", ()):
+                asked[(("product", item["item_id"]),)].add(contract_id)
+            for figure in state["value"].get("figures", ()):
+                asked[(("currency", figure["currency"]),)].add(contract_id)
+            for total in state["value"].get("by_currency", ()):
+                amounts = ("value_from", total["low"]["amount"]), ("value_to", total["high"]["amount"])
+                asked[(("currency", total["currency"]), *amounts)] |= _worth(states, total)
+        assert len(asked) > 10
+        for params, expected in asked.items():
+            assert {item["contract_id"] for item in _pages(api, "/contracts", limit="9", **dict(params))} == expected, params
+
+
+def _worth(states: dict[str, Any], wanted: Any) -> set[str]:
+    """The contracts whose range in a currency meets another's."""
+    return {
+        contract_id
+        for contract_id, state in states.items()
+        for total in state["value"].get("by_currency", ())
+        if total["currency"] == wanted["currency"]
+        and Decimal(total["high"]["amount"]) >= Decimal(wanted["low"]["amount"])
+        and Decimal(total["low"]["amount"]) <= Decimal(wanted["high"]["amount"])
+    }
+
+
+def test_histories_and_comparisons_lead_to_the_states_that_contracts_show(pair: Pair, loaded: str) -> None:
+    with pair.clients(loaded)[0] as api:
+        for item in _pages(api, "/contracts")[:12]:
+            path, state = f"/contracts/{item['contract_id']}", {}
+            changes = _pages(api, f"{path}/history", limit="40")
+            for change in changes:
+                state = apply_patch(state, change["patch"])
+            assert (state, len(changes)) == (item["state"], item["revision"])
+            middle = str((item["revision"] + 1) // 2)
+            then = api.get(path, params={"revision": middle, "effective_on": "2024-03-01"}).json()
+            compared = api.get(f"{path}/compare", params={"from_revision": middle, "from_effective_on": "2024-03-01"}).json()
+            assert apply_patch(then["state"], compared["patch"]) == item["state"]
+            assert (compared["from_state_hash"], compared["to_state_hash"]) == (then["state_hash"], changes[-1]["state_hash"])
 
 
 def test_each_prefix_of_the_log_has_the_state_that_was_current_then(pair: Pair) -> None:
