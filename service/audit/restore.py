@@ -117,7 +117,9 @@ def _check_opening(bundle: BundleFile, verifier_key: str | None) -> None:
         bundle.refuse("names a ledger that there cannot be")
     try:
         zone(opening.time_zone)
-        signed = verifier_key is None or _pinned(verifier_key, bundle.checkpoint.origin).signed(Note.parse(opening.checkpoint))
+        signed = verifier_key is None or _is_signed(
+            _pinned(verifier_key, bundle.checkpoint.origin), bundle.checkpoint.origin, Note.parse(opening.checkpoint)
+        )
     except NoteError as error:
         raise OperatorError(f"The signature cannot be verified: {error}.") from None
     except (KeyError, ValueError):
@@ -138,6 +140,12 @@ def _pinned(verifier_key: str, origin: str) -> Verifier:
     return replace(pinned, name=origin) if is_later else pinned
 
 
+def _is_signed(pinned: Verifier, origin: str, note: Note) -> bool:
+    """Whether a key that was pinned signed a checkpoint of an origin. A signature is over the text alone, and one key signs for many logs:
+    the name beside it is anybody's to write, so a key of an epoch of a log signs for no other origin."""
+    return (pinned.name == origin or not pinned.name.rpartition("/")[2].isdecimal()) and pinned.signed(note)
+
+
 def _beginnings(bundle: BundleFile, verifier_key: str | None) -> dict[int, str]:
     """The signed notes that the epochs of the log began with, by epoch. OperatorError for what does not lead to the checkpoint's."""
     log, _, last = bundle.checkpoint.origin.rpartition("/")
@@ -154,7 +162,7 @@ def _beginnings(bundle: BundleFile, verifier_key: str | None) -> dict[int, str]:
             bundle.refuse("tells of an epoch of another log, or by a note that does not begin one")
         if not max([1, *begun]) < int(epoch) <= int(last):
             bundle.refuse("tells of epochs out of their order, or after that of its checkpoint")
-        if pinned is not None and not pinned.signed(note):
+        if pinned is not None and not _is_signed(pinned, checkpoint.origin, note):
             bundle.refuse(f"tells of epoch {epoch} by a note that is not signed by the key that was given")
         begun[int(epoch)] = beginning.checkpoint
     return begun

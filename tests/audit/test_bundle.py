@@ -749,6 +749,22 @@ def test_an_attack_on_a_ledgers_bundle_is_found_and_named(filled: Filled, tmp_pa
     assert words in said.output
 
 
+def test_a_checkpoint_of_another_log_is_none_of_the_pinned_one_though_the_same_key_signed_it(filled: Filled, tmp_path: Path) -> None:
+    """A deployment's ledgers have one key, and its signature is over the text alone: the name beside it is anybody's to write."""
+    lines, _ = bundle_of(filled)
+    pinned = Operator("log.example/other/1")
+    tree = verify.Tree()
+    for line in lines[1:-1]:
+        tree.add(verify.leaf_hash(line["header"].encode()))
+    lines[0]["checkpoint"] = pinned.note(tree.size, tree.root(), "log.example/main/1")
+    said = verified(tmp_path, sealed_up(lines), "--key", pinned.verifier_key)
+    assert (said.status, said.of("invalid")) == (1, {"signature"}), said.output
+    file = tmp_path / "relabelled.ndjson"
+    file.write_bytes(sealed_up(lines))
+    with pytest.raises(OperatorError, match="key"):
+        restore(filled.url, file, lambda *_: None, pinned.verifier_key)
+
+
 def forge_the_root(lines: list[Json]) -> None:
     """Everything after an edit is recomputed, and signed by somebody else."""
     edit_and_rechain(lines)
