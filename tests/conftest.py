@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -170,6 +171,9 @@ _of_the_run: pytest.StashKey[ServerOfTheRun] = pytest.StashKey()
 
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
+        # What a shell runs behind its back is deaf to Ctrl-C, and so would be the commands that tests interrupt.
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         _sweep_killed_runs()
         config.stash[_of_the_run] = ServerOfTheRun()
         # Services that a test starts keep their checkpoints there, and not in the home of who runs the tests.
