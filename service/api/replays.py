@@ -345,8 +345,9 @@ route(
         summary="The book that a replay told, one contract a line",
         description=(
             "NDJSON: what the book is of, then each contract in the order of ids {contract_id, revision, state, state_hash, anomalies, "
-            "pending}, then how much it holds, with the digest of all lines before. It is told anew from the log, and is byte by byte the "
-            "same as long as nothing of it is erased. A book that is broken off has no last line."
+            "pending}, then how much it holds, with a digest of all lines before and the signed checkpoint that covers it, "
+            "once there is one. It is told anew from the log, and those lines are the same as long as nothing of it is erased. A book that "
+            "is broken off has no last line."
         ),
         answers={200: ("The book, line by line", bytes)},
         problems=(Refused, ReplayNotFound, ReplayUnfinished, BooksBusy),

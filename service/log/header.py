@@ -124,11 +124,6 @@ def sealed_bytes(parts: Sequence[SealedPart]) -> bytes:
 read_sealed = msgspec.json.Decoder(list[SealedPart]).decode
 
 
-def state_hash(effective_on: str, state: bytes) -> str:
-    """SHA-256 of canonical {effective_on, state}, given the state's canonical bytes."""
-    return hashlib.sha256(b'{"effective_on":"%s","state":%s}' % (effective_on.encode(), state)).hexdigest()
-
-
 def read_sealed_map(stored: bytes) -> dict[str, str]:
     """The digest of each sealed part that is stored, by its path. ValueError, also as msgspec's, for bytes that `sealed_bytes` would not
     have made: what is beside a part, or a second one of its path, has no digest that covers it."""
@@ -139,3 +134,8 @@ def read_sealed_map(stored: bytes) -> dict[str, str]:
     if sealed_bytes(parts) != stored:
         raise ValueError("it is not written as it is when it is recorded")
     return digests
+
+
+def state_hash(effective_on: str, state: bytes) -> str:
+    """SHA-256 of canonical {effective_on, state}, given the state's canonical bytes."""
+    return hashlib.sha256(b'{"effective_on":"%s","state":%s}' % (effective_on.encode(), state)).hexdigest()

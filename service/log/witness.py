@@ -47,7 +47,7 @@ class Witness:
             verifier = Verifier.parse(verifier_key)
         except (httpx.InvalidURL, UnicodeError, NoteError) as error:
             raise OperatorError(f"This names no witness: {error}.") from None
-        is_web = known.scheme in ("http", "https") and known.port in (None, *range(1, 65_536))
+        is_web = known.scheme in ("http", "https") and (known.port is None or 0 < known.port < 2**16)
         if not is_web or not host or known.userinfo or known.query or known.fragment:
             raise OperatorError(f"{url[:200]!r} is no submission prefix of a witness, such as https://witness.example/log.")
         if verifier.kind != COSIGNATURE:
