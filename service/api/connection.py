@@ -8,11 +8,11 @@ import asyncio
 import re
 import sys
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Final
 
 import httptools
 from fastapi import Request, Response
+from starlette.types import Scope
 from uuid_utils import uuid4
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -22,10 +22,8 @@ from service.errors import Malformed
 MAX_HEAD_BYTES: Final = 65_536
 """The parser itself would take a line and headers without end."""
 STALLED_SECONDS: Final = 30.0
-WHOLE: Final = "contract-ledger.whole"
-"""Under this name a request's scope holds what writes an answer at once, where the server can."""
 CONNECTION: Final = "contract-ledger.connection"
-"""Under this name it holds the connection itself."""
+"""Under this name a request's scope holds the connection that it came by."""
 _BODILESS: Final = (204, 304)
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _NOT_HTTP: Final = "What was sent is no request of HTTP/1.1 as RFC 9112 has it; the connection is closed."
@@ -45,6 +43,8 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = self._arriving = 0
         self._silent = True
         self._seen: tuple[Any, int] = (self, 0)
+        self._answered: Any = None
+        """Whose answer is due: of requests sent behind one another, the first that has none."""
         self.is_draining = False
         self.on_drain: Callable[[], None] | None = None
         """To be called when the service stops: by who has an answer under way that would go on."""
@@ -90,16 +90,20 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        cycle.scope[WHOLE] = partial(self._answer_whole, cycle)
+        # Nothing in the scope may lead back to the scope: what holds itself stays until the collector finds it, in pauses of 50 ms.
         cycle.scope[CONNECTION] = self
+        self._answered = cycle
         super()._start_asgi_task(cycle, app)
 
-    def _answer_whole(self, cycle: Any, response: Response) -> bool:
-        """Write head and body of an answer at once, where nothing stands in the way; whether it was written.
+    def answer_whole(self, scope: Scope, response: Response) -> bool:
+        """Write head and body of a request's answer at once, where nothing stands in the way; whether it was written.
 
         The server's own way, through two messages and a look at each header, costs more than to read an append and check it.
         """
-        if cycle.response_started or cycle.disconnected or not cycle.keep_alive or cycle.more_body or self.flow.write_paused:
+        cycle = self._answered
+        if cycle.scope is not scope or self.flow.write_paused:
+            return False
+        if cycle.response_started or cycle.disconnected or not cycle.keep_alive or cycle.more_body:
             return False
         if cycle.scope["method"] == "HEAD" or response.status_code in _BODILESS:
             return False

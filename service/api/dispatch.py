@@ -17,7 +17,7 @@ from fastapi.routing import APIRoute
 from starlette.types import Message, Receive, Scope, Send
 from uuid_utils import uuid4
 
-from service.api.connection import WHOLE
+from service.api.connection import CONNECTION, Connection
 from service.api.problems import problem_of
 from service.errors import Malformed, MemberFault, MethodNotAllowed, NotFound, OperatorError
 from service.metrics import Requests
@@ -104,8 +104,8 @@ class Dispatch:
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - whatever failed, the caller is told; a fault is logged
             response = problem_of(request, error)
         response.raw_headers.append((b"x-request-id", request_id))
-        whole = scope.get(WHOLE)
-        if whole is None or type(response) is not Response or not whole(response):
+        connection: Connection | None = scope.get(CONNECTION)
+        if connection is None or type(response) is not Response or not connection.answer_whole(scope, response):
             await response(scope, receive, send)
         if self._counted is not None:
             self._counted.add(operation, response.status_code, perf_counter() - started)
