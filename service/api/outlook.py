@@ -12,9 +12,9 @@ from service.log.read import AsOf
 
 STATUSES = (
     *("superseded", "cancelled", "terminated", "completed", "expired", "suspended", "delivering", "in_force", "signed"),
-    *("denied", "negotiating", "reported"),
+    *("denied", "negotiating", "reported", "unknown"),
 )
-"""Every status that a contract may have, in the order of which the first that applies is told."""
+"""Every status that a contract may have, in the order of which the first that applies is told. `unknown`: its opening is to come."""
 
 
 def _known(text: str) -> str:

@@ -128,6 +128,18 @@ def test_a_contract_moves_in_the_lists_with_its_next_event(api: httpx.Client) ->
     assert contract_id in ids(api, status="terminated", limit=500)
 
 
+def test_a_contract_whose_opening_is_still_to_come_is_found_by_the_status_that_it_shows(service: RunningService) -> None:
+    service.make_ledger("to-come")
+    with service.client(service.admin, ledger="to-come") as client:
+        opened = open_contract(client)
+        to_come = open_contract(client, changed(SIGNED, "/effective_on", "2900-01-01"))
+        shown = {item["contract_id"]: item["state"]["status"] for item in client.get("/contracts").json()["items"]}
+        assert shown == {opened: "in_force", to_come: "unknown"}
+        for contract_id, status in shown.items():
+            assert ids(client, status=status) == [contract_id]
+        assert client.get("/commitments", params={"status": "unknown"}).json()["items"] == []
+
+
 def test_an_empty_ledger_has_empty_lists(service: RunningService) -> None:
     service.make_ledger("empty")
     with service.client(service.admin, ledger="empty") as client:
