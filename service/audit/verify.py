@@ -567,6 +567,8 @@ class Walk:
     def event(self, line: Members, where: str) -> None:
         """Check the line of an event."""
         only(line, LINE, where)
+        if line.get("ends_batch", True) is not True:
+            raise Unusable(f"{where} has no proper `ends_batch`")
         text = member(line, "header", str, where)
         header = read_header(text, "the header in " + where)
         position, leaf = header["position"], leaf_hash(text.encode("utf-8"))
@@ -645,6 +647,8 @@ class Walk:
     def _check_erasure(self, line: Members, header: Members, where: str) -> None:
         """A missing body is explained by an event of the same contract that stands in the same tree and names it."""
         self.erased += 1
+        if "sealed" in line:
+            self.verdict.fault("sealed", where, "values are shown that were sealed in it, and its body is missing, which would prove them")
         if "erased" not in line:
             self.verdict.fault("erasures", where, "the body is missing, and no erasure explains it")
             return
@@ -656,7 +660,8 @@ class Walk:
         digest = hashlib.sha256(body.encode("utf-8")).hexdigest()
         names_it = by["event_type"] == "event.erased" and isinstance(data, dict) and data.get("target") == header["event_id"]
         same = by["contract_id"] == header["contract_id"] and by["ledger_id"] == header["ledger_id"]
-        if digest != by["body_digest"] or not (names_it and same) or by["position"] <= header["position"]:
+        later = by["position"] == erased.get("position") and by["position"] > header["position"]
+        if digest != by["body_digest"] or not (names_it and same and later):
             self.verdict.fault("erasures", where, "what is said to be its erasure is no later event of its contract that erases it")
         elif by["position"] > self.checkpoint.size:
             late = f"{where} was erased by position {by['position']}, after the checkpoint, which so does not prove it"

@@ -689,6 +689,14 @@ def other_erasure(lines: list[Json]) -> None:
     later |= {"header": canonical(header).decode(), "body": body}
 
 
+def misplace_the_erasure(lines: list[Json]) -> None:
+    erased(lines)["erased"]["position"] -= 1
+
+
+def show_sealed_values_without_a_body(lines: list[Json]) -> None:
+    erased(lines)["sealed"] = next(line for line in lines[1:-1] if "sealed" in line)["sealed"]
+
+
 def edit_sealed(lines: list[Json]) -> None:
     line = next(line for line in lines[1:-1] if "sealed" in line)
     line["sealed"] = line["sealed"].replace("918273645", "918273646")
@@ -730,6 +738,8 @@ ATTACKS: dict[Change, tuple[set[str], str]] = {
     drop_the_erasure: ({"erasures"}, "no erasure explains it"),
     withhold_a_body: ({"erasures"}, "position 1"),
     other_erasure: ({"erasures"}, "not in the tree"),
+    misplace_the_erasure: ({"erasures"}, "no later event of its contract that erases it"),
+    show_sealed_values_without_a_body: ({"sealed"}, "its body is missing"),
     edit_sealed: ({"sealed"}, "sealed value or salt"),
     second_sealed: ({"sealed"}, "two values are shown of one sealed member"),
     hide_a_sealed_part: ({"sealed"}, "sealed value or salt"),
@@ -846,6 +856,7 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "a position that is text": (lambda lines, whole: changed_header(lines, position="1"), "no proper `position`"),
     "a position that is true": (lambda lines, whole: changed_header(lines, position=True), "no proper `position`"),
     "a header with one member more": (lambda lines, whole: changed_header(lines, x=1), "does not know: 'x'"),
+    "a batch that ends in another way": (lambda lines, whole: whole.replace(b'"ends_batch":true', b'"ends_batch":"no"', 1), "`ends_batch`"),
     "a size that is no number": (lambda lines, whole: first_line(lines, checkpoint=OPERATOR.note(-1, bytes(32))), "size is no number"),
 }
 
