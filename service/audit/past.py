@@ -130,14 +130,12 @@ class Telling:
         if not course.digest:
             course.digest = hashlib.sha256(heading).hexdigest()
             yield heading
-        walked = max(0, book.head - sum(chunk.events for chunk in chunks))
         with Crew(self._url, book.head, self._processes) as crew:
             work = partial(_tell_chunk, times=self._times)
             for chunk, told in zip(chunks, crew.in_order(work, book, chunks), strict=True):
                 self._bring_forward(chunk, told)
-                walked += chunk.events
                 yield b"".join(told.lines)
-                progress(min(walked, book.head), book.head, "events")
+                progress(course.events, self._times.known_position, "events")
         yield self._ending(book)
 
     def _bring_forward(self, chunk: Chunk, told: _Told) -> None:

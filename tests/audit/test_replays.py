@@ -234,6 +234,13 @@ def test_a_book_holds_exactly_the_contracts_that_were_known(api: httpx.Client) -
     assert {line["contract_id"] for line in lines_of(api, replay)[1:-1]} == {event["contract_id"] for event in events[:until]} >= known
 
 
+def test_a_book_of_before_counts_the_events_that_were_known(api: httpx.Client) -> None:
+    """They are all that it has to tell: a progress of 25 of 100 would say for ever that it is not done."""
+    done = ended(api, asked(api, kind="book", known_position=25))
+    assert (done["status"], done["events_done"], done["events_total"]) == ("done", 25, 25)
+    assert "seconds_left" not in done
+
+
 def test_a_book_is_byte_by_byte_the_same_each_time_and_says_its_digest(api: httpx.Client) -> None:
     done = ended(api, asked(api, kind="book", known_position=60, effective_on="2024-01-01"))
     address = f"/replays/{done['replay_id']}/book"
