@@ -107,15 +107,11 @@ async def _create_webhook(call: Call) -> Response:
     if fault := fault_of_url(wanted.url, _task(call).sender.networks):
         raise _fault("url", fault)
     _check_types(wanted)
-    head, _, _ = await call.services.reader.head(call.ledger)
-    position = head if wanted.from_position is None else wanted.from_position - 1
-    if position > head:
-        raise _fault("from_position", f"the ledger has {head} events so far, so the greatest is {head + 1}")
     wish = Wish(
         url=wanted.url,
         event_types=wanted.event_types or [],
         contract_ids=[contract_id.lower() for contract_id in wanted.contract_ids or ()],
-        position=position,
+        position=await _position_before(call, wanted.from_position),
         created_by=call.principal.principal_id,
         key=key,
         canonical=canonical(body),
@@ -126,6 +122,16 @@ async def _create_webhook(call: Call) -> Response:
     if replayed:
         return json_response(_answer(webhook), 201, headers | {"Idempotent-Replayed": "true"})
     return json_response(_answer(webhook, with_secret=True), 201, headers)
+
+
+async def _position_before(call: Call, from_position: int | None) -> int:
+    """Where a webhook stands that is sent what comes from a position on, or what comes next; Refused for one that leaves out events which
+    are still to come."""
+    head, _, _ = await call.services.reader.head(call.ledger)
+    position = head if from_position is None else from_position - 1
+    if position > head:
+        raise _fault("from_position", f"the ledger has {head} events so far, so the greatest is {head + 1}")
+    return position
 
 
 def _check_types(wanted: CreateWebhookRequest) -> None:
@@ -250,7 +256,7 @@ async def _skip_event(call: Call) -> Response:
 
 async def _replay_webhook(call: Call) -> Response:
     wanted: ReplayWebhookRequest = _validated(_read_replay, await read_body(call.request))
-    return await _changed(call, subscriptions.replay, wanted.from_position - 1)
+    return await _changed(call, subscriptions.replay, await _position_before(call, wanted.from_position))
 
 
 async def _changed(call: Call, change: Callable[..., Awaitable[Webhook]], *given: Any, with_secret: bool = False) -> Response:

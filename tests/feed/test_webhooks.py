@@ -225,6 +225,16 @@ def test_what_is_given_up_stays_so_until_somebody_speaks(api: httpx.Client, rece
     comes(lambda: receiver.arrived(bad) == [1, 3, 1, 2, 3], "everything again")
 
 
+def test_a_replay_from_an_event_that_there_is_not_is_refused_as_a_beginning_there_is(api: httpx.Client, receiver: Receiver) -> None:
+    webhook_id = hook(api, receiver)
+    contract_id = open_contract(api)
+    comes(lambda: receiver.arrived(contract_id) == [1], "the opening")
+    head = api.get(f"/webhooks/{webhook_id}").json()["position"]
+    assert api.post(f"/webhooks/{webhook_id}/replay", json={"from_position": head + 1}).json()["position"] == head
+    refused = api.post(f"/webhooks/{webhook_id}/replay", json={"from_position": head + 2})
+    assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/from_position")
+
+
 def test_an_endpoint_that_is_down_is_tried_now_and_then_and_misses_nothing(api: httpx.Client, receiver: Receiver) -> None:
     webhook_id = hook(api, receiver)
     receiver.answer(503)
