@@ -285,6 +285,7 @@ class LedgerAnswer(msgspec.Struct, kw_only=True):
     name: str
     time_zone: str
     unique_reference_schemes: list[str]
+    if_match_required: bool
     public_log: bool
 
 

@@ -25,7 +25,7 @@ from service.errors import (
     UnsupportedMediaType,
 )
 from service.log.ledger import Ledger, is_time_zone
-from service.log.ledgers import count_ledgers, create_ledger, ledgers_after, open_log
+from service.log.ledgers import count_ledgers, create_ledger, ledgers_after, set_flags
 from service.log.references import MAX_UNIQUE_SCHEMES, declare_unique
 
 LEDGERS = "/v1/ledgers"
@@ -64,6 +64,7 @@ class SetPolicyRequest:
         ),
         distinct(),
     ] = field(default_factory=list)
+    if_match_required: Annotated[bool, Field(description="Whether an append to a contract needs If-Match (428 without).")] = False
     public_log: Annotated[
         bool, Field(description="Whether checkpoints, their keys and the tiles of the log are open to callers without a token.")
     ] = False
@@ -113,8 +114,10 @@ async def _set_policy(call: Call) -> Response:
         raise refusal(error) from None
     database = call.services.reader.database
     schemes = await declare_unique(database, call.ledger, wanted.unique_reference_schemes)
-    await open_log(database, call.ledger, public_log=wanted.public_log)
-    return json_response(_answer(replace(call.ledger, unique_reference_schemes=schemes, public_log=wanted.public_log)))
+    flags = {"if_match_required": wanted.if_match_required, "public_log": wanted.public_log}
+    await set_flags(database, call.ledger, **flags)
+    call.services.ledgers.forget()
+    return json_response(_answer(replace(call.ledger, unique_reference_schemes=schemes, **flags)))
 
 
 def _answer(ledger: Ledger) -> answers.LedgerAnswer:
@@ -123,6 +126,7 @@ def _answer(ledger: Ledger) -> answers.LedgerAnswer:
         name=ledger.name,
         time_zone=ledger.time_zone,
         unique_reference_schemes=list(ledger.unique_reference_schemes),
+        if_match_required=ledger.if_match_required,
         public_log=ledger.public_log,
     )
 

@@ -104,6 +104,10 @@ class LedgerDirectory:
             raise LedgerNotFound(f"There is no ledger {name[:100]!r}.")
         return await self._ledgers.get(name)
 
+    def forget(self) -> None:
+        """Look ledgers up anew, since one was changed here. Other processes may go by what it was for a few seconds more."""
+        self._ledgers = Remembered(self._find)
+
     async def _find(self, name: str) -> tuple[tuple[Ledger, int], float]:
         return await self._reader.ledger(name), self._seconds
 

@@ -94,6 +94,7 @@ def set_policy(
         list[str] | None,
         option("A scheme of references of which each id is that of one contract; may be said several times. None if not said."),
     ] = None,
+    if_match: Annotated[bool, typer.Option("--require-if-match", help="Refuse appends to contracts that come without If-Match.")] = False,
     public_log: Annotated[bool, typer.Option("--public-log", help="Open checkpoints, keys and tiles to callers without a token.")] = False,
     data_dir: DataDir = None,
 ) -> None:
@@ -101,8 +102,9 @@ def set_policy(
     from service.cli import admin
 
     with databases_of(data_dir) as urls:
-        schemes = admin.set_policy(urls.service_url, name, unique_scheme or [], public_log=public_log)
+        schemes = admin.set_policy(urls.service_url, name, unique_scheme or [], if_match_required=if_match, public_log=public_log)
     typer.echo(f"Unique schemes of references in ledger {name}: {', '.join(schemes) or 'none'}.")
+    typer.echo(f"Appends to its contracts {'need' if if_match else 'may do without'} If-Match.")
     typer.echo(f"Its checkpoints, keys and tiles are {'open to callers without a token' if public_log else 'for callers with audit:read'}.")
 
 

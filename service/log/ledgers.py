@@ -63,10 +63,12 @@ async def count_ledgers(reader: Reader, limit: int, ledger_ids: Sequence[str] | 
     return int(rows[0][0])
 
 
-_OPEN = "UPDATE ledgers SET public_log = %(public_log)s WHERE ledger_id = %(ledger_id)s::uuid"
+_FLAGS = "UPDATE ledgers SET if_match_required = %(if_match_required)s, public_log = %(public_log)s WHERE ledger_id = %(ledger_id)s::uuid"
 
 
-async def open_log(database: Database, ledger: Ledger, *, public_log: bool) -> None:
-    """Open checkpoints, tiles and keys of a ledger to callers without a token, or close them."""
+async def set_flags(database: Database, ledger: Ledger, *, if_match_required: bool, public_log: bool) -> None:
+    """Require If-Match of appends to the contracts of a ledger or not; open its checkpoints, tiles and keys to callers without a token, or
+    close them."""
     async with database.transaction() as connection:
-        await connection.execute(_OPEN, {"ledger_id": ledger.ledger_id, "public_log": public_log})
+        parameters = {"ledger_id": ledger.ledger_id, "if_match_required": if_match_required, "public_log": public_log}
+        await connection.execute(_FLAGS, parameters)

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
-import psycopg
 import pytest
 
 from tests.api.bodies import REPORTED, SIGNED, head_of, note, open_contract, record, revision_of, with_key
@@ -14,9 +13,10 @@ from tests.api.running import RunningService
 @pytest.fixture(scope="module")
 def careful(service: RunningService) -> Iterator[httpx.Client]:
     """Requests below a ledger whose policy requires If-Match."""
-    ledger_id = service.make_ledger("careful")
-    with psycopg.connect(service.database.owner_url) as connection:
-        connection.execute("UPDATE ledgers SET if_match_required = true WHERE ledger_id = %s", [ledger_id])
+    service.make_ledger("careful")
+    with service.client(service.admin) as admin:
+        answer = admin.put("/v1/ledgers/careful/policy", json={"if_match_required": True})
+        assert (answer.status_code, answer.json().get("if_match_required")) == (200, True), answer.text
     with service.client(service.admin, ledger="careful") as client:
         yield client
 

@@ -224,6 +224,7 @@ def test_the_services_rights_are_those_and_no_more(filled: Database) -> None:
     """
     assert rows(filled.superuser_url, columns) == [
         ("ledgers", "generation"),
+        ("ledgers", "if_match_required"),
         ("ledgers", "layout"),
         ("ledgers", "public_log"),
         ("ledgers", "unique_reference_schemes"),
