@@ -64,9 +64,12 @@ class SetPolicyRequest:
         ),
         distinct(),
     ] = field(default_factory=list)
-    if_match_required: Annotated[bool, Field(description="Whether an append to a contract needs If-Match (428 without).")] = False
+    if_match_required: Annotated[bool, Field(strict=True, description="Whether an append to a contract needs If-Match (428 without).")] = (
+        False
+    )
     public_log: Annotated[
-        bool, Field(description="Whether checkpoints, their keys and the tiles of the log are open to callers without a token.")
+        bool,
+        Field(strict=True, description="Whether checkpoints, their keys and the tiles of the log are open to callers without a token."),
     ] = False
 
 

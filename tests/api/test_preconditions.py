@@ -83,6 +83,14 @@ def test_a_ledger_may_require_if_match(careful: httpx.Client) -> None:
     assert record(careful, contract_id, "note.added", note(), if_match='"1"').status_code == 201
 
 
+@pytest.mark.parametrize("member", ["if_match_required", "public_log"])
+@pytest.mark.parametrize("sent", ["yes", "false", 1, 0])
+def test_what_a_policy_switches_is_sent_as_true_or_false(service: RunningService, member: str, sent: str | int) -> None:
+    with service.client(service.admin) as admin:
+        answer = admin.put("/v1/ledgers/main/policy", json={member: sent})
+    assert (answer.status_code, answer.json().get("errors", [{}])[0].get("pointer")) == (422, f"/{member}")
+
+
 def test_a_ledger_that_requires_if_match_requires_it_of_a_rehearsal_too(careful: httpx.Client) -> None:
     contract_id = open_contract(careful)
     path, params = f"/contracts/{contract_id}/note-added", {"validate_only": "true"}
