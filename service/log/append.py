@@ -45,6 +45,8 @@ from service.tables import batches, contracts, deliveries, events, idempotency, 
 MAX_BATCH_REQUESTS = 256
 FIRST_SHARE_REQUESTS = 8
 """How many requests of a batch are decided before they are sent, to be written while the next are decided."""
+TOLD_FIRST = 10
+"""How many outcomes of the batch before are told while a batch's states are read: what these callers ask next fills that time."""
 MAX_BATCH_BYTES = 4_194_304
 MAX_QUEUE_BYTES = 67_108_864
 BATCH_SECONDS = 20
@@ -129,35 +131,41 @@ class _Waiting:
             self.answer.set_result(outcome)
 
 
+def _nothing(most: int | None = None) -> None:
+    """What there is to do meanwhile where nobody waits."""
+
+
 async def transact(
-    connection: AsyncConnection[Any], appends: Sequence[Append], heads: Heads, meanwhile: Callable[[], None] = lambda: None
+    connection: AsyncConnection[Any], appends: Sequence[Append], heads: Heads, meanwhile: Callable[[int | None], None] = _nothing
 ) -> Batch:
     """Decide and commit requests of one ledger in one transaction; each has its outcome in the batch.
 
-    `meanwhile` is called when everything is sent and only the database has work to do. Raises psycopg's errors: DataError and
-    IntegrityError when nothing was written, OperationalError when the outcome may be unknown.
+    `meanwhile` is called when only the database has work to do: with the number of outcomes that there is time to tell while the states
+    are read, and with None when everything is sent. Raises psycopg's errors: DataError and IntegrityError when nothing was written,
+    OperationalError when the outcome may be unknown.
     """
     batch = Batch(appends[0].ledger, appends)
     async with Pipeline(connection) as pipeline:
-        await look_up(pipeline, batch, heads)
+        await look_up(pipeline, batch, heads, meanwhile)
         is_written = _decide_and_write(pipeline, batch)
         if batch.erased_from:
             async with pipeline.paused():
                 await replace_outlooks(connection, batch.ledger.ledger_id, batch.generation, batch.erased_from)
         pipeline.send("COMMIT" if is_written else "ROLLBACK")
-        meanwhile()
+        meanwhile(None)
         *_, end = await pipeline.results()
     if is_written and end.command_status != b"COMMIT":
         raise psycopg.OperationalError(f"COMMIT was answered {end.command_status!r}")
     return batch
 
 
-async def look_up(pipeline: Pipeline, batch: Batch, heads: Heads) -> None:
+async def look_up(pipeline: Pipeline, batch: Batch, heads: Heads, meanwhile: Callable[[int | None], None] = _nothing) -> None:
     """Begin, with the ledger's lock, and read what the batch needs to be decided. A LedgerError where nothing may be written now."""
     parameters = batch.lookups()
     pipeline.send("BEGIN")
     pipeline.send(LOCK, parameters)
     pipeline.send(LOOKUPS, parameters)
+    meanwhile(TOLD_FIRST)
     *_, found = await pipeline.results()
     rows = pipeline.rows(found)
     batch.begin(rows[0][:8] if rows else None, time.time())
@@ -308,13 +316,13 @@ class Writer:
             raise
         self._chunks.requests_took(time.perf_counter() - started)
 
-    def _tell(self) -> None:
-        """Answer the requests whose outcome is certain.
+    def _tell(self, most: int | None = None) -> None:
+        """Answer the requests whose outcome is certain, or `most` of them.
 
-        While others wait that is done when their batch is being written: to take it up before would leave this process busy with answers
-        while the database waits for the next decisions, and idle while the database writes (docs/decisions/0011).
+        While others wait that is done, but for a few, when their batch is being written: to take it up before would leave this process
+        busy with answers while the database waits for the next decisions, and idle while the database writes (docs/decisions/0011).
         """
-        untold, self._untold = self._untold, []
+        untold, self._untold = self._untold[:most], [] if most is None else self._untold[most:]
         for waiting, outcome in untold:
             waiting.resolve(outcome)
 
