@@ -206,7 +206,7 @@ class LineChanged(LedgerError):
 
 
 class AnomaliesRefused(LedgerError):
-    code, status, title = "anomalies-refused", 422, "The event would be flagged, and strict=true refuses that"
+    code, status, title = "anomalies-refused", 422, "The event would be flagged, and a strict request or ledger refuses that"
 
 
 class RevisionRequired(LedgerError):

@@ -46,6 +46,7 @@ ledgers = Table(
     Column("if_match_required", Boolean, nullable=False, server_default=text("false")),
     Column("unique_reference_schemes", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     Column("public_log", Boolean, nullable=False, server_default=text("false")),
+    Column("strict", Boolean, nullable=False, server_default=text("false")),
     Column("clock_accepted_at", _instant),
     Column("created_at", _instant, nullable=False, server_default=text("clock_timestamp()")),
 )

@@ -183,7 +183,13 @@ def test_what_cannot_be_done_is_told(run: Run, arguments: tuple[str, ...], sente
 def test_a_ledgers_policy_is_set_whole(run: Run) -> None:
     run("ledgers", "create", "unique")
     assert "in ledger unique: DART, LEI." in run("ledgers", "policy", "unique", "--unique-scheme", "LEI", "--unique-scheme", "DART")
-    assert "in ledger unique: none." in run("ledgers", "policy", "unique")
+    told = run("ledgers", "policy", "unique", "--require-if-match", "--strict")
+    assert "need If-Match" in told
+    assert "anomaly is refused" in told
+    told = run("ledgers", "policy", "unique")
+    assert "in ledger unique: none." in told
+    assert "without If-Match" in told
+    assert "anomaly is accepted" in told
     for arguments, sentence in (
         (("nowhere",), "no ledger nowhere"),
         (("unique", "--unique-scheme", " "), "no name of a scheme"),

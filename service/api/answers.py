@@ -287,6 +287,7 @@ class LedgerAnswer(msgspec.Struct, kw_only=True):
     unique_reference_schemes: list[str]
     if_match_required: bool
     public_log: bool
+    strict: bool
 
 
 class LedgerPage(msgspec.Struct, omit_defaults=True, kw_only=True):

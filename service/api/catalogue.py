@@ -28,8 +28,9 @@ and its day too, where those were wrong. The last correction that is not voided 
 and never voided, since nothing would be left that opens it; a signing may be voided while a report stands. An erasure and a reveal are \
 final. Ids stay taken where deliveries have them. What was recorded stays in the log, and in every answer for a time before.
 
-A **soft** rule accepts the event and flags it under `anomalies`; with `?strict=true` it refuses too. What a late event leaves without \
-its target is kept under `unplaced`; so is an extension, an exercised option or an end that no longer fits on its day, and is flagged.
+A **soft** rule accepts the event and flags it under `anomalies`; with `?strict=true`, or where the policy of the ledger is \
+`strict`, it refuses too. What a late event leaves without its target is kept under `unplaced`; \
+so is an extension, an exercised option or an end that no longer fits on its day, and is flagged.
 """
 _SENSE = """## Data that make no sense
 

@@ -117,7 +117,8 @@ async def _append(call: Call, event_type: str | None, *, opening: bool) -> Respo
             key=key,
             canonical=canonical(body),
             expected_revision=expected,
-            strict=query.strict == "true",
+            revision_required=call.ledger.if_match_required and not opening and "if-match" not in request.headers,
+            strict=query.strict == "true" or call.ledger.strict,
             validate_only=validate_only,
         )
     )
@@ -131,8 +132,6 @@ def _expected_revision(call: Call, *, opening: bool) -> int | None:
         fault = MemberFault("header:If-None-Match", "not with an append to a contract")
         raise Malformed("If-None-Match is for reads; send If-Match with the ETag of the contract as you read it.", (fault,))
     if b"if-match" not in sent:
-        if call.ledger.if_match_required and not opening:
-            raise RevisionRequired("Send If-Match with the ETag of the contract as you read it; this ledger requires it.")
         return None
     expected = match_revision(call.request.headers["if-match"])
     if opening and expected != 0:

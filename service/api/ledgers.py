@@ -24,7 +24,7 @@ from service.errors import (
     Refused,
     UnsupportedMediaType,
 )
-from service.log.ledger import Ledger, is_time_zone
+from service.log.ledger import Ledger, Switches, is_time_zone
 from service.log.ledgers import count_ledgers, create_ledger, ledgers_after, set_flags
 from service.log.references import MAX_UNIQUE_SCHEMES, declare_unique
 
@@ -70,6 +70,10 @@ class SetPolicyRequest:
     public_log: Annotated[
         bool,
         Field(strict=True, description="Whether checkpoints, their keys and the tiles of the log are open to callers without a token."),
+    ] = False
+    strict: Annotated[
+        bool,
+        Field(strict=True, description="Whether appends are refused (422) that would be accepted and flagged, as with `strict=true`."),
     ] = False
 
 
@@ -117,10 +121,11 @@ async def _set_policy(call: Call) -> Response:
         raise refusal(error) from None
     database = call.services.reader.database
     schemes = await declare_unique(database, call.ledger, wanted.unique_reference_schemes)
-    flags = {"if_match_required": wanted.if_match_required, "public_log": wanted.public_log}
-    await set_flags(database, call.ledger, **flags)
+    switches = Switches(if_match_required=wanted.if_match_required, public_log=wanted.public_log, strict=wanted.strict)
+    ledger = replace(call.ledger, unique_reference_schemes=schemes, **switches)
+    await set_flags(database, ledger)
     call.services.ledgers.forget()
-    return json_response(_answer(replace(call.ledger, unique_reference_schemes=schemes, **flags)))
+    return json_response(_answer(ledger))
 
 
 def _answer(ledger: Ledger) -> answers.LedgerAnswer:
@@ -131,6 +136,7 @@ def _answer(ledger: Ledger) -> answers.LedgerAnswer:
         unique_reference_schemes=list(ledger.unique_reference_schemes),
         if_match_required=ledger.if_match_required,
         public_log=ledger.public_log,
+        strict=ledger.strict,
     )
 
 

@@ -42,7 +42,9 @@ FROM events e
 WHERE e.ledger_id = %(ledger_id)s::uuid AND e.contract_id = ANY(%(contract_ids)s::uuid[]) AND e.event_type = %(event_type)s
 ORDER BY e.position
 """
-_POLICIES = "SELECT l.if_match_required, l.unique_reference_schemes, l.public_log FROM ledgers l WHERE l.ledger_id = %(ledger_id)s::uuid"
+_POLICIES = (
+    "SELECT l.if_match_required, l.unique_reference_schemes, l.public_log, l.strict FROM ledgers l WHERE l.ledger_id = %(ledger_id)s::uuid"
+)
 
 
 class KeyPeriod(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -73,6 +75,7 @@ class Policies(msgspec.Struct, kw_only=True):
     if_match_required: bool
     unique_reference_schemes: list[str]
     public_log: bool = False
+    strict: bool = False
 
 
 class Opening(msgspec.Struct, omit_defaults=True, kw_only=True, forbid_unknown_fields=True):
@@ -223,8 +226,8 @@ class Bundle:
             opening.before = await self._subtrees(0, self._first - 1)
             opening.after = await self._subtrees(self._last, self._signed.size)
         elif kind == "ledger":
-            ((required, schemes, is_public),) = await self._database.rows(_POLICIES, {"ledger_id": self._ledger.ledger_id})
-            opening.policies = Policies(if_match_required=required, unique_reference_schemes=schemes, public_log=is_public)
+            ((required, schemes, is_public, strict),) = await self._database.rows(_POLICIES, {"ledger_id": self._ledger.ledger_id})
+            opening.policies = Policies(if_match_required=required, unique_reference_schemes=schemes, public_log=is_public, strict=strict)
         return opening
 
     async def _consistency(self) -> Consistency | None:

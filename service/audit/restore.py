@@ -41,8 +41,10 @@ WHERE l.ledger_id = %(ledger_id)s::uuid OR l.name = %(name)s
 """
 _MAKE = """
 WITH made AS (
-    INSERT INTO ledgers (ledger_id, name, time_zone, epoch, layout, if_match_required, unique_reference_schemes, public_log)
-    VALUES (%(ledger_id)s::uuid, %(name)s, %(time_zone)s, %(epoch)s, %(layout)s, %(if_match_required)s, %(schemes)s, %(public_log)s)
+    INSERT INTO ledgers (ledger_id, name, time_zone, epoch, layout, if_match_required, unique_reference_schemes, public_log, strict)
+    VALUES (
+        %(ledger_id)s::uuid, %(name)s, %(time_zone)s, %(epoch)s, %(layout)s, %(if_match_required)s, %(schemes)s, %(public_log)s, %(strict)s
+    )
     RETURNING ledger_id
 ), lock AS (
     INSERT INTO ledger_locks (ledger_id) SELECT ledger_id FROM made
@@ -208,6 +210,7 @@ def _made(bundle: BundleFile) -> dict[str, Any]:
         "layout": RESTORING,
         "if_match_required": policies is not None and policies.if_match_required,
         "public_log": policies is not None and policies.public_log,
+        "strict": policies is not None and policies.strict,
         "schemes": policies.unique_reference_schemes if policies else [],
     }
 

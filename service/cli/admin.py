@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from service.domain.events import MAX_NAME
 from service.errors import OperatorError
 from service.log.decide import CLOCK_TOLERANCE
 from service.log.heads import Head, read_heads, replace_head
-from service.log.ledger import instant, is_time_zone
+from service.log.ledger import Switches, instant, is_time_zone
 from service.log.ledgers import make_ledger, set_flags
 from service.log.read import Reader
 from service.log.references import MAX_UNIQUE_SCHEMES, declare_unique
@@ -186,24 +186,21 @@ def create_ledger(connection: Connection, name: str, time_zone: str) -> bool:
     return False
 
 
-def set_policy(
-    service_url: str, name: str, schemes: Sequence[str], *, if_match_required: bool = False, public_log: bool = False
-) -> list[str]:
-    """Set the policy of a ledger: its unique schemes, whether it requires If-Match, whether its log is open; the schemes, sorted.
-    OperatorError where that cannot be."""
+def set_policy(service_url: str, name: str, schemes: Sequence[str], switches: Switches) -> list[str]:
+    """Set the policy of a ledger: its unique schemes, and what it switches; the schemes, sorted. OperatorError where that cannot be."""
     faulty = next((scheme for scheme in schemes if len(scheme) > MAX_NAME or not scheme.strip() or not scheme.isprintable()), None)
     if faulty is not None:
         raise OperatorError(f"{faulty!r} is no name of a scheme: it has 1 to {MAX_NAME} printable characters, and not only spaces.")
     if len(set(schemes)) > MAX_UNIQUE_SCHEMES:
         raise OperatorError(f"A ledger has at most {MAX_UNIQUE_SCHEMES} unique schemes.")
-    return asyncio.run(_set_policy(service_url, name, schemes, if_match_required, public_log))
+    return asyncio.run(_set_policy(service_url, name, schemes, switches))
 
 
-async def _set_policy(service_url: str, name: str, schemes: Sequence[str], if_match_required: bool, public_log: bool) -> list[str]:
+async def _set_policy(service_url: str, name: str, schemes: Sequence[str], switches: Switches) -> list[str]:
     async with opened(service_url) as database:
         ledger, _ = await Reader(database).ledger(name)
         declared = await declare_unique(database, ledger, schemes)
-        await set_flags(database, ledger, if_match_required=if_match_required, public_log=public_log)
+        await set_flags(database, replace(ledger, **switches))
         return declared
 
 

@@ -96,15 +96,19 @@ def set_policy(
     ] = None,
     if_match: Annotated[bool, typer.Option("--require-if-match", help="Refuse appends to contracts that come without If-Match.")] = False,
     public_log: Annotated[bool, typer.Option("--public-log", help="Open checkpoints, keys and tiles to callers without a token.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse appends that would be accepted and flagged.")] = False,
     data_dir: DataDir = None,
 ) -> None:
     """Set the policy of a ledger, whole: what is not said is as in a new ledger."""
     from service.cli import admin
+    from service.log.ledger import Switches
 
+    switches = Switches(if_match_required=if_match, public_log=public_log, strict=strict)
     with databases_of(data_dir) as urls:
-        schemes = admin.set_policy(urls.service_url, name, unique_scheme or [], if_match_required=if_match, public_log=public_log)
+        schemes = admin.set_policy(urls.service_url, name, unique_scheme or [], switches)
     typer.echo(f"Unique schemes of references in ledger {name}: {', '.join(schemes) or 'none'}.")
     typer.echo(f"Appends to its contracts {'need' if if_match else 'may do without'} If-Match.")
+    typer.echo(f"What would be flagged as an anomaly is {'refused' if strict else 'accepted, and flagged'}.")
     typer.echo(f"Its checkpoints, keys and tiles are {'open to callers without a token' if public_log else 'for callers with audit:read'}.")
 
 

@@ -20,6 +20,7 @@ from service.errors import (
     LedgerNotFound,
     NotAllowedNow,
     ProjectionUnknown,
+    RevisionRequired,
     StaleRevision,
     TreeUnknown,
 )
@@ -213,6 +214,8 @@ class Batch:
     def _decide(self, append: Append) -> Receipt:
         if (kept := self._kept.get(append.key)) and not append.validate_only:
             return _replay(kept, append)
+        if append.revision_required:
+            raise RevisionRequired("Send If-Match with the ETag of the contract as you read it; this ledger requires it.")
         standing = self._standings[append.contract_id]
         if standing.row is None and not append.opening:
             raise ContractNotFound(f"Ledger {self.ledger.name} has no contract {append.contract_id}.")

@@ -104,7 +104,7 @@ class Decision:
         told = self.finish()
         raised = [found for found in told.anomalies if found.anomaly_id not in before]
         if self.append.strict and (raised or self.added_to):
-            raise _strict_refusal([*raised, *self.added_to])
+            raise _strict_refusal([*raised, *self.added_to], self.append)
         receipt = self._receipt(raised)
         if not self.append.validate_only:
             batch.keep(self.append, self, receipt)
@@ -297,9 +297,10 @@ def _of_event(index: int, refusal: LedgerError) -> tuple[MemberFault, ...]:
     return tuple(MemberFault(f"/events/{index}{fault.pointer}", fault.detail) for fault in faults)
 
 
-def _strict_refusal(raised: Sequence[Anomaly]) -> AnomaliesRefused:
+def _strict_refusal(raised: Sequence[Anomaly], append: Append) -> AnomaliesRefused:
     sentences = "; ".join(found.sentence for found in raised)
+    by_policy = f"The policy of ledger {append.ledger.name} refuses what would be flagged."
     return AnomaliesRefused(
-        f"{sentences}. Without strict=true the event is accepted and flagged.",
+        f"{sentences}. {by_policy if append.ledger.strict else 'Without strict=true the event is accepted and flagged.'}",
         tuple(MemberFault("", f"{found.rule}: {found.sentence}") for found in raised),
     )

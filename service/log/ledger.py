@@ -4,11 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Final
+from typing import Final, TypedDict
 from zoneinfo import ZoneInfo, available_timezones
 
 _NO_PLACE: Final = frozenset({"localtime", "posixrules", "Factory"})
 """Files that lie beside the zones: whatever this machine is set to, which elsewhere is another zone, and a placeholder."""
+
+
+class Switches(TypedDict):
+    """What the policy of a ledger switches, as members of Ledger."""
+
+    if_match_required: bool
+    public_log: bool
+    strict: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +29,8 @@ class Ledger:
     if_match_required: bool = False
     unique_reference_schemes: Sequence[str] = ()
     public_log: bool = False
+    strict: bool = False
+    """Whether it refuses what it would otherwise accept and flag."""
 
 
 def is_time_zone(name: str) -> bool:

@@ -22,7 +22,7 @@ WITH made AS (
 )
 SELECT count(*) FROM made
 """
-_COLUMNS = "ledger_id::text, name, time_zone, if_match_required, unique_reference_schemes, public_log"
+_COLUMNS = "ledger_id::text, name, time_zone, if_match_required, unique_reference_schemes, public_log, strict"
 _ALL = f"SELECT {_COLUMNS} FROM ledgers ORDER BY name"  # noqa: S608
 _VISIBLE = "name > %(after)s AND (%(ledger_ids)s::uuid[] IS NULL OR ledger_id = ANY(%(ledger_ids)s::uuid[]))"
 _PAGE = f"SELECT {_COLUMNS} FROM ledgers WHERE {_VISIBLE} ORDER BY name LIMIT %(limit)s"  # noqa: S608
@@ -63,12 +63,14 @@ async def count_ledgers(reader: Reader, limit: int, ledger_ids: Sequence[str] | 
     return int(rows[0][0])
 
 
-_FLAGS = "UPDATE ledgers SET if_match_required = %(if_match_required)s, public_log = %(public_log)s WHERE ledger_id = %(ledger_id)s::uuid"
+_FLAGS = """
+UPDATE ledgers SET if_match_required = %(if_match_required)s, public_log = %(public_log)s, strict = %(strict)s
+WHERE ledger_id = %(ledger_id)s::uuid
+"""
 
 
-async def set_flags(database: Database, ledger: Ledger, *, if_match_required: bool, public_log: bool) -> None:
-    """Require If-Match of appends to the contracts of a ledger or not; open its checkpoints, tiles and keys to callers without a token, or
-    close them."""
+async def set_flags(database: Database, ledger: Ledger) -> None:
+    """Write what the policy of a ledger switches, as it stands there."""
+    flags = {"if_match_required": ledger.if_match_required, "public_log": ledger.public_log, "strict": ledger.strict}
     async with database.transaction() as connection:
-        parameters = {"ledger_id": ledger.ledger_id, "if_match_required": if_match_required, "public_log": public_log}
-        await connection.execute(_FLAGS, parameters)
+        await connection.execute(_FLAGS, {"ledger_id": ledger.ledger_id, **flags})

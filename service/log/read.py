@@ -87,7 +87,8 @@ WHERE c.ledger_id = %(ledger_id)s::uuid AND holds_until IS NOT NULL
   AND c.generation = (SELECT generation FROM ledgers WHERE ledger_id = %(ledger_id)s::uuid)
 """
 _LEDGER = """
-SELECT ledger_id::text, name, time_zone, if_match_required, unique_reference_schemes, public_log, epoch FROM ledgers WHERE name = %(name)s
+SELECT ledger_id::text, name, time_zone, if_match_required, unique_reference_schemes, public_log, strict, epoch
+FROM ledgers WHERE name = %(name)s
 """
 
 
@@ -158,7 +159,8 @@ class Reader:
         rows = await self.database.rows(_LEDGER, {"name": name})
         if not rows:
             raise LedgerNotFound(f"There is no ledger {name}; PUT /v1/ledgers/{name} makes it.")
-        return Ledger(*rows[0][:6]), rows[0][6]
+        *members, epoch = rows[0]
+        return Ledger(*members), epoch
 
     async def current(self, ledger: Ledger, contract_id: str) -> CurrentState:
         """A contract as known now, effective today: from its row, or folded afresh where the row's day has passed."""

@@ -41,6 +41,8 @@ class Append:
     key: bytes
     canonical: bytes
     expected_revision: int | None = None
+    revision_required: bool = False
+    """Whether it says no revision and its ledger requires one: then it is no more than a retry of what was recorded before that."""
     strict: bool = False
     validate_only: bool = False
 

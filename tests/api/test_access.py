@@ -201,7 +201,7 @@ def test_a_key_sees_the_ledgers_that_it_may_read(service: RunningService, other_
     with service.client(key_of_other) as client:
         items = client.get("/v1/ledgers").json()["items"]
     told = {"ledger_id": other_ledger, "name": "other", "time_zone": "Asia/Seoul"}
-    assert items == [told | {"unique_reference_schemes": [], "if_match_required": False, "public_log": False}]
+    assert items == [told | {"unique_reference_schemes": [], "if_match_required": False, "public_log": False, "strict": False}]
     with service.client(service.admin) as client:
         assert {"main", "other"} <= {item["name"] for item in client.get("/v1/ledgers").json()["items"]}
 

@@ -24,6 +24,7 @@ from tests.api.bodies import (
     with_key,
 )
 from tests.api.documented import operation_of
+from tests.api.running import RunningService
 
 RECEIPT = {"contract_id", "revision", "events", "anomalies"}
 RECEIPT_EVENT = {"event_id", "position", "recorded_at", "event_hash"}
@@ -256,6 +257,22 @@ def test_a_strict_append_refuses_what_would_be_flagged(api: httpx.Client, rehear
     assert problem["code"] == "anomalies-refused"
     assert [fault["detail"].partition(":")[0] for fault in problem["errors"]] == ["delivery-before-signing"]
     assert revision_of(api, contract_id) == 2
+
+
+def test_a_strict_ledger_refuses_what_would_be_flagged_until_its_policy_is_another(service: RunningService) -> None:
+    service.make_ledger("strict")
+    with service.client(service.admin, ledger="strict") as client:
+        assert client.put("/policy", json={"strict": True}).json()["strict"] is True
+        contract_id = open_and_sign(client)
+        path = f"/contracts/{contract_id}/delivery-started"
+        for params in ({}, {"strict": "false"}, {"validate_only": "true"}):
+            answer = client.post(path, json=event({}, "2023-06"), params=params, headers=with_key())
+            assert (answer.status_code, answer.json()["code"]) == (422, "anomalies-refused"), params
+            assert "The policy of ledger strict refuses" in answer.json()["detail"]
+        assert record(client, contract_id, "note.added", note()).status_code == 201
+        assert client.put("/policy", json={}).json()["strict"] is False
+        answer = client.post(path, json=event({}, "2023-06"), headers=with_key())
+        assert [raised["rule"] for raised in answer.json()["anomalies"]] == ["delivery-before-signing"]
 
 
 def test_a_strict_append_accepts_what_is_plain(api: httpx.Client) -> None:

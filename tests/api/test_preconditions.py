@@ -83,7 +83,21 @@ def test_a_ledger_may_require_if_match(careful: httpx.Client) -> None:
     assert record(careful, contract_id, "note.added", note(), if_match='"1"').status_code == 201
 
 
-@pytest.mark.parametrize("member", ["if_match_required", "public_log"])
+def test_what_was_recorded_before_a_ledger_required_if_match_is_told_again(service: RunningService) -> None:
+    service.make_ledger("become-careful")
+    with service.client(service.admin, ledger="become-careful") as client:
+        contract_id, key = open_contract(client), with_key()
+        path = f"/contracts/{contract_id}/note-added"
+        first = client.post(path, json=note("one"), headers=key)
+        assert client.put("/policy", json={"if_match_required": True}).status_code == 200
+        again = client.post(path, json=note("one"), headers=key)
+        assert (again.status_code, again.content, again.headers["idempotent-replayed"]) == (201, first.content, "true")
+        assert client.post(path, json=note("another"), headers=key).json()["code"] == "idempotency-key-reused"
+        assert client.post(path, json=note("two"), headers=with_key()).status_code == 428
+        assert revision_of(client, contract_id) == 2
+
+
+@pytest.mark.parametrize("member", ["if_match_required", "public_log", "strict"])
 @pytest.mark.parametrize("sent", ["yes", "false", 1, 0])
 def test_what_a_policy_switches_is_sent_as_true_or_false(service: RunningService, member: str, sent: str | int) -> None:
     with service.client(service.admin) as admin:

@@ -227,6 +227,7 @@ def test_the_services_rights_are_those_and_no_more(filled: Database) -> None:
         ("ledgers", "if_match_required"),
         ("ledgers", "layout"),
         ("ledgers", "public_log"),
+        ("ledgers", "strict"),
         ("ledgers", "unique_reference_schemes"),
     ]
 

@@ -330,7 +330,7 @@ COLUMNS: dict[str, dict[str, str]] = {
     "ledgers": dict.fromkeys(
         (
             *("ledger_id", "name", "time_zone", "epoch", "generation", "layout", "if_match_required"),
-            *("unique_reference_schemes", "public_log", "clock_accepted_at", "created_at"),
+            *("unique_reference_schemes", "public_log", "strict", "clock_accepted_at", "created_at"),
         ),
         OUTSIDE_THE_LOG,
     ),
