@@ -62,6 +62,9 @@ _SPELLINGS: Final = {
     r"^[A-Z]{3}$": "three capital letters, such as KRW or FOB",
     r"^([A-Z0-9]{2,3}|x-[a-z0-9-]{1,30})$": "a unit of UN/ECE Recommendation 20, such as EA or KWH, or one of your own, such as x-truck",
     r"^(19|20)[0-9]{2}$": "a year from 1900 to 2099",
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})$": (
+        "an instant of RFC 3339, such as 2026-11-22T09:30:00Z"
+    ),
     r"^[0-9a-f]{64}$": "64 hexadecimal digits in lower case",
     r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$": (
         "a UUID in lower case, such as 01890000-0000-7000-8000-0000000000ff"

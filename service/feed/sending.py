@@ -6,6 +6,7 @@ https://github.com/standard-webhooks/standard-webhooks, "Signature scheme" and "
 import asyncio
 import contextlib
 import ipaddress
+import re
 import socket
 import ssl
 import time
@@ -28,6 +29,9 @@ DELIVERY_SECONDS: Final = 15
 """For a whole delivery, from the look at the name to the answer's head."""
 MAX_URL: Final = 2_000
 MAX_PORT: Final = 65_535
+# As DNS has names (RFC 1035, section 2.3.4), and with the underscores that some have.
+_LABEL: Final = rb"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+_NAME: Final = re.compile(rb"(?!.{254})(%b\.)*%b\.?" % (_LABEL, _LABEL), re.IGNORECASE)
 _BAD_PORT: Final = f"not a URL: a port is a number from 1 to {MAX_PORT}"
 MOST_ADDRESSES: Final = 4
 """Of a name that leads to several, for a delivery that cannot be connected."""
@@ -95,6 +99,8 @@ def fault_of_url(url: str, networks: Sequence[Network]) -> str | None:
     try:
         _check(_as_address(host), known.scheme, networks)
     except ValueError:
+        if not _NAME.fullmatch(known.raw_host):
+            return "not a URL: what stands before its path is the name of no host"
         return None if known.scheme == "https" or networks else "https, since what is sent would be readable on its way"
     except NotAllowed as refused:
         return str(refused)

@@ -14,6 +14,8 @@ from pydantic import TypeAdapter
 from service.api.envelope import RecordEventsRequest, read_event, read_events, request_class
 from service.api.ledgers import CreateLedgerRequest, SetPolicyRequest
 from service.api.operations import OPERATIONS
+from service.api.replays import StartReplayRequest
+from service.api.webhooks import CreateWebhookRequest, ReplayWebhookRequest, SkipEventRequest
 from service.domain import faults
 from service.domain.amendments import _READERS
 from service.domain.events import EVENT_TYPES
@@ -61,6 +63,7 @@ PYDANTICS: Final = re.compile(
 def schemas() -> Iterator[dict[str, Any]]:
     """Every part of the core schemas of everything that a client sends."""
     sent = [request_class(event_type) for event_type in EVENT_TYPES] + [RecordEventsRequest, CreateLedgerRequest, SetPolicyRequest]
+    sent += [StartReplayRequest, CreateWebhookRequest, ReplayWebhookRequest, SkipEventRequest]
     sent += [documented.query for _, _, documented in OPERATIONS if documented.query]
     adapters = [*map(TypeAdapter, sent), *_READERS.values()]
     left: list[Any] = [adapter.core_schema for adapter in adapters]

@@ -183,6 +183,18 @@ def test_a_public_address_is_allowed(address: str) -> None:
     assert fault_of_url(f"https://{host}/", ()) is None
 
 
+@pytest.mark.parametrize(
+    "host", ["exa mple.com", "ex%41mple.com", "a..example", "-a.example", "a-.example", ".", "a!b.example", "a" * 64 + ".example"]
+)
+def test_what_no_host_is_called_is_no_address(host: str) -> None:
+    assert "name of no host" in str(fault_of_url(f"https://{host}/", ()))
+
+
+@pytest.mark.parametrize("host", ["erp.example", "erp.example.", "a_b.example", "xn--fa-hia.de", "faß.de", "A1.EXAMPLE", "b-2.1x.example"])
+def test_names_of_hosts_are_allowed(host: str) -> None:
+    assert fault_of_url(f"https://{host}/", ()) is None
+
+
 @pytest.mark.parametrize("host", ["2130706433", "0x7f.1", "127.1"])
 async def test_other_spellings_of_an_address_are_looked_at_as_names_are(host: str) -> None:
     (outcome,) = await sent(f"https://{host}/", networks="")
