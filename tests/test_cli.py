@@ -269,7 +269,7 @@ def test_without_a_database_the_commands_say_what_to_do(run: Run, monkeypatch: p
     with pytest.raises(OperatorError, match="LEDGER_MIGRATION_URL is set, and means nothing without LEDGER_DATABASE_URL"):
         run("verify")
     monkeypatch.delenv("LEDGER_MIGRATION_URL")
-    with pytest.raises(OperatorError, match=f"There is no database in {tmp_path}: run `contract-ledger serve`"):
+    with pytest.raises(OperatorError, match=f"There is no database in {tmp_path}: name the folder"):
         run("verify")
 
 

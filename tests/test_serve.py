@@ -269,6 +269,20 @@ def test_commands_work_on_the_database_of_a_running_service(one: Serving) -> Non
     assert "main" in command("ledgers", "list", "--data-dir", str(one.folder))
 
 
+def test_a_copy_of_a_ledger_stands_in_a_folder_of_its_own(one: Serving, folder: Path) -> None:
+    contract_id, file = one.open_contract(), folder.parent / "main.ndjson"
+    command("bundle", *at(one), "--output", str(file))
+    assert "already, and nothing is restored over it" in command("restore", str(file), "--data-dir", str(one.folder), status=1)
+    assert "`contract-ledger migrate` without" in command("restore", str(file), "--data-dir", str(folder), status=1)
+    assert not folder.exists()
+    assert "is at migration" in command("migrate", "--data-dir", str(folder))
+    assert "Ledger main: " in command("restore", str(file), "--data-dir", str(folder))
+    with served(folder) as copy:
+        assert copy.has(contract_id)
+        assert copy.key != one.key
+        assert copy.end(signal.SIGINT) == 0
+
+
 def test_a_folder_in_use_is_told(one: Serving) -> None:
     with pytest.raises(OperatorError, match=f"in use by process {one.process.pid}"):
         serve(Settings(data_dir=one.folder), ANY_PORT)

@@ -195,7 +195,10 @@ def _begin(connection: Connection, bundle: BundleFile) -> Extension:
         return Extension(b"", 0, [])
     ledger_id, name, layout, position, frontier = found[0]
     if (ledger_id, name, len(found)) != (opening.ledger_id, opening.ledger, 1) or layout != RESTORING:
-        raise OperatorError(f"The database has a ledger {name} ({ledger_id}) already; nothing is restored over it.")
+        raise OperatorError(
+            f"The database has a ledger {name} ({ledger_id}) already, and nothing is restored over it: restore into another "
+            "database, which `contract-ledger migrate --data-dir FOLDER` makes without a ledger."
+        )
     return Extension(frontier, position, [])
 
 

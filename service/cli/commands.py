@@ -195,7 +195,8 @@ def migrate(
 ) -> None:
     """Bring the database to the tables of this release.
 
-    As LEDGER_MIGRATION_URL (the owner), for the role of LEDGER_DATABASE_URL; without these, the embedded one of the data folder.
+    As LEDGER_MIGRATION_URL (the owner), for the role of LEDGER_DATABASE_URL; without these, the embedded one of the data folder, which is
+    made if there is none.
     """
     from service import migration
     from service.cli.deployment import databases, role_name
@@ -205,7 +206,7 @@ def migrate(
     if sql:
         typer.echo(migration.migration_sql(role_name(settings)))
         return
-    with databases(settings) as urls, progress("migrate") as advance:
+    with databases(settings, made=True) as urls, progress("migrate") as advance:
         reached = migration.migrate(urls.owner(), urls.service_url, lambda done, total: advance(done, total, "building the tree"))
     typer.echo(f"The database is at migration {reached}.")
 

@@ -38,6 +38,7 @@ SERVICE = "ledger_service"
 API_KEY_FILE = "api-key"
 PASSWORDS_FILE = "passwords.json"
 SIGNING_KEY_FILE = "signing-key"
+_CLUSTER = "cluster"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +75,18 @@ def make_data_folder(folder: Path) -> Path:
 
 
 @contextmanager
-def databases(settings: Settings) -> Iterator[Databases]:
-    """The database that the settings name, else the embedded one: as it runs, or started for the time of the block."""
+def databases(settings: Settings, *, made: bool = False) -> Iterator[Databases]:
+    """The database that the settings name, else the embedded one: as it runs, or started for the time of the block. With `made` it is made,
+    without tables, in a data folder that has none."""
     if settings.database_url is not None:
         yield named_databases(settings)
         return
     folder = data_folder(settings)
-    if _is_served(folder):
+    if not (made and _is_fresh(folder)) and _is_served(folder):
         yield _running(folder)
-        return
-    with EmbeddedPostgres(folder) as server:
-        yield prepare(server)
+    else:
+        with EmbeddedPostgres(folder) as server:
+            yield prepare(server)
 
 
 def named_databases(settings: Settings) -> Databases:
@@ -139,25 +141,35 @@ def _passwords(folder: Path) -> dict[str, str]:
     return passwords
 
 
+def _is_fresh(folder: Path) -> bool:
+    """Whether there is no database in the folder. OperatorError for one that this account may not look into."""
+    try:
+        return not (folder / _CLUSTER).exists()
+    except OSError as error:
+        raise _unusable(error) from error
+
+
 def _is_served(folder: Path) -> bool:
     """Whether a service uses the folder at the moment. OperatorError for a folder without a database."""
     lock = FolderLock(folder)
     try:
-        (folder / "cluster").stat()
+        (folder / _CLUSTER).stat()
         lock.acquire()
     except FileNotFoundError:
         raise OperatorError(
-            f"There is no database in {folder}: run `contract-ledger serve` once, name its folder with --data-dir, "
-            "or set LEDGER_DATABASE_URL."
+            f"There is no database in {folder}: name the folder of one with --data-dir, set LEDGER_DATABASE_URL, or make one: "
+            "`contract-ledger serve` with a ledger main and a key, `contract-ledger migrate` without."
         ) from None
     except OSError as error:
-        raise OperatorError(
-            f"{error.filename} cannot be used ({error.strerror}): run this as the account that runs the service."
-        ) from error
+        raise _unusable(error) from error
     except OperatorError:
         return True
     lock.release()
     return False
+
+
+def _unusable(error: OSError) -> OperatorError:
+    return OperatorError(f"{error.filename} cannot be used ({error.strerror}): run this as the account that runs the service.")
 
 
 def _running(folder: Path) -> Databases:

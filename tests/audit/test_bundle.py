@@ -172,7 +172,7 @@ def test_a_ledger_restored_into_another_database_is_the_same_byte_for_byte(
         for table in ("events", "payloads", "batches", "tiles"):
             query = f"SELECT * FROM {table} t WHERE ledger_id = %s ORDER BY 1, 2, 3"
             assert rows(database.service_url, query, lines[0]["ledger_id"]) == rows(filled.url, query, lines[0]["ledger_id"])
-        with pytest.raises(OperatorError, match="already; nothing is restored over it"):
+        with pytest.raises(OperatorError, match="already, and nothing is restored over it"):
             restore(database.service_url, file, lambda *_: None)
         with running(database, tmp_path / "data") as copied, copied.client(copied.admin, ledger="main") as api:
             answer = record(api, filled.contract_id, "note.added", note("goes on"))

@@ -141,6 +141,7 @@ def test_the_page_for_auditors_works_as_it_is_pasted(
             "LEDGER_API_KEY": service.admin,
             "LEDGER_URL": service.url,
             "LEDGER_DATABASE_URL": database.service_url,
+            "LEDGER_MIGRATION_URL": database.owner_url,
             "VERIFIER_KEY": key_of(api),
         }
         script = "set -euo pipefail\n" + "".join(blocks)
