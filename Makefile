@@ -4,7 +4,8 @@ SHELL := /bin/bash
 
 # uv from the PATH if it runs, or one of our own in .tools: a system's Python often refuses pip outside a virtual
 # environment.
-UV := $(or $(shell uv --version >/dev/null 2>&1 && command -v uv),$(CURDIR)/.tools/bin/uv)
+OWN_UV := .tools/bin/uv
+UV := $(or $(shell uv --version >/dev/null 2>&1 && command -v uv),$(OWN_UV))
 export UV_PROJECT_ENVIRONMENT := .venv
 unexport VIRTUAL_ENV
 # Behind a company's proxy the certificate that counts is in the system's store.
@@ -41,7 +42,7 @@ format-check: $(INSTALLED)
 lint: $(INSTALLED) ## style, Dockerfile and lock file
 	$(BIN)/ruff check .
 	$(BIN)/hadolint Dockerfile
-	$(UV) lock --check
+	"$(UV)" lock --check
 
 .PHONY: types
 types: $(INSTALLED)
@@ -106,10 +107,10 @@ bench-replay: $(INSTALLED) ## measure replays of 5,000,000 events, about half an
 	$(BIN)/python -m benchmarks replay --events 5000000 $(ARGS)
 
 # --locked: an install never changes the lock.
-$(INSTALLED): pyproject.toml uv.lock | $(UV)
-	$(UV) sync --locked
+$(INSTALLED): pyproject.toml uv.lock | $(filter $(OWN_UV),$(UV))
+	"$(UV)" sync --locked
 	@touch $@
 
-$(CURDIR)/.tools/bin/uv:
+$(OWN_UV):
 	python3 -m venv .tools
 	.tools/bin/python -m pip install --quiet uv
