@@ -17,7 +17,9 @@ import psutil
 import psycopg
 import pytest
 
+from service.cli.deployment import make_data_folder
 from service.embedded import EmbeddedPostgres, default_data_folder, wheel_binaries
+from service.embedded.account import server_account
 from service.errors import OperatorError
 
 SMALL = {"shared_buffers": "16MB", "max_connections": "20"}
@@ -322,6 +324,19 @@ def test_a_folder_closed_to_the_servers_account_is_told(folder: Path) -> None:
     folder.parent.chmod(0o700)
     with pytest.raises(OperatorError, match=f"cannot enter {folder.parent}: .*chmod a\\+x"):
         EmbeddedPostgres(folder, SMALL).start()
+
+
+def test_a_file_where_the_folder_belongs_is_told(folder: Path) -> None:
+    folder.write_text("")
+    with pytest.raises(OperatorError, match=f"The data folder {folder} cannot be used \\(Not a directory.* choose another"):
+        EmbeddedPostgres(folder, SMALL).start()
+
+
+@as_root
+def test_a_folder_that_was_made_beside_another_database_is_open_to_the_servers_account(folder: Path) -> None:
+    made = make_data_folder(folder)
+    assert server_account().closed_part(made) is None
+    assert made.stat().st_mode & 0o066 == 0
 
 
 @as_root

@@ -63,8 +63,11 @@ def data_folder(settings: Settings) -> Path:
 def make_data_folder(folder: Path) -> Path:
     """The folder, there and writable. OperatorError if that cannot be."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK | os.X_OK)
+        if not folder.exists():
+            folder.mkdir(mode=0o700, parents=True)
+            # As the embedded PostgreSQL makes it, which may be wanted there another day: root's runs under another account.
+            folder.chmod(0o711 if os.geteuid() == 0 else 0o700)
+        writable = folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
     except OSError:
         writable = False
     if not writable:

@@ -1,5 +1,6 @@
 """The server on its data folder: made once, started, stopped."""
 
+import errno
 import os
 import secrets
 import shutil
@@ -130,6 +131,8 @@ class EmbeddedPostgres:
             self.folder.mkdir(parents=True)
             # The server's account walks through to its cluster but reads nothing else.
             self.folder.chmod(0o711 if account.switch else 0o700)
+        if not self.folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self.folder))
         closed = account.closed_part(self.folder)
         if closed is not None:
             raise OperatorError(
