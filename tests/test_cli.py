@@ -1,6 +1,7 @@
 """The commands that work on the database and on files: what they do, and how they say that they cannot."""
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -313,7 +314,7 @@ def test_the_command_is_named_as_it_has_to_be_typed(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PATH", str(tmp_path))
     assert command_name() == "contract-ledger"
     monkeypatch.setattr("sys.argv", [str(tmp_path / "service" / "__main__.py")])
-    assert command_name() == f"{sys.executable} -m service"
+    assert command_name() == f"{shlex.quote(sys.executable)} -m service"
 
 
 def test_what_was_recorded_drives_no_terminal_and_forges_no_line() -> None:

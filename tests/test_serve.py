@@ -4,6 +4,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -258,7 +259,7 @@ def test_tail_lists_the_events_and_follows(one: Serving) -> None:
 
 def test_a_reader_that_goes_away_is_no_failure(one: Serving) -> None:
     one.open_contract()
-    tail = f"set -o pipefail; {sys.executable} -m service tail --url {one.url} --data-dir {one.folder} | true"
+    tail = f"set -o pipefail; {shlex.quote(sys.executable)} -m service tail --url {one.url} --data-dir {one.folder} | true"
     ran = subprocess.run(["bash", "-c", tail], capture_output=True, text=True, check=False, cwd=ROOT, env=environment({}))
     assert (ran.returncode, ran.stderr) == (0, "")
 

@@ -312,6 +312,7 @@ class Checkout:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         shutil.copy(ROOT / "Makefile", folder)
+        (folder / ".venv").symlink_to(Path(sys.executable).parent.parent)
         self.git("init", "--quiet")
 
     def git(self, *arguments: str) -> None:
@@ -326,8 +327,8 @@ class Checkout:
 
     def breaking(self) -> tuple[int, str]:
         """The exit status of `make breaking`, and what it said."""
-        # What is installed stays: this folder has no environment of its own.
-        command = ["make", "--no-print-directory", "-o", ".venv/.installed", f"BIN={Path(sys.executable).parent}", "breaking"]
+        # What is installed stays: the environment is that of the tests.
+        command = ["make", "--no-print-directory", "-o", ".venv/.installed", "breaking"]
         ran = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False, env=os.environ | {"MAKEFLAGS": ""})
         return ran.returncode, ran.stdout + ran.stderr
 
