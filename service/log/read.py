@@ -206,16 +206,21 @@ class Reader:
             final=False,
         )
         for contract_id, futures in wanted.items():
-            row = rows.get(contract_id)
-            told = await self._current_state(ledger, row, today, as_of) if row else None
+            told: CurrentState | Exception
+            try:
+                told = await self._current_state(ledger, contract_id, rows.get(contract_id), today, as_of)
+            except Exception as error:  # noqa: BLE001 - of this contract, so it is handed to those alone who asked for it
+                told = error
             for future in (future for future in futures if not future.done()):
-                if told is None:
-                    future.set_exception(ContractNotFound(f"Ledger {ledger.name} has no contract {contract_id}."))
+                if isinstance(told, Exception):
+                    future.set_exception(told)
                 else:
                     future.set_result(told)
 
-    async def _current_state(self, ledger: Ledger, row: Sequence[Any], today: date, as_of: AsOf) -> CurrentState:
-        contract_id, revision, settled_on, holds_until, state, beside = row
+    async def _current_state(self, ledger: Ledger, contract_id: str, row: Sequence[Any] | None, today: date, as_of: AsOf) -> CurrentState:
+        if row is None:
+            raise ContractNotFound(f"Ledger {ledger.name} has no contract {contract_id}.")
+        _, revision, settled_on, holds_until, state, beside = row
         if settled_on <= today and (holds_until is None or today < holds_until):
             return CurrentState(contract_id, revision, state.encode(), beside.encode(), as_of)
         told = tell(await self.history(ledger, contract_id, as_of.known_position), today)

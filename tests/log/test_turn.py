@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 from zoneinfo import ZoneInfo
 
 import httpx
@@ -312,15 +313,30 @@ async def test_a_running_service_turns_forward_and_back_with_the_day(
                 await asyncio.to_thread(wait_for, lambda status=status: book.status(contract) == status, f"the row is {status}", 10)
 
 
-async def test_a_contract_that_cannot_be_read_keeps_no_other_from_its_turn(book: Book) -> None:
-    broken, sound = await pending_end(book), await pending_end(book)
+def damage(book: Book, contract: str) -> None:
+    """Nothing that is stored of a contract's events can be read any more."""
     forge = f"""
         ALTER TABLE payloads DISABLE TRIGGER refuse_change;
         UPDATE payloads p SET body = 'forged' FROM events e WHERE e.ledger_id = p.ledger_id AND e.position = p.position
-            AND e.contract_id = '{broken.rpartition("/")[2]}';
+            AND e.contract_id = '{contract.rpartition("/")[2]}';
         ALTER TABLE payloads ENABLE ALWAYS TRIGGER refuse_change;
     """
     rows(book.database.owner_url, forge)
+
+
+async def test_a_contract_that_cannot_be_read_spoils_no_other_that_is_read_at_the_same_moment(book: Book) -> None:
+    broken, sound = await pending_end(book), await pending_end(book)
+    damage(book, broken)
+    book.move_on()
+    # Those that are asked for at the same moment share one query.
+    answers = await asyncio.gather(*(book.api.get(contract) for contract in (broken, sound, f"/contracts/{uuid4()}") * 2))
+    assert [answer.status_code for answer in answers] == [500, 200, 404] * 2
+    assert answers[1].json()["state"]["status"] == "cancelled"
+
+
+async def test_a_contract_that_cannot_be_read_keeps_no_other_from_its_turn(book: Book) -> None:
+    broken, sound = await pending_end(book), await pending_end(book)
+    damage(book, broken)
     book.move_on()
     with capture_logs() as said:
         assert [await book.turn(), await book.turn()] == [1, 0]
