@@ -175,10 +175,12 @@ class Signing:
         return [signer for signer in self._signers if signer.public_key in active]
 
     async def _sign(self, ledger: Ledger, epoch: int, signers: list[Signer]) -> Published:
-        """Keep, sign and store the checkpoint of the newest batch, as `service.log.kept.keep` lets it."""
+        """Keep, sign and store the checkpoint of the newest batch, as `service.log.kept.keep` lets it; or the one signed a moment ago."""
         assert self.store is not None
         parameters = {"ledger_id": ledger.ledger_id, "epoch": epoch}
         last = await self._database.rows(_LAST, parameters)
+        if last and last[0][2]:  # by who was asked at the same moment, and had the lock before
+            return await self._served(last[0][1])
         size, frontier = (await self._database.rows(_HEAD, {"ledger_id": ledger.ledger_id}))[0]
         if frontier is None:
             raise TreeUnknown(f"The tree of ledger {ledger.name} is not built yet: run `contract-ledger migrate` to its end.")

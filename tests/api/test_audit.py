@@ -3,6 +3,7 @@
 import base64
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -135,6 +136,18 @@ def test_at_most_one_checkpoint_a_second_is_signed(audited: httpx.Client) -> Non
     for _ in range(20):
         append(audited, 1)
         sizes.add(newest(audited, verifier).size)
+    assert 1 <= len(sizes) <= time.monotonic() - started + 1
+
+
+def test_at_most_one_checkpoint_a_second_is_signed_however_many_ask_for_one_at_once(audited: httpx.Client) -> None:
+    verifier, started = pinned(audited), time.monotonic()
+
+    def appended_and_asked(_: int) -> int:
+        append(audited, 1)
+        return newest(audited, verifier).size
+
+    with ThreadPoolExecutor(16) as pool:
+        sizes = {*pool.map(appended_and_asked, range(64))}
     assert 1 <= len(sizes) <= time.monotonic() - started + 1
 
 
