@@ -25,7 +25,7 @@ from service.projections.outlook import lines_of
 COMMITMENTS = "/v1/ledgers/{ledger}/commitments"
 _BY = frozenset({"party", "product", "currency", "year"})
 _UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-_PLACE = r"[^|]*(\|[^|]*){2,5}"
+_PLACE = r"[^|\0]*(\|[^|\0]*){2,5}"
 
 router = APIRouter()
 

@@ -1,5 +1,6 @@
 """Deadlines over HTTP: what ends, opens or falls due over all contracts of a ledger, from day to day."""
 
+from datetime import date
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Response
@@ -8,11 +9,11 @@ from pydantic import Field
 from service.api import answers
 from service.api.operations import Call, Day, Documented, json_response, route
 from service.api.outlook import stand_and_times
-from service.api.pages import MAX_COUNT, PageQuery, counted, cursor_in, page_headers, place_in
+from service.api.pages import MAX_COUNT, PageQuery, counted, cursor_in, not_a_cursor, page_headers, place_in
 from service.errors import HistoryForked, Malformed, MemberFault, OutlookBehind, Refused
 from service.log.outlook_lists import WantedDays, count_deadlines, deadlines_after
 
-_PLACE = "[0-9]{4}-[0-9]{2}-[0-9]{2}_[0-9a-f-]{36}_[0-9]{1,6}"
+_PLACE = "[0-9]{4}-[0-9]{2}-[0-9]{2}_[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}_[0-9]{1,6}"
 
 router = APIRouter()
 
@@ -34,10 +35,7 @@ async def _list_deadlines(call: Call) -> Response:
         raise Refused("to: before from.", (MemberFault("query:to", "before from"),))
     ledger, database = call.ledger, call.services.reader.database
     listed = f"deadlines in {ledger.ledger_id} {call.epoch}"
-    after = None
-    if query.after:
-        day, contract_id, number = place_in(listed, query.after, _PLACE).split("_")
-        after = day, contract_id, int(number)
+    after = _place(listed, query.after) if query.after else None
     stand, as_of = await stand_and_times(call)
     first = query.first.isoformat() if query.first else as_of.effective_on
     wanted = WantedDays(first=first, last=query.last.isoformat() if query.last else None, kind=query.kind)
@@ -49,6 +47,16 @@ async def _list_deadlines(call: Call) -> Response:
     items = b",".join(row[3].encode() for row in shown)
     answer = b'{"items":[%s]%s' % (items, beside.removeprefix(b'{"items":[]'))
     return json_response(answer, 200, page_headers(call.request, more))
+
+
+def _place(listed: str, after: str) -> tuple[str, str, int]:
+    """The day, the contract and the number that a cursor stands at."""
+    day, contract_id, number = place_in(listed, after, _PLACE).split("_")
+    try:
+        date.fromisoformat(day)
+    except ValueError:
+        raise not_a_cursor() from None
+    return day, contract_id, int(number)
 
 
 route(

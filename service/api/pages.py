@@ -40,7 +40,7 @@ def place_in(listed: str, after: str, spelling: str) -> str:
         text = ""
     tag, _, place = text.partition(".")
     if not re.fullmatch(f"[0-9a-f]{{{_TAG_LENGTH}}}", tag):
-        raise _malformed()
+        raise not_a_cursor()
     if tag != _tag(listed):
         raise HistoryForked(
             "query:after: the cursor is of another list, of another ledger, or of this one before it was restored from an older copy. "
@@ -48,7 +48,7 @@ def place_in(listed: str, after: str, spelling: str) -> str:
             (MemberFault("query:after", "a cursor of another list"),),
         )
     if not re.fullmatch(spelling, place):
-        raise _malformed()
+        raise not_a_cursor()
     return place
 
 
@@ -69,5 +69,6 @@ def _tag(listed: str) -> str:
     return hashlib.sha256(listed.encode()).hexdigest()[:_TAG_LENGTH]
 
 
-def _malformed() -> Malformed:
+def not_a_cursor() -> Malformed:
+    """The refusal of a cursor that this service did not give."""
     return Malformed("query:after: not a cursor that this list gave.", (MemberFault("query:after", "not a cursor"),))

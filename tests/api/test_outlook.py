@@ -1,5 +1,6 @@
 """Commitments, deadlines and parties over all contracts of a ledger: as computed by hand, page by page, and after every change."""
 
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
@@ -257,6 +258,23 @@ def test_a_cursor_is_of_its_own_list(empty: httpx.Client) -> None:
         assert empty.get(path, params={"after": cursor}).status_code == 409
     by_party = answer_of(empty, "/commitments", by="party", limit=1)["next"]
     assert empty.get("/commitments", params={"after": by_party}).status_code == 409
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("/deadlines", "2026-02-30_00000000-0000-7000-8000-000000000000_1"),
+        ("/deadlines", f"2026-02-28_{'-' * 36}_1"),
+        ("/commitments", "USD|\0|contractual"),
+    ],
+)
+def test_a_cursor_with_a_place_that_there_cannot_be_is_refused(empty: httpx.Client, path: str, place: str) -> None:
+    for currency in ("USD", "EUR"):
+        sold(empty, "a", "cells", "10", currency=currency)
+    cursor = answer_of(empty, path, limit=1)["next"]
+    tag, _, _ = urlsafe_b64decode(f"{cursor}===").partition(b".")
+    answer = empty.get(path, params={"after": urlsafe_b64encode(tag + b"." + place.encode()).decode().rstrip("=")})
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed")
 
 
 # Parties
