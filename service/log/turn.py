@@ -48,6 +48,7 @@ WHERE l.ledger_id = %(ledger_id)s::uuid
 _DUE = """
 SELECT contract_id::text, revision, position, encode(last_hash, 'hex'), last_on FROM contracts
 WHERE ledger_id = %(ledger_id)s::uuid AND generation = %(generation)s AND holds_until <= %(today)s
+  AND contract_id <> ALL(%(passed_by)s::uuid[])
 ORDER BY holds_until LIMIT %(chunk)s
 """
 _SETTLED = """
@@ -112,9 +113,10 @@ class Turning:
             if self._may_have_been_ahead(ledger, look):
                 await turn_back(self._database, ledger, look.today)
             self._seen[ledger.ledger_id] = look.today, look.newest_on
-            due = look.due
+            due, passed_by = look.due, set[str]()
             while due:
-                due = await turn(self._database, ledger) > 0
+                before = len(passed_by)
+                due = await turn(self._database, ledger, passed_by) > 0 or len(passed_by) > before
         except psycopg.Error as error:
             _log.warning("the turn of the day passes a ledger by", ledger=ledger.name, error=str(error))
 
@@ -150,10 +152,15 @@ def _check_clocks(now: datetime) -> None:
         raise ClockUntrusted(f"The clocks of the database and of this process are {apart:.0f} s apart; set them right.")
 
 
-async def turn(database: Database, ledger: Ledger) -> int:
-    """Refresh a chunk of the rows that are due; how many. The lock is taken only when there are some."""
+async def turn(database: Database, ledger: Ledger, passed_by: set[str]) -> int:
+    """Refresh a chunk of the rows that are due, but for those of contracts that are `passed_by`; how many. To these come the contracts of
+    the chunk that cannot be read. The lock is taken only when rows are due."""
     look = await _look(database, ledger)
-    return await _refresh(database, ledger, _DUE, {"chunk": CHUNK}) if look and look.due else 0
+    if look is None or not look.due:
+        return 0
+    refreshed, unreadable = await _refresh(database, ledger, _DUE, {"chunk": CHUNK, "passed_by": sorted(passed_by)})
+    passed_by |= unreadable
+    return refreshed
 
 
 async def turn_back(database: Database, ledger: Ledger, today: date) -> int:
@@ -164,19 +171,19 @@ async def turn_back(database: Database, ledger: Ledger, today: date) -> int:
         rows = await database.rows(_SETTLED, parameters, planned_anew=True)
         later = [contract_id for contract_id, settled_on in rows if settled_on > today]
         for start in range(0, len(later), CHUNK):
-            refreshed += await _refresh(database, ledger, _SETTLED_LATER, {"contract_ids": later[start : start + CHUNK]})
+            refreshed += (await _refresh(database, ledger, _SETTLED_LATER, {"contract_ids": later[start : start + CHUNK]}))[0]
         if len(rows) < ROWS_A_LOOK:
             return refreshed
         after = rows[-1][0]
 
 
-async def _refresh(database: Database, ledger: Ledger, which: str, parameters: dict[str, Any]) -> int:
-    """Fold the rows that a query finds anew, under the ledger's lock; how many were written."""
+async def _refresh(database: Database, ledger: Ledger, which: str, parameters: dict[str, Any]) -> tuple[int, set[str]]:
+    """Fold the rows that a query finds anew, under the ledger's lock; how many were written, and the contracts that cannot be read."""
     async with database.transaction() as connection:
         await connection.execute(_LOCK, {"ledger_id": ledger.ledger_id})
         row = await (await connection.execute(_LEDGER, {"ledger_id": ledger.ledger_id})).fetchone()
         if row is None or row[1] != LAYOUT:
-            return 0
+            return 0, set()
         generation, _, now = row
         _check_clocks(now)
         today = now.astimezone(zone(ledger.time_zone)).date()
@@ -186,7 +193,7 @@ async def _refresh(database: Database, ledger: Ledger, which: str, parameters: d
         if rows:
             await connection.execute(_UPSERT, {"ledger_id": ledger.ledger_id, **rows_of(contracts, projected(rows, generation))})
             await replace_outlooks(connection, ledger.ledger_id, generation, [(row.contract_id, row.state) for row in rows])
-        return len(rows)
+        return len(rows), {row[0] for row in due} - {row.contract_id for row in rows}
 
 
 async def _folded(connection: AsyncConnection[Any], ledger: Ledger, due: Sequence[Any], today: date) -> list[ContractRow]:

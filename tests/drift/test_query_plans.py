@@ -81,6 +81,7 @@ VALUES: Final[dict[str, Any]] = {
     "after": 8_000,
     "limit": 51,
     "chunk": 100,
+    "passed_by": [],
     "known_at": "2026-01-01T00:10:00Z",
     "today": "2026-01-12",
     "import_id": LEDGER,

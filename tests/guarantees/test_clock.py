@@ -227,7 +227,7 @@ async def turned(clocks: Clocks) -> tuple[int, int]:
     try:
         query = "SELECT ledger_id::text, name, time_zone, if_match_required FROM ledgers WHERE name = %s"
         ledger = Ledger(*rows(clocks.service_url, query, clocks.ledger)[0])
-        return await turn(database, ledger), await turn_back(database, ledger, datetime.now(UTC).date())
+        return await turn(database, ledger, set()), await turn_back(database, ledger, datetime.now(UTC).date())
     finally:
         await database.close()
 

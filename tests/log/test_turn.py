@@ -91,7 +91,7 @@ class Book:
         return Ledger(*rows(self.database.service_url, query, self.name)[0])
 
     async def turn(self) -> int:
-        return await turn(self.connections, self.ledger)
+        return await turn(self.connections, self.ledger, set())
 
 
 @asynccontextmanager
@@ -342,6 +342,22 @@ async def test_a_contract_that_cannot_be_read_keeps_no_other_from_its_turn(book:
         assert [await book.turn(), await book.turn()] == [1, 0]
     assert (book.status(broken), book.status(sound)) == ("reported", "cancelled")
     assert {entry["contract_id"] for entry in said if entry["log_level"] == "critical"} == {broken.rpartition("/")[2]}
+
+
+async def test_as_many_contracts_as_a_chunk_has_that_cannot_be_read_keep_no_other_from_its_turn(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turning, "CHUNK", 2)
+    async with book_of(database, tmp_path) as book:
+        contracts = [await pending_end(book) for _ in range(7)]
+        for contract in contracts[:3]:
+            damage(book, contract)
+        book.move_on()
+        async with in_process(Settings(database_url=database.service_url, data_dir=tmp_path)):
+            await asyncio.to_thread(
+                wait_for, lambda: {book.status(contract) for contract in contracts[3:]} == {"cancelled"}, "the others are turned", 10
+            )
+        assert {book.status(contract) for contract in contracts[:3]} == {"reported"}
 
 
 async def test_a_turn_that_dies_fails_readiness_and_is_begun_again(
