@@ -79,6 +79,8 @@ class Batch:
         self.generation = 0
         self.position = 0
         self.last_hash = ""
+        self.found = 0, ""
+        """The last event, by position and hash, of the receipts that were given before."""
         self.recorded_at = _UNSET
         self._now = self.recorded_at
         self._day = date.min
@@ -213,7 +215,7 @@ class Batch:
 
     def _decide(self, append: Append) -> Receipt:
         if (kept := self._kept.get(append.key)) and not append.validate_only:
-            return _replay(kept, append)
+            return self._replay(kept, append)
         if append.revision_required:
             raise RevisionRequired("Send If-Match with the ETag of the contract as you read it; this ledger requires it.")
         standing = self._standings[append.contract_id]
@@ -223,6 +225,14 @@ class Batch:
         if append.expected_revision is not None and append.expected_revision != current:
             raise StaleRevision(append.expected_revision, current)
         return self.decision(append).run()
+
+    def _replay(self, kept: _Kept, append: Append) -> Receipt:
+        if kept.digest:
+            check_same(kept.salt, kept.digest, append.canonical)
+        receipt = orjson.loads(kept.receipt)
+        last = receipt["events"][-1]
+        self.found = max(self.found, (last["position"], last["event_hash"]))
+        return Receipt(kept.receipt, receipt["contract_id"], receipt["revision"], replayed=True)
 
     def decision(self, append: Append) -> "Decision":
         """A decision on a contract as it stands. Internal where what is stored of it cannot be read."""
@@ -336,13 +346,6 @@ def _has_lost_a_body(history: Sequence[RecordedEvent]) -> bool:
     except ValueError:
         return True
     return False
-
-
-def _replay(kept: _Kept, append: Append) -> Receipt:
-    if kept.digest:
-        check_same(kept.salt, kept.digest, append.canonical)
-    receipt = orjson.loads(kept.receipt)
-    return Receipt(kept.receipt, receipt["contract_id"], receipt["revision"], replayed=True)
 
 
 def uuid_array(values: Iterable[str]) -> str:

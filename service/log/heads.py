@@ -38,6 +38,9 @@ class Head(NamedTuple):
     event_hash: str
 
 
+_NONE = Head(0, "")
+
+
 class _Members(TypedDict):
     """A head in its file."""
 
@@ -81,13 +84,17 @@ class Heads:
         self._forked.pop(ledger_id, None)
 
     def committed(self, batch: Batch) -> None:
-        """Take note of a batch's last event."""
+        """Take note of a batch's last event. Where it wrote none, of the last that its receipts tell of: when that was committed, the
+        answer may have been lost."""
+        ledger_id, last = batch.ledger.ledger_id, Head(batch.position, batch.last_hash)
         if not batch.written:
-            return
-        self._heads[batch.ledger.ledger_id] = Head(batch.position, batch.last_hash)
-        self._unwritten.add(batch.ledger.ledger_id)
+            last = Head(*batch.found)
+            if last.position <= self._heads.get(ledger_id, _NONE).position:
+                return
+        self._heads[ledger_id] = last
+        self._unwritten.add(ledger_id)
         for tell in self.on_commit:
-            tell(batch.ledger.ledger_id, batch.position)
+            tell(ledger_id, last.position)
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write_soon())
 

@@ -25,7 +25,7 @@ from service.errors import Internal, LedgerError, OutcomeUnknown, Refused, Unava
 from service.log import append as appending
 from service.log.append import Writers
 from service.log.header import canonical
-from service.log.heads import Heads
+from service.log.heads import Head, Heads, read_heads
 from service.log.ledger import Ledger
 from service.log.requests import Append, Receipt
 from service.settings import Settings
@@ -209,6 +209,17 @@ async def test_a_batch_whose_commit_is_unclear_gives_each_request_its_own_receip
     assert [receipt.revision for receipt in receipts] == list(range(2, 22))
     assert [event_ids(receipt)[0] for receipt in receipts] == log.event_ids(contract_id)[1:]
     assert all(receipt.replayed for receipt in receipts)
+
+
+async def test_the_last_event_of_a_batch_whose_commit_was_unclear_is_kept(database: Database, proxy: Proxy, tmp_path: Path) -> None:
+    proxy.fault = None
+    async with log_of(database.service_url, proxy.url, tmp_path) as log:
+        contract_id = await log.open()
+        proxy.fault = Fault("COMMIT", "cut after")
+        receipt = await log.append(contract_id, one_note("unclear"), key="k")
+        assert receipt.replayed
+    (event,) = orjson.loads(receipt.body)["events"]
+    assert read_heads(tmp_path)[log.ledger.ledger_id] == Head(event["position"], event["event_hash"])
 
 
 async def test_a_connection_that_goes_silent_costs_an_answer_in_time_and_nothing_once_it_is_gone(
