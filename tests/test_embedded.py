@@ -116,10 +116,14 @@ def test_it_starts_again_after_its_postmaster_was_killed(folder: Path) -> None:
 def test_it_starts_again_when_another_process_has_the_dead_postmasters_number(folder: Path) -> None:
     with EmbeddedPostgres(folder, SMALL) as server:
         note(server)
-        content = (server.cluster / "postmaster.pid").read_text()
+        locks = [server.cluster / "postmaster.pid", server.socket_folder / ".s.PGSQL.5432.lock"]
+        number = str(server.pid)
+        os.kill(int(number), signal.SIGKILL)
+        wait_for(lambda: server.pid is None)
     owner = server.cluster.stat().st_uid
     bystander = subprocess.Popen(["sleep", "600"], user=None if owner == os.geteuid() else owner)
-    (server.cluster / "postmaster.pid").write_text(content.replace(content.split()[0], str(bystander.pid), 1))
+    for file in locks:
+        file.write_text(file.read_text().replace(number, str(bystander.pid), 1))
     with EmbeddedPostgres(folder, SMALL) as server:
         assert ask(server, "SELECT word FROM kept") == "still here"
     assert bystander.poll() is None

@@ -18,7 +18,7 @@ from psycopg import pq
 
 from service.embedded.account import Account, server_account
 from service.embedded.binaries import check_major_version, reachable_binaries
-from service.embedded.folder import FolderLock, make_socket_folder, open_log, sync_folder, write_secret
+from service.embedded.folder import SOCKET_FILE, FolderLock, make_socket_folder, open_log, sync_folder, write_secret
 from service.embedded.processes import ended_within, forget_stale_pid, shut_down, stop_leftovers
 from service.errors import OperatorError
 
@@ -113,7 +113,6 @@ class EmbeddedPostgres:
     def revive(self) -> None:
         """Start it again after it ended by itself: it recovers what was committed. OperatorError when it cannot."""
         stop_leftovers(self.cluster)
-        forget_stale_pid(self.cluster / "postmaster.pid")
         account = server_account()
         self._launch(reachable_binaries(self.folder, account), account)
 
@@ -142,7 +141,6 @@ class EmbeddedPostgres:
 
     def _start_locked(self, account: Account) -> None:
         stop_leftovers(self.cluster)
-        forget_stale_pid(self.cluster / "postmaster.pid")
         binaries = reachable_binaries(self.folder, account)
         self.password = self._read_password()
         self._make_cluster(binaries, account)
@@ -215,6 +213,8 @@ class EmbeddedPostgres:
             raise OperatorError(self._failure("initdb failed", offset))
 
     def _launch(self, binaries: Path, account: Account) -> None:
+        for file in (self.cluster / "postmaster.pid", self.socket_folder / f"{SOCKET_FILE}.lock"):
+            forget_stale_pid(file)
         socket = str(self.socket_folder).replace('"', '""')
         settings = {**self._settings, "unix_socket_directories": f'"{socket}"'}
         options = [f"--{name}={value}" for name, value in settings.items()]

@@ -48,7 +48,8 @@ def _runs_on(process: psutil.Process, cluster: Path) -> bool:
 
 
 def forget_stale_pid(file: Path) -> None:
-    """PostgreSQL will not start while any process of its user bears the number of its dead predecessor."""
+    """PostgreSQL will not start while any process bears the number of its dead predecessor: another's by now, or that of the dead itself
+    where nobody reaps it."""
     with suppress(FileNotFoundError, ValueError):
         if psutil.pid_exists(int(file.read_text().partition("\n")[0])):
             file.unlink()
