@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from service.access import FIND_KEY
+from service.audit.span import Span, read_span
 from service.database import Database as ServiceDatabase
 from service.log import append, histories, imports, outlook, read, references, turn
 from service.log.lists import Wanted
@@ -262,3 +263,23 @@ def test_a_query_without_an_index_would_be_found(filled: psycopg.Connection[Any]
     query = "SELECT FROM events WHERE ledger_id = %(ledger_id)s::uuid AND header = ''"
     assert read_whole(plan_of_one_use(filled, "SELECT FROM events WHERE header = 'x'", {})) == {"events"}
     assert read_whole(plan_of_all_uses(filled, query.replace("ledger_id = %(ledger_id)s::uuid AND ", ""))) == {"events"}
+
+
+def index_entries_read(connection: psycopg.Connection[Any]) -> int:
+    """How many entries of the indexes of events and bodies were read by now."""
+    connection.execute("SELECT pg_stat_force_next_flush()")
+    summed = "SELECT sum(idx_tup_read)::bigint FROM pg_stat_user_indexes WHERE relname IN ('events', 'payloads')"
+    row = connection.execute(summed).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def test_a_span_of_the_walk_meets_each_row_a_few_times_where_statistics_know_of_none(new_database: NewDatabase) -> None:
+    with new_database() as database, psycopg.connect(database.superuser_url, autocommit=True) as connection:
+        connection.execute("ALTER TABLE events SET (autovacuum_enabled = false)")
+        connection.execute("ALTER TABLE payloads SET (autovacuum_enabled = false)")
+        connection.execute(FILL.format(contracts=600, events=EVENTS_EACH, ledger=LEDGER))
+        upto = 600 * EVENTS_EACH
+        before = index_entries_read(connection)
+        assert sum(1 for _ in read_span(connection, LEDGER, Span(0, upto))) == upto
+        assert index_entries_read(connection) - before <= 6 * upto
