@@ -50,6 +50,8 @@ TOLD_FIRST = 10
 MAX_BATCH_BYTES = 4_194_304
 MAX_QUEUE_BYTES = 67_108_864
 BATCH_SECONDS = 20
+DECIDE_SECONDS = 1.0
+"""How long requests of a batch are begun to be decided, be there one or more: those that are left come with the next batch."""
 DRAIN_SECONDS = 25
 TOLD_WITHIN_SECONDS = 0.01
 """How long a certain outcome waits at most for the next batch to be on its way, such as when another process holds the lock."""
@@ -138,7 +140,8 @@ def _nothing(most: int | None = None) -> None:
 async def transact(
     connection: AsyncConnection[Any], appends: Sequence[Append], heads: Heads, meanwhile: Callable[[int | None], None] = _nothing
 ) -> Batch:
-    """Decide and commit requests of one ledger in one transaction; each has its outcome in the batch.
+    """Decide and commit requests of one ledger in one transaction; each has its outcome in the batch, but for the last that there was no
+    time for.
 
     `meanwhile` is called when only the database has work to do: with the number of outcomes that there is time to tell while the states
     are read, and with None when everything is sent. Raises psycopg's errors: DataError and IntegrityError when nothing was written,
@@ -182,13 +185,18 @@ async def look_up(pipeline: Pipeline, batch: Batch, heads: Heads, meanwhile: Cal
 
 
 def _decide_and_write(pipeline: Pipeline, batch: Batch) -> bool:
-    """Decide the batch in shares, each while the database writes the one before it; whether there is anything to commit."""
-    for share, is_last in _shares(batch.appends):
-        rows = batch.decide(share)
+    """Decide the batch in shares, each while the database writes the one before it, as far as its time goes; whether there is anything to
+    commit."""
+    until = time.perf_counter() + DECIDE_SECONDS
+    for share, ends in _shares(batch.appends):
+        rows = batch.decide(share, lambda: time.perf_counter() > until)
+        is_last = ends or batch.is_over
         if rows.events or (is_last and batch.written):
             pipeline.send(WRITE, write_parameters(batch, rows, ends=is_last))
             if rows.erased:
                 _erase(pipeline, batch, rows)
+        if is_last:
+            break
     send_references(pipeline, batch)
     send_tiles(pipeline, batch)
     return batch.written > 0
@@ -353,8 +361,15 @@ class Writer:
             for waiting in batch:
                 waiting.resolve(refusal)
         else:
-            self._untold += zip(batch, decided.outcomes, strict=True)
+            count = len(decided.outcomes)
+            self._untold += zip(batch[:count], decided.outcomes, strict=True)
+            self._put_back(batch[count:])
             asyncio.get_running_loop().call_later(TOLD_WITHIN_SECONDS, self._tell)
+
+    def _put_back(self, left: Sequence[_Waiting]) -> None:
+        """Requests that there was no time for come first in the next batch."""
+        self._queue.extendleft(reversed(left))
+        self._queued_bytes += sum(len(waiting.append.canonical) for waiting in left)
 
     async def _bisect(self, batch: list[_Waiting], error: psycopg.Error) -> None:
         if len(batch) > 1:
@@ -376,7 +391,7 @@ class Writer:
                 started = time.perf_counter()
                 async with asyncio.timeout(BATCH_SECONDS), self._database.connection() as connection:
                     batch = await transact(connection, appends, self._heads, self._tell)
-                commits.add(len(appends), time.perf_counter() - started)
+                commits.add(len(batch.outcomes), time.perf_counter() - started)
                 self._heads.committed(batch)
                 return batch
             except _FAILURES as error:

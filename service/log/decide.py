@@ -1,6 +1,6 @@
 """What a batch decides under the ledger's lock: each request in order, each with its own fate. Pure once its rows are loaded."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
@@ -72,6 +72,8 @@ class Batch:
         self.ledger = ledger
         self.appends = appends
         self.outcomes: list[Receipt | LedgerError] = []
+        self.is_over = False
+        """Whether it ends before its last request, since there is no time for more."""
         self.rows = Rows()
         self.salts = new_salts(sum(1 + len(append.events) for append in appends))
         self.written = 0
@@ -202,10 +204,14 @@ class Batch:
         stated += [event.data for standing in self._standings.values() for event in standing.history or ()]
         return self.holdings.of_schemes(reference for fact in stated for reference in fact.reference_ids())
 
-    def decide(self, appends: Sequence[Append]) -> Rows:
-        """Decide the next requests of the batch in order, and give what they write. A refusal is its outcome and leaves no trace."""
+    def decide(self, appends: Sequence[Append], is_over: Callable[[], bool] = lambda: False) -> Rows:
+        """Decide the next requests of the batch in order, and give what they write. A refusal is its outcome and leaves no trace. Once one
+        is decided, the batch ends where its time `is_over`."""
         self.rows = Rows()
         for append in appends:
+            if self.outcomes and is_over():
+                self.is_over = True
+                break
             try:
                 self.outcomes.append(self._decide(append))
             except LedgerError as refusal:

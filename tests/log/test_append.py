@@ -222,6 +222,25 @@ async def test_the_last_event_of_a_batch_whose_commit_was_unclear_is_kept(databa
     assert read_heads(tmp_path)[log.ledger.ledger_id] == Head(event["position"], event["event_hash"])
 
 
+async def test_requests_that_take_long_to_decide_are_shared_among_batches(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appending, "BATCH_SECONDS", 3)
+    monkeypatch.setattr(appending, "DECIDE_SECONDS", 0.3)
+    async with log_of(database.service_url, database.service_url, tmp_path, deadline_seconds=100) as log:
+        contract_id = await log.open()
+        for batch in range(15):
+            several_of_them = (("delivery.recorded", delivery(f"{batch}-{number}", "2023-03-15")) for number in range(100))
+            await log.append(contract_id, several(*several_of_them))
+        # While something is pending, every event is judged by a fold of the whole contract.
+        await log.append(contract_id, several(("contract.cancelled", envelope("2999-01-01", {"by": "both"}))))
+        texts = [str(number) for number in range(60)]
+        receipts = await asyncio.gather(*(log.append(contract_id, one_note(text)) for text in texts))
+        assert [receipt.revision for receipt in receipts] == list(range(1_503, 1_563))
+        assert log.texts(contract_id) == texts
+    verified(log.url, log.ledger.name)
+
+
 async def test_a_connection_that_goes_silent_costs_an_answer_in_time_and_nothing_once_it_is_gone(
     impatient: Database, log: Log, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
