@@ -1,6 +1,6 @@
 """Ledgers over HTTP: made, and listed."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
@@ -25,8 +25,8 @@ from service.errors import (
     UnsupportedMediaType,
 )
 from service.log.ledger import Ledger, Switches, is_time_zone
-from service.log.ledgers import count_ledgers, create_ledger, ledgers_after, set_flags
-from service.log.references import MAX_UNIQUE_SCHEMES, declare_unique
+from service.log.ledgers import count_ledgers, create_ledger, ledgers_after
+from service.log.references import MAX_UNIQUE_SCHEMES, write_policy
 
 LEDGERS = "/v1/ledgers"
 _LIST = "ledgers"
@@ -120,10 +120,8 @@ async def _set_policy(call: Call) -> Response:
     except ValidationError as error:
         raise refusal(error) from None
     database = call.services.reader.database
-    schemes = await declare_unique(database, call.ledger, wanted.unique_reference_schemes)
     switches = Switches(if_match_required=wanted.if_match_required, public_log=wanted.public_log, strict=wanted.strict)
-    ledger = replace(call.ledger, unique_reference_schemes=schemes, **switches)
-    await set_flags(database, ledger)
+    ledger = await write_policy(database, call.ledger, wanted.unique_reference_schemes, switches)
     call.services.ledgers.forget()
     return json_response(_answer(ledger))
 

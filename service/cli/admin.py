@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ from service.errors import OperatorError
 from service.log.decide import CLOCK_TOLERANCE
 from service.log.heads import Head, read_heads, replace_head
 from service.log.ledger import Switches, instant, is_time_zone
-from service.log.ledgers import make_ledger, set_flags
+from service.log.ledgers import make_ledger
 from service.log.read import Reader
-from service.log.references import MAX_UNIQUE_SCHEMES, declare_unique
+from service.log.references import MAX_UNIQUE_SCHEMES, write_policy
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 LOG = ("batches", "events", "payloads")
@@ -199,9 +199,7 @@ def set_policy(service_url: str, name: str, schemes: Sequence[str], switches: Sw
 async def _set_policy(service_url: str, name: str, schemes: Sequence[str], switches: Switches) -> list[str]:
     async with opened(service_url) as database:
         ledger, _ = await Reader(database).ledger(name)
-        declared = await declare_unique(database, ledger, schemes)
-        await set_flags(database, replace(ledger, **switches))
-        return declared
+        return [*(await write_policy(database, ledger, schemes, switches)).unique_reference_schemes]
 
 
 def clocks(connection: Connection, ledger: str) -> tuple[datetime, datetime]:

@@ -6,7 +6,6 @@ from typing import Any
 import psycopg
 from uuid_utils import uuid7
 
-from service.database import Database
 from service.log.ledger import Ledger
 from service.log.read import Reader
 from service.projections.contracts import LAYOUT
@@ -61,16 +60,3 @@ async def count_ledgers(reader: Reader, limit: int, ledger_ids: Sequence[str] | 
     """How many ledgers there are, or are of the ids; no more than the limit are counted."""
     rows = await reader.database.rows(_COUNT, {"after": "", "limit": limit, "ledger_ids": ledger_ids})
     return int(rows[0][0])
-
-
-_FLAGS = """
-UPDATE ledgers SET if_match_required = %(if_match_required)s, public_log = %(public_log)s, strict = %(strict)s
-WHERE ledger_id = %(ledger_id)s::uuid
-"""
-
-
-async def set_flags(database: Database, ledger: Ledger) -> None:
-    """Write what the policy of a ledger switches, as it stands there."""
-    flags = {"if_match_required": ledger.if_match_required, "public_log": ledger.public_log, "strict": ledger.strict}
-    async with database.transaction() as connection:
-        await connection.execute(_FLAGS, {"ledger_id": ledger.ledger_id, **flags})

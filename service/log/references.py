@@ -6,6 +6,7 @@ are), and its primary key is the last guard. An append that names none of them r
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -17,7 +18,7 @@ from service.database import Database
 from service.domain.references import ReferenceId, held_references
 from service.errors import Internal, LedgerNotFound, MemberFault, ReferencesShared, ReferenceTaken
 from service.inserts import insert_rows, rows_json
-from service.log.ledger import Ledger, zone
+from service.log.ledger import Ledger, Switches, zone
 from service.log.stored import UNREADABLE, recorded_event
 from service.tables import unique_references
 
@@ -55,7 +56,11 @@ FROM events e
 WHERE e.ledger_id = %(ledger_id)s::uuid AND e.contract_id = ANY(%(contract_ids)s::uuid[]) AND e.event_type = ANY(%(types)s)
 ORDER BY e.contract_id, e.revision
 """
-_DECLARE = "UPDATE ledgers SET unique_reference_schemes = %(schemes)s WHERE ledger_id = %(ledger_id)s::uuid"
+_POLICY = """
+UPDATE ledgers SET unique_reference_schemes = %(schemes)s, if_match_required = %(if_match_required)s, public_log = %(public_log)s,
+    strict = %(strict)s
+WHERE ledger_id = %(ledger_id)s::uuid
+"""
 _CLEAR = "DELETE FROM unique_references WHERE ledger_id = %(ledger_id)s::uuid"
 _FIRST_ID = "00000000-0000-0000-0000-000000000000"
 
@@ -111,8 +116,9 @@ def holdings_json(held: Mapping[str, Iterable[ReferenceId]]) -> str:
     )
 
 
-async def declare_unique(database: Database, ledger: Ledger, schemes: Iterable[str]) -> list[str]:
-    """Make exactly these schemes unique in a ledger; the schemes, sorted. ReferencesShared where contracts share a reference of them.
+async def write_policy(database: Database, ledger: Ledger, schemes: Iterable[str], switches: Switches) -> Ledger:
+    """Set the policy of a ledger, whole: exactly these schemes are unique in it, and it is switched so; the ledger as it is then.
+    ReferencesShared where contracts share a reference of the schemes; then nothing is set.
 
     The ledger's contracts are read before its lock is taken; with it, those that have moved since.
     """
@@ -126,8 +132,8 @@ async def declare_unique(database: Database, ledger: Ledger, schemes: Iterable[s
         if declared and (contract_ids := [row[0] for row in await moved.fetchall()]):
             held |= await _held_by(connection, ledger, contract_ids, declared)
         _refuse_shared(held)
-        await _write(connection, ledger, declared, held)
-    return declared
+        await _write(connection, ledger, {"schemes": declared, **switches}, held)
+    return replace(ledger, unique_reference_schemes=declared, **switches)
 
 
 async def _held_in(connection: AsyncConnection[Any], ledger: Ledger, schemes: Sequence[str]) -> dict[str, set[ReferenceId]]:
@@ -176,9 +182,9 @@ def _refuse_shared(held: Mapping[str, set[ReferenceId]]) -> None:
         raise ReferencesShared(f"References that contracts share: {len(shared)}, so nothing is declared; {told[0]}.", faults)
 
 
-async def _write(connection: AsyncConnection[Any], ledger: Ledger, schemes: Sequence[str], held: Mapping[str, set[ReferenceId]]) -> None:
+async def _write(connection: AsyncConnection[Any], ledger: Ledger, policy: dict[str, Any], held: Mapping[str, set[ReferenceId]]) -> None:
     ledger_id = {"ledger_id": ledger.ledger_id}
-    changed = await connection.execute(_DECLARE, ledger_id | {"schemes": list(schemes)})
+    changed = await connection.execute(_POLICY, ledger_id | policy)
     if not changed.rowcount:
         raise LedgerNotFound(f"There is no ledger {ledger.name}.")
     await connection.execute(_CLEAR, ledger_id)

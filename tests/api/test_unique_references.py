@@ -261,6 +261,19 @@ def test_the_policy_is_shown_and_is_set_by_an_admin_only(service: RunningService
         assert declare(writer).status_code == 403
 
 
+def test_a_policy_is_set_whole_or_not_at_all(service: RunningService, ledger: str) -> None:
+    # The database refuses what is switched, whatever the reason, and not the schemes.
+    rows(service.database.owner_url, "ALTER TABLE ledgers ADD CONSTRAINT lenient CHECK (NOT strict)")
+    try:
+        headers, wanted = {"Authorization": f"Bearer {service.admin}"}, {"unique_reference_schemes": [DART], "strict": True}
+        answer = httpx.put(f"{service.url}/v1/ledgers/{ledger}/policy", json=wanted, headers=headers, trust_env=False)
+        assert answer.status_code == 500
+    finally:
+        rows(service.database.owner_url, "ALTER TABLE ledgers DROP CONSTRAINT lenient")
+    known = "SELECT unique_reference_schemes, strict FROM ledgers WHERE name = %s"
+    assert rows(service.database.service_url, known, ledger) == [([], False)]
+
+
 @pytest.mark.parametrize(
     ("schemes", "pointer"),
     [
