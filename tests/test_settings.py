@@ -95,6 +95,7 @@ def test_an_empty_setting_is_as_if_it_were_not_set(monkeypatch: pytest.MonkeyPat
         ("api_key", {"api_key": "a key with spaces, of thirty-two characters"}),
         ("api_key", {"api_key": "k" * 31 + "é"}),
         ("log_format", {"log_format": "xml"}),
+        ("webhook_networks", {"webhook_networks": "10.0.0.0/8, everyone"}),
         ("database_url", {"database_url": "postgresql://[", "data_dir": "/dev/null"}),
         ("database_url", {"database_url": "mysql://localhost/ledger"}),
         ("database_url", {"database_url": "no url"}),

@@ -42,6 +42,7 @@ from service.cli.welcome import Welcome, say_stopped, say_welcome
 from service.database import DURABILITY, connect, refuse_unsafe
 from service.embedded import EmbeddedPostgres, default_data_folder
 from service.errors import OperatorError
+from service.feed.sending import read_networks
 from service.log.ledgers import make_ledger
 from service.log.signing import first_verifier
 from service.migration import check_migrated, migrate
@@ -93,6 +94,7 @@ def _check(settings: Settings) -> None:
     """Refuse settings that cannot be meant, before anything is begun: workers would each find out, and be begun again."""
     if settings.database_url is not None:
         named_databases(settings)
+    read_networks(settings.webhook_networks)
     if settings.oidc_issuer is not None:
         from service.tokens import trusted_issuer
 
