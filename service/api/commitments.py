@@ -108,6 +108,7 @@ async def _list_commitments(call: Call) -> Response:
     shown = rows[: query.limit]
     more = cursor_in(listed, "|".join(shown[-1][name] for name in wanted.places)) if len(rows) > query.limit else None
     count, is_exact = counted(await count_sums(database, ledger, stand, wanted, MAX_COUNT + 1) if query.count else None)
+    await call.services.outlooks.check(ledger, stand)
     items = [_commitment(call, row, query) for row in shown]
     page = answers.CommitmentPage(items=items, as_of=as_of, next=more, count=count, count_is_exact=is_exact)
     return json_response(page, 200, page_headers(call.request, more))

@@ -43,6 +43,7 @@ async def _list_deadlines(call: Call) -> Response:
     shown = rows[: query.limit]
     more = cursor_in(listed, "_".join(map(str, shown[-1][:3]))) if len(rows) > query.limit else None
     count, is_exact = counted(await count_deadlines(database, ledger, stand, wanted, MAX_COUNT + 1) if query.count else None)
+    await call.services.outlooks.check(ledger, stand)
     beside = answers.encode(answers.DeadlinePage(items=[], as_of=as_of, next=more, count=count, count_is_exact=is_exact))
     items = b",".join(row[3].encode() for row in shown)
     answer = b'{"items":[%s]%s' % (items, beside.removeprefix(b'{"items":[]'))

@@ -50,6 +50,7 @@ async def _list_parties(call: Call) -> Response:
     shown = found[: query.limit]
     more = cursor_in(listed, shown[-1][0]) if len(found) > query.limit else None
     count, is_exact = counted(await count_parties(database, ledger, stand, looked_for, MAX_COUNT + 1) if query.count else None)
+    await call.services.outlooks.check(ledger, stand)
     items = [_party(call, party_id, forms) for party_id, forms in shown]
     page = answers.PartyPage(items=items, as_of=as_of, next=more, count=count, count_is_exact=is_exact)
     return json_response(page, 200, page_headers(call.request, more))
@@ -73,6 +74,7 @@ async def _get_party(call: Call) -> Response:
     if not found:
         # Who turned out to be another is told as that one.
         found = await parties_after(database, ledger, stand, [f"merges={party_id}"], "", 1)
+    await call.services.outlooks.check(ledger, stand)
     if not found:
         raise PartyNotFound(f"No contract of ledger {ledger.name} has a party {party_id[:100]!r}.")
     return json_response(_party(call, *found[0]))

@@ -127,8 +127,14 @@ class Outlooks:
             return stand
         generation, position, filled_to = stand[0], stand[2], stand[3]
         if position is None or filled_to is not None:
-            raise OutlookBehind(f"Commitments, deadlines and parties of ledger {ledger.name} are being made from its contracts.")
+            raise _behind(ledger)
         return Stand(generation, position)
+
+    async def check(self, ledger: Ledger, stand: Stand) -> None:
+        """OutlookBehind when a rebuild has put other rows in the place of those that were read: they may not have been all any more."""
+        found = await self._stand(ledger)
+        if found[0] != stand.generation:
+            raise _behind(ledger)
 
     async def _stand(self, ledger: Ledger) -> Stand | list[Any]:
         """Where it stands, if that is at the head; else generation, head, and position and place of filling so far."""
@@ -164,6 +170,10 @@ class Outlooks:
             states = await (await connection.execute(_STATES, at | {"contract_ids": ids})).fetchall()
         await _take_in(connection, at, states)
         await connection.execute(_MOVE, at | {"position": position, "filled_to": filled_to})
+
+
+def _behind(ledger: Ledger) -> OutlookBehind:
+    return OutlookBehind(f"Commitments, deadlines and parties of ledger {ledger.name} are being made from its contracts.")
 
 
 async def replace_outlooks(connection: AsyncConnection[Any], ledger_id: str, generation: int, states: Iterable[tuple[str, str]]) -> None:

@@ -1,5 +1,7 @@
 """Commitments, deadlines and parties over all contracts of a ledger: as computed by hand, page by page, and after every change."""
 
+import asyncio
+import sys
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterator
 from decimal import Decimal
@@ -8,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service.audit.rebuild import rebuild
 from service.audit.replay import verify
 from tests.api.bodies import PARTIES, REPORTED, SIGNED, Json, changed, event, figure, open_contract, play_the_case, record
 from tests.api.running import RunningService
@@ -320,6 +323,36 @@ def test_who_stepped_out_is_told_as_a_former_party(empty: httpx.Client) -> None:
 def test_a_party_that_no_contract_has_is_not_found(api: httpx.Client) -> None:
     answer = api.get("/parties/nobody")
     assert (answer.status_code, answer.json()["code"]) == (404, "party-not-found")
+
+
+@pytest.mark.parametrize(
+    ("path", "reading"),
+    [
+        ("/deadlines", "service.api.deadlines.deadlines_after"),
+        ("/commitments", "service.api.commitments.sums"),
+        ("/parties", "service.api.parties.parties_after"),
+        ("/parties/a", "service.api.parties.forms_of"),
+    ],
+)
+def test_what_a_rebuild_takes_away_while_it_is_read_is_not_told_as_if_it_were_all(
+    service: RunningService, empty: httpx.Client, monkeypatch: pytest.MonkeyPatch, path: str, reading: str
+) -> None:
+    sold(empty, "a", "cells", "10")
+    whole = answer_of(empty, path)
+    module, _, name = reading.rpartition(".")
+    read = getattr(sys.modules[module], name)
+
+    async def read_after_a_rebuild(*given: Any) -> Any:
+        ledger = empty.base_url.path.strip("/").rpartition("/")[2]
+        await asyncio.to_thread(rebuild, service.database.service_url, ledger, lambda *_: None)
+        return await read(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reading, read_after_a_rebuild)
+        answer = empty.get(path)
+    assert (answer.status_code, answer.json()["code"]) == (503, "outlook-behind")
+    again = answer_of(empty, path)
+    assert again.get("items", again) == whole.get("items", whole)
 
 
 def test_an_empty_ledger_has_an_empty_outlook(empty: httpx.Client) -> None:
