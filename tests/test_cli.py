@@ -1,6 +1,7 @@
 """The commands that work on the database and on files: what they do, and how they say that they cannot."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -106,6 +107,27 @@ def test_a_failure_is_one_sentence_and_status_1() -> None:
     assert ran.stderr.startswith(f"Nothing answers at {CLOSED}")
     assert "contract-ledger serve" in ran.stderr
     assert ran.stderr.count("\n") == 1
+
+
+def test_output_that_cannot_be_written_is_told_in_a_sentence() -> None:
+    verifier = [sys.executable, "-m", "service", "verifier"]
+    with Path("/dev/full").open("wb") as full:
+        ran = subprocess.run(verifier, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (
+        1,
+        "The disk fails (No space left on device): make room on it or mend it, and run this again.\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text", "encoding"),
+    [(["openapi"], "'\\u0142'", "latin-1"), (["verify", "--ledger", os.fsdecode(b"\xff")], "'\\udcff'", "utf-8")],
+)
+def test_text_that_cannot_be_encoded_is_told_in_a_sentence(database: Database, arguments: list[str], text: str, encoding: str) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1", "LEDGER_DATABASE_URL": database.service_url}
+    ran = subprocess.run([sys.executable, "-m", "service", *arguments], capture_output=True, text=True, check=False, env=environment)
+    assert ran.returncode == 1
+    assert ran.stderr == f"{text} cannot be written in {encoding}: type it in UTF-8, and set LC_ALL=C.UTF-8 PYTHONIOENCODING=utf-8.\n"
 
 
 @pytest.mark.parametrize("url", ["nonsense", "ftp://127.0.0.1", "http://", "http://[::1"])

@@ -1,5 +1,6 @@
 """The `contract-ledger` command. Each command imports what it needs when it runs, so that --help stays quick."""
 
+import errno
 import os
 import signal
 import sys
@@ -29,6 +30,10 @@ for _command in (bundles.bundle, bundles.verifier, bundles.fold, bundles.restore
     app.command()(_command)
 
 
+# Of the disk or the device, and of no concern to the code that happens to write or read.
+_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
+
+
 def main() -> None:
     """The entry point: a failure of the operator's concern is one sentence on stderr and exit status 1."""
     # A process that is asked to end puts its house in order, as after Ctrl-C.
@@ -38,8 +43,25 @@ def main() -> None:
     except OperatorError as error:
         _fail(error)
     except BrokenPipeError:
-        # `tail | head`: nobody reads any more. What is still buffered must not fail again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # `tail | head`: nobody reads any more.
+        _let_go_of_output()
+    except UnicodeEncodeError as error:
+        _let_go_of_output()
+        text = ascii(error.object[error.start : error.end][:20])
+        _fail(
+            OperatorError(f"{text} cannot be written in {error.encoding}: type it in UTF-8, and set LC_ALL=C.UTF-8 PYTHONIOENCODING=utf-8.")
+        )
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        _let_go_of_output()
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(OperatorError(f"The disk fails ({where}{error.strerror}): make room on it or mend it, and run this again."))
+
+
+def _let_go_of_output() -> None:
+    """What is still buffered must not fail again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _interrupt(*_: object) -> NoReturn:
