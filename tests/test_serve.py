@@ -310,6 +310,20 @@ def test_ctrl_c_stops_everything_and_a_new_start_finds_everything(folder: Path) 
         assert second.end(signal.SIGTERM) == 0
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_twice_waits_for_no_request_and_leaves_nothing_behind(folder: Path, workers: str) -> None:
+    with served(folder, "--workers", workers) as serving, serving.client() as client:
+        serving.open_contract()
+        headers = {"Authorization": f"Bearer {serving.key}"}
+        with client.stream("GET", f"{serving.url}/v1/ledgers/main/events/stream", headers=headers) as stream:
+            assert next(stream.iter_bytes())
+            serving.process.send_signal(signal.SIGINT)
+            time.sleep(0.05)
+            assert serving.end(signal.SIGINT) == 0
+        assert serving.err.read_text() == ""
+        assert serving.out.read_text().endswith("on disk.\n")
+
+
 def test_a_killed_service_starts_again_on_its_port_and_leaves_no_orphan(folder: Path) -> None:
     with served(folder, "--workers", "2") as first:
         contract_id, port = first.open_contract(), first.url.rpartition(":")[2]

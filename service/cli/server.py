@@ -212,6 +212,12 @@ class _Server(uvicorn.Server):
         if self.started:
             self._ready()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self.force_exit:
+            # Who asks twice does not wait for requests that are being answered, and uvicorn would leave everything else as it is.
+            await self.lifespan.shutdown()
+
 
 class _Workers(Multiprocess):
     """uvicorn's worker processes, which say so when all are ready."""
