@@ -146,6 +146,16 @@ class Database:
             await check(connection)
 
 
+def is_url(text: str) -> bool:
+    """Whether libpq can read where it leads. What it says of one that it cannot read has the password in it, and is not told."""
+    try:
+        port = psycopg.conninfo.conninfo_to_dict(text).get("port")
+    except psycopg.ProgrammingError:
+        return False
+    # A slash in a password ends the part with the port, which has the password's beginning then.
+    return port is None or all(not part or part.isdecimal() for part in str(port).split(","))
+
+
 def connect(url: str, **options: Any) -> psycopg.Connection[TupleRow]:
     """A connection for a command. OperatorError when the database cannot be reached."""
     try:

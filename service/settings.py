@@ -18,6 +18,8 @@ _NEEDS = {
     "migration_url": "database_url",
 }
 """What means nothing without another: whoever sets it alone believes that it works."""
+_SECRET = {"database_url", "migration_url", "api_key", "signing_key", "checkpoint_store"}
+"""What is, or may hold, a password or a key: a refusal does not say it again, since it ends in logs."""
 
 
 def _of(variable: str, meaning: str, most: int = 0, least: int = 1) -> Mapping[str, Any]:
@@ -174,7 +176,8 @@ def _read(variable: str, text: str, setting: "Field[Any]") -> object:
     if setting.type in (int, int | None):
         return _number(variable, text, setting.metadata["least"], setting.metadata["most"])
     if not text.strip() or not text.isprintable():
-        raise OperatorError(f"{variable} is {text[:100]!r}: it is blank, or holds what cannot be printed. Set it anew, or leave it out.")
+        said = "" if setting.name in _SECRET else f" is {text[:100]!r}: it"
+        raise OperatorError(f"{variable}{said} is blank, or holds what cannot be printed. Set it anew, or leave it out.")
     if setting.name == "api_key" and not _KEY.fullmatch(text):
         raise OperatorError(f"{variable} is no key: a key has printable ASCII characters only, and no spaces.")
     return Path(text) if "Path" in str(setting.type) else text

@@ -112,6 +112,9 @@ def test_an_empty_setting_is_as_if_it_were_not_set(monkeypatch: pytest.MonkeyPat
         ],
         *[("oidc_jwks_url", ISSUER | {"oidc_jwks_url": url}) for url in ("x", "http://issuer.test", "https://x:99999999")],
         *[("oidc_algorithm", ISSUER | {"oidc_algorithm": name}) for name in ("none", "HS256", "rs256", "RS256,HS256")],
+        *[("webhook_networks", {"webhook_networks": text}) for text in ("nonsense", "10.0.0.1/8", "10.0.0.0/8;10.1.0.0/16")],
+        *[("signing_key", {"signing_key": text}) for text in ("x", ",", "QUJD")],
+        *[("deployment", {"deployment": text}) for text in ("our ledger", "a+b", "x" * 300)],
         ("data_dir", {"data_dir": "/dev/null/x"}),
         ("data_dir", {"data_dir": "/proc/x"}),
         ("data_dir", {"data_dir": "/tmp/" + "x" * 300}),
@@ -122,6 +125,22 @@ def test_what_cannot_be_meant_is_refused_by_the_settings_name(
 ) -> None:
     sentence = refusal(monkeypatch, tmp_path, **stated)
     assert VARIABLES[named] in sentence or (named == "data_dir" and stated["data_dir"] in sentence)
+
+
+@pytest.mark.parametrize("name", ["database_url", "migration_url", "api_key", "signing_key", "checkpoint_store"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a-secret-word\r",
+        "mysql://me:a-secret-word@db.example/x",
+        "postgresql://me:a-secret-word%zz@db.example/x",
+        "postgresql://me:a-secret-word/@db.example/x",
+        "postgresql://me:and/a-secret-word@db.example/x",
+    ],
+)
+def test_a_secret_does_not_come_back_in_its_refusal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, text: str) -> None:
+    stated = {"database_url": "postgresql://127.0.0.1:1/x", "data_dir": "/dev/null/x", name: text}
+    assert "a-secret-word" not in refusal(monkeypatch, tmp_path, **stated)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 
-from service.database import Database, connect
+from service.database import Database, connect, is_url
 from service.embedded import SOCKET_FILE, EmbeddedPostgres, FolderLock, default_data_folder
 from service.errors import LedgerError, OperatorError
 from service.log.signing import default_store, new_seed
@@ -95,12 +95,11 @@ def databases(settings: Settings, *, made: bool = False) -> Iterator[Databases]:
 def named_databases(settings: Settings) -> Databases:
     """The databases that the settings name. OperatorError for a URL that cannot be read."""
     for variable, url in (("LEDGER_DATABASE_URL", settings.database_url), ("LEDGER_MIGRATION_URL", settings.migration_url)):
-        try:
-            conninfo_to_dict(url or "")
-        except psycopg.ProgrammingError as error:
+        if not is_url(url or ""):
             raise OperatorError(
-                f"{variable} is no URL of a Postgres ({str(error).strip()}); write it as postgresql://user:password@host/database."
-            ) from None
+                f"{variable} is no URL of a Postgres: write it as postgresql://user:password@host/database, and of a password what is "
+                "neither letter nor digit by its number, such as %2F for a slash."
+            )
     assert settings.database_url is not None
     return Databases(settings.database_url, settings.migration_url)
 

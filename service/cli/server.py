@@ -44,7 +44,7 @@ from service.embedded import EmbeddedPostgres, default_data_folder
 from service.errors import OperatorError
 from service.feed.sending import read_networks
 from service.log.ledgers import make_ledger
-from service.log.signing import first_verifier
+from service.log.signing import first_verifier, read_deployment, read_signers
 from service.migration import check_migrated, migrate
 from service.settings import Settings
 from service.telemetry import configure_logging
@@ -95,6 +95,10 @@ def _check(settings: Settings) -> None:
     if settings.database_url is not None:
         named_databases(settings)
     read_networks(settings.webhook_networks)
+    if settings.signing_key is not None:
+        read_signers(settings.signing_key)
+    if settings.deployment is not None:
+        read_deployment(settings.deployment)
     if settings.oidc_issuer is not None:
         from service.tokens import trusted_issuer
 

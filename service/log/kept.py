@@ -14,7 +14,7 @@ from urllib.parse import quote
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from service.database import DURABILITY, Database, refuse_unsafe
+from service.database import DURABILITY, Database, is_url, refuse_unsafe
 from service.errors import HistoryForked, OperatorError, StoreUnusable
 from service.log.checkpoint import Checkpoint
 from service.log.heads import replace_file, sync_folder
@@ -157,11 +157,16 @@ class PostgresStore:
 
 def open_store(where: str, deployment: str, database_url: str) -> CheckpointStore:
     """The store that LEDGER_CHECKPOINT_STORE names, a postgresql:// URL or a folder, in which each deployment has one of its own.
-    OperatorError for the ledger's own database, which would be restored together with what it is to be compared with."""
-    if where.startswith(("postgresql://", "postgres://")):
+    OperatorError for another URL, and for the ledger's own database, which would be restored together with what it is to be compared
+    with."""
+    if where.startswith(("postgresql://", "postgres://")) and is_url(where):
         if _place(where) == _place(database_url):
             raise OperatorError("LEDGER_CHECKPOINT_STORE names the ledger's own database: name another one, on another server.")
         return PostgresStore(where, deployment)
+    if "://" in where:
+        raise OperatorError(
+            "LEDGER_CHECKPOINT_STORE is neither a folder nor the URL of a Postgres, such as postgresql://user@host/database."
+        )
     name = quote(deployment, safe="")
     return FolderStore(Path(where).absolute() / (name if name.strip(".") else name.replace(".", "%2E")))
 
@@ -248,8 +253,5 @@ def _unusable(where: str, why: str) -> StoreUnusable:
 
 
 def _place(url: str) -> tuple[object, ...]:
-    try:
-        known = conninfo_to_dict(url)
-    except psycopg.ProgrammingError as error:
-        raise OperatorError(f"LEDGER_CHECKPOINT_STORE is no URL of a Postgres ({str(error).strip()}).") from None
+    known = conninfo_to_dict(url)
     return known.get("host"), str(known.get("port") or 5432), known.get("dbname")

@@ -26,6 +26,11 @@ class NoteError(ValueError):
     """A text is no signed note, or no key of one; the message says why."""
 
 
+def is_name(text: str) -> bool:
+    """Whether a key of a note may have this name."""
+    return _NAME.fullmatch(text) is not None
+
+
 def key_id(name: str, kind: int, public_key: bytes) -> bytes:
     """The four bytes by which a signature names its key, beside the key's name."""
     return hashlib.sha256(name.encode() + b"\n" + bytes((kind,)) + public_key).digest()[:_ID_BYTES]

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 import structlog
 
@@ -21,11 +22,12 @@ from service.log.checkpoint import Checkpoint, origin_of
 from service.log.epochs import Authority
 from service.log.kept import CheckpointStore, is_within, keep, open_store
 from service.log.ledger import Ledger
-from service.log.notes import Note, NoteError, Signer, Verifier
+from service.log.notes import Note, NoteError, Signer, Verifier, is_name
 from service.log.read import Reader
 from service.log.tree import root_of
 from service.settings import Settings
 
+_FILE_NAME_BYTES = 255
 _DEPLOYMENT = "INSERT INTO deployment (name) VALUES (%(name)s) ON CONFLICT DO NOTHING"
 _NAME = "SELECT name FROM deployment"
 # The first key is registered by whoever comes first; no other ever is but by a rotation.
@@ -88,6 +90,16 @@ def read_signers(text: str) -> list[Signer]:
         raise OperatorError("LEDGER_SIGNING_KEY is no key: it is 32 random bytes in base64; several are separated by commas.") from None
 
 
+def read_deployment(name: str) -> str:
+    """The deployment's name that a setting states. OperatorError for one that no verifier key could have, and so no auditor pin, or that
+    the folder of its kept checkpoints could not have."""
+    if not is_name(name) or len(quote(name, safe="")) > _FILE_NAME_BYTES:
+        raise OperatorError(
+            f"LEDGER_DEPLOYMENT is {name[:100]!r}, and should be a short name without spaces and plus signs, such as ledger.example.com."
+        )
+    return name
+
+
 def new_seed() -> str:
     """A new private key, as the setting states it."""
     return base64.b64encode(secrets.token_bytes(32)).decode()
@@ -98,7 +110,7 @@ class Signing:
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
-        self._wanted_name = settings.deployment
+        self._wanted_name = read_deployment(settings.deployment) if settings.deployment else None
         self._settings = settings
         self.store: CheckpointStore | None = None
         self.on_fork: Callable[[str, str], None] = lambda _ledger_id, _why: None
@@ -115,7 +127,10 @@ class Signing:
             await connection.execute(_DEPLOYMENT, {"name": name})
         self.deployment = (await self._database.rows(_NAME))[0][0]
         if self._wanted_name not in (None, self.deployment):
-            raise OperatorError(f"LEDGER_DEPLOYMENT is {self._wanted_name}, and this database is of the deployment {self.deployment}.")
+            raise OperatorError(
+                f"LEDGER_DEPLOYMENT is {self._wanted_name}, and this database is of the deployment {self.deployment}: "
+                "set that name, or leave it out."
+            )
         if self._settings.checkpoint_store is not None:
             self.store = open_store(self._settings.checkpoint_store, self.deployment, self._settings.database_url or "")
             if told and is_within(self._settings.checkpoint_store, self._settings.data_dir):

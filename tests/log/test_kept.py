@@ -111,6 +111,15 @@ def test_a_second_database_is_not_the_ledgers_own() -> None:
     assert isinstance(open_store("postgresql://other@kept.example/ledger", DEPLOYMENT, url), PostgresStore)
 
 
+@pytest.mark.parametrize(
+    "url", ["ftp://kept.example/x", "mysql://me:a-secret-word@kept.example/x", "postgresql://me:a-secret-word/@kept.example/x"]
+)
+def test_a_url_of_anything_else_is_not_taken_for_a_folder(url: str) -> None:
+    with pytest.raises(OperatorError, match="LEDGER_CHECKPOINT_STORE is neither a folder nor the URL of a Postgres") as refused:
+        open_store(url, DEPLOYMENT, "")
+    assert "a-secret-word" not in str(refused.value)
+
+
 def test_a_store_within_the_data_folder_is_known_by_whatever_path(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
