@@ -177,6 +177,25 @@ def test_a_story_in_a_pipe_is_as_wide_as_columns_says(monkeypatch: pytest.Monkey
     assert console().width == width
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["replays", "--ledger", "main"], ["replay ", "kind", "status", "position 0", "seconds", "contracts", "verify", "sound"]),
+        (["keys", "list"], ["id ", "name", "narrow", "rights", "(all):", "state", "holds"]),
+        (["ledgers", "list"], ["ledger", "time zone", "made", "events", "main"]),
+    ],
+)
+def test_a_table_keeps_its_columns_on_a_narrow_terminal(
+    run: Run, connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: list[str]
+) -> None:
+    ledger_id(connection, "main")
+    run("keys", "create", "narrow")
+    run("verify", "--ledger", "main")
+    monkeypatch.setenv("COLUMNS", "40")
+    told = run(*arguments)
+    assert [word for word in words if word not in told] == []
+
+
 def test_a_key_without_more_said_reads_and_writes_everywhere(run: Run, connection: psycopg.Connection[Any]) -> None:
     key = run("keys", "create").strip()
     rows = connection.execute(FIND_KEY, {"key_hash": key_hash(key)}).fetchall()

@@ -21,11 +21,12 @@ from service.cli.admin import ledger_id, ledger_names
 from service.cli.deployment import checkpoint_store, connected, data_folder
 from service.cli.options import databases_of, settings_of
 from service.cli.report import progress
-from service.cli.story import console
+from service.cli.story import print_table
 from service.errors import OperatorError
 from service.log.ledger import instant
 
 MOST_LISTED = 50
+TABLE_WIDTH = 150
 
 
 def replay(kind: str, ledger: str | None, data_dir: Path | None, run: Callable[..., Any], sentence: Callable[[Any], str]) -> bool:
@@ -142,7 +143,7 @@ def _table(found: Sequence[Run]) -> None:
             instant(run.started_at)[:19].replace("T", " ") if run.started_at else "",
             *(f"{run.seconds:,.1f}", f"{run.events:,}", f"{run.contracts:,}", _verdict(run)),
         )
-    console().print(table)
+    print_table(table, TABLE_WIDTH)
 
 
 def _times(run: Run) -> str:

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from service.cli.admin import KeyRow
-from service.cli.story import console
+from service.cli.story import console, print_table
 from service.log.ledger import instant
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from service.audit.replay import Verdict
 
 LINE_SECONDS = 5.0
+KEYS_WIDTH, LEDGERS_WIDTH = 80, 60
 Advance = Callable[[int, int, str], None]
 
 
@@ -75,7 +76,7 @@ def keys_table(rows: Sequence[KeyRow]) -> None:
         table.add_column(heading, no_wrap=heading in ("id", "made"), overflow="fold")
     for row in rows:
         table.add_row(row.key_id, row.name, "\n".join(row.grants), f"{row.created_at:%Y-%m-%d}", _standing(row))
-    console().print(table)
+    print_table(table, KEYS_WIDTH)
 
 
 def _standing(row: KeyRow) -> str:
@@ -93,7 +94,7 @@ def ledgers_table(rows: Sequence[tuple[Any, ...]]) -> None:
         table.add_column(heading)
     for name, time_zone, created_at, events in rows:
         table.add_row(name, time_zone, _minute(created_at), f"{events:,}")
-    console().print(table)
+    print_table(table, LEDGERS_WIDTH)
 
 
 def _minute(at: datetime) -> str:

@@ -38,6 +38,13 @@ def console(*, stderr: bool = False) -> Console:
     return made
 
 
+def print_table(table: Table, least: int) -> None:
+    """Print a table at least so wide: a terminal that is narrower breaks its lines, where columns would vanish."""
+    out = console()
+    out.width = max(out.width, least)
+    out.print(table)
+
+
 def show(client: Client, contract_id: str, times: Json) -> None:
     """A contract's story at the times that are asked for, then its history."""
     answer = client.contract(contract_id, **times)
