@@ -51,6 +51,9 @@ _OPTIONS: dict[str, Any] = {
 WAIT_SECONDS = 5
 """How long a request waits for a connection."""
 RECONNECT_SECONDS = 10
+FAILURES = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.InvalidSqlStatementName, DatabaseUnreachable, TimeoutError)
+"""What is of a connection, and nothing that the next one would say again. A statement that a connection has forgotten, since something on
+it ended in DEALLOCATE ALL, is there again on another."""
 
 
 class Database:

@@ -16,9 +16,8 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 
-from service.database import Database
+from service.database import FAILURES, Database
 from service.errors import (
-    DatabaseUnreachable,
     DeadlinePassed,
     Internal,
     LedgerError,
@@ -56,8 +55,6 @@ DRAIN_SECONDS = 25
 TOLD_WITHIN_SECONDS = 0.01
 """How long a certain outcome waits at most for the next batch to be on its way, such as when another process holds the lock."""
 _SHUTTING_DOWN = "The service is shutting down; retry with the same Idempotency-Key."
-# A statement that a connection has forgotten, since something on it ended in DEALLOCATE ALL, is there again on the next.
-_FAILURES = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.InvalidSqlStatementName, DatabaseUnreachable, TimeoutError)
 
 _log = structlog.get_logger()
 
@@ -394,7 +391,7 @@ class Writer:
                 commits.add(len(batch.outcomes), time.perf_counter() - started)
                 self._heads.committed(batch)
                 return batch
-            except _FAILURES as error:
+            except FAILURES as error:
                 commits.failed += 1
                 _log.warning("append failed", again=not last_try, error=str(error) or type(error).__name__)
                 if last_try:

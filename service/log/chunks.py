@@ -15,8 +15,8 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 
-from service.database import Database
-from service.errors import DatabaseUnreachable, Internal, LedgerError, OutcomeUnknown, Refused
+from service.database import FAILURES, Database
+from service.errors import Internal, LedgerError, OutcomeUnknown, Refused
 from service.log.decide import Batch
 from service.log.heads import Heads
 from service.metrics import commits
@@ -29,7 +29,6 @@ CHUNK_SECONDS = 0.2
 """How long a part of a chunk takes at most, about, in a ledger that nobody else uses."""
 TRANSACTION_SECONDS = 20
 _WEIGHT = 0.2
-_FAILURES = (psycopg.OperationalError, psycopg.InterfaceError, DatabaseUnreachable, TimeoutError)
 
 _log = structlog.get_logger()
 
@@ -134,7 +133,7 @@ class Chunks:
                     batch = await chunk.advance(connection, self._heads, limit, seconds)
                 self._took(time.perf_counter() - started, batch)
                 return
-            except _FAILURES as error:
+            except FAILURES as error:
                 commits.failed += 1
                 _log.warning("a chunk of an import failed", again=not last_try, error=str(error) or type(error).__name__)
                 if last_try:
