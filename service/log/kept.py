@@ -58,7 +58,9 @@ class FolderStore:
 
     def read_all(self) -> dict[str, Checkpoint | StoreUnusable]:
         try:
-            return {file.stem: _tried(file.read_bytes(), str(file)) for file in self._folder.glob("*.checkpoint")}
+            # Not by a pattern: glob takes a folder that it may not read for one that is empty.
+            files = [file for file in self._files() if file.suffix == ".checkpoint"]
+            return {file.stem: _tried(file.read_bytes(), str(file)) for file in files}
         except OSError as error:
             raise _unusable(str(self._folder), error.strerror or str(error)) from error
 
@@ -74,6 +76,12 @@ class FolderStore:
         except OSError as error:
             raise _unusable(str(self._folder), error.strerror or str(error)) from error
         return True
+
+    def _files(self) -> list[Path]:
+        try:
+            return list(self._folder.iterdir())
+        except FileNotFoundError:
+            return []
 
     def _file(self, ledger_id: str) -> Path:
         return self._folder / f"{ledger_id}.checkpoint"

@@ -100,6 +100,10 @@ def test_a_store_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreUnusable, match="nothing is signed"):
         FolderStore(tmp_path / "file" / "kept").swap(LEDGER_ID, None, at(1))
+    for unreadable in (tmp_path / "file", tmp_path / "file" / "kept"):
+        with pytest.raises(StoreUnusable, match="Not a directory"):
+            FolderStore(unreadable).read_all()
+    assert FolderStore(tmp_path / "not made yet").read_all() == {}
     with pytest.raises(StoreUnusable, match="second database"):
         PostgresStore(f"postgresql://nobody@/none?host={tmp_path}", DEPLOYMENT).read(LEDGER_ID)
 
