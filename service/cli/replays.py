@@ -26,7 +26,7 @@ from service.errors import OperatorError
 from service.log.ledger import instant
 
 MOST_LISTED = 50
-TABLE_WIDTH = 150
+_TABLE_WIDTH = 150
 
 
 def replay(kind: str, ledger: str | None, data_dir: Path | None, run: Callable[..., Any], sentence: Callable[[Any], str]) -> bool:
@@ -143,7 +143,7 @@ def _table(found: Sequence[Run]) -> None:
             instant(run.started_at)[:19].replace("T", " ") if run.started_at else "",
             *(f"{run.seconds:,.1f}", f"{run.events:,}", f"{run.contracts:,}", _verdict(run)),
         )
-    print_table(table, TABLE_WIDTH)
+    print_table(table, _TABLE_WIDTH)
 
 
 def _times(run: Run) -> str:
