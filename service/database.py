@@ -172,5 +172,5 @@ def _unreachable(url: str, error: psycopg.OperationalError) -> OperatorError:
     where = psycopg.conninfo.make_conninfo(url, password="***")  # noqa: S106 - it hides one
     # Of several attempts the last; what follows it on lines of their own, further in, belongs to it.
     said = re.split(r"\n(?=\S)", str(error).strip())[-1]
-    reason = " ".join(said.split()) or "no answer"
-    return OperatorError(f"The database cannot be reached ({where}): {reason}")
+    reason = " ".join(said.split()).rstrip(".?") or "no answer"
+    return OperatorError(f"The database cannot be reached ({where}): {reason}. Start it, or set right the URL that leads to it.")
