@@ -366,8 +366,11 @@ class DeadlinePage(msgspec.Struct, omit_defaults=True, kw_only=True):
     count_is_exact: bool | None = None
 
 
-class PartyName(msgspec.Struct, kw_only=True):
+class PartyName(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """A name that contracts give a party, and its language where they state it."""
+
     name: str
+    language: str | None = None
     contracts: int
 
 

@@ -232,6 +232,7 @@ _SCALARS = {
     "CurrencyCode": "currency (ISO 4217)",
     "DecimalString": "decimal, as a string",
     "Duration": "duration (ISO 8601)",
+    "LanguageTag": "language",
     "LocalId": "id of one's own",
     "UnitCode": "unit (UN/ECE Recommendation 20, or `x-...`)",
     "Uuid": "UUID",

@@ -26,7 +26,7 @@ from service.domain.contract import EVENT_TYPES
 from service.errors import Forbidden, LedgerError, LedgerNotFound, TooManyRequests, Unauthorized, Unavailable
 
 _REF = "#/components/schemas/"
-_NAMED = {"BusinessDate", "CurrencyCode", "DecimalString", "Duration", "LocalId", "UnitCode", "Uuid"}
+_NAMED = {"BusinessDate", "CurrencyCode", "DecimalString", "Duration", "LanguageTag", "LocalId", "UnitCode", "Uuid"}
 _TAGS = {
     "contracts": "Contracts: opened and carried on by events; read as they are, were, and were believed to be.",
     "outlook": "What lies ahead over all contracts: commitments, deadlines, parties.",

@@ -82,14 +82,14 @@ async def _get_party(call: Call) -> Response:
 
 def _party(call: Call, party_id: str, forms: Forms) -> answers.PartyTold:
     """A party by all of its forms, the most frequent name first."""
-    names: Counter[str] = Counter()
+    names: Counter[tuple[str, str]] = Counter()
     for form, count in forms:
         if form.name:
-            names[form.name] += count
+            names[form.name, form.language or ""] += count
     ordered = sorted(names.items(), key=lambda named: (-named[1], named[0]))
     return answers.PartyTold(
         party_id=party_id,
-        names=[answers.PartyName(name=name, contracts=count) for name, count in ordered],
+        names=[answers.PartyName(name=name, language=language or None, contracts=count) for (name, language), count in ordered],
         roles=sorted({role for form, _ in forms for role in form.roles}),
         identifiers=_distinct([known for form, _ in forms for known in form.identifiers]),
         relations=_distinct([form.relation for form, _ in forms if form.relation]),

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from service.domain.dates import BusinessDate, first_day, last_day, on
 from service.domain.disclosure import withheld_parts
-from service.domain.events import EventData, Id, Name, RecordedEvent, Word, event_type, stated
+from service.domain.events import EventData, Id, Name, RecordedEvent, Word, event_type, more_members, stated
 from service.domain.figures import Figures, add_figure, check_new_figures, has_origin, keep_apart
 from service.domain.parties import standing_party
 from service.domain.parts import Agreement, Delivered, Item, Report, Signing
@@ -113,7 +113,7 @@ def _item(item: ItemData, revision: int) -> Item:
     )
 
 
-@event_type("contract.reported")
+@event_type("contract.reported", more_members)
 class ContractReported(_Opening):
     """A source reports a contract, or how far it has come: reported, negotiating, denied. May open a contract, and may recur."""
 
@@ -134,7 +134,7 @@ class ContractReported(_Opening):
         self._state_members(contract, event)
 
 
-@event_type("contract.signed")
+@event_type("contract.signed", more_members)
 class ContractSigned(_Opening):
     """The contract was signed, on a day or by a latest possible day. Once; may open a contract, and replaces the members it states."""
 

@@ -46,6 +46,15 @@ Text = Annotated[
     StringConstraints(min_length=1, max_length=MAX_TEXT, pattern=NOT_BLANK),
     WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_TEXT}),
 ]
+Language = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-z]{2,3}(-[A-Z][a-z]{3})?(-([A-Z]{2}|[0-9]{3}))?$",
+        title="LanguageTag",
+        description="A language by RFC 5646, in the spelling it recommends: the language, perhaps its script and region. `ko`, `ja-Latn`.",
+        examples=["ko"],
+    ),
+]
 Word = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,59}$")]
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s]+$", max_length=2_000)]
 Path = Annotated[str, StringConstraints(pattern=r"^(/([^~/]|~[01])*)+$", max_length=300)]
@@ -222,6 +231,11 @@ UPCASTS: dict[str, tuple[Upcast, ...]] = {}
 """By type, what brings version 1 to 2, 2 to 3, and so on to the version of the class."""
 
 
+def more_members(data: JsonObject) -> JsonObject:
+    """The upcast to a version that only knows more members, none of them required: data of the one before are data of it as they stand."""
+    return data
+
+
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def event_type(name: str, *upcasts: Upcast) -> Callable[[_Class], _Class]:
     """Register a class of event data under its type: the class becomes a frozen, slotted, keyword-only dataclass.
@@ -265,7 +279,7 @@ def first_day_of(event_type: str, effective_on: str | None) -> date:
 def _body_decoder(event_type: str, schema_version: int) -> Callable[[bytes], Any]:
     cls = _class_of(event_type, schema_version)
     body = msgspec.defstruct("Body", [("data", _stored_form(cls)), ("source", JsonObject)])
-    if schema_version == cls.schema_version:
+    if all(upcast is more_members for upcast in UPCASTS[event_type][schema_version - 1 :]):
         return msgspec.json.Decoder(body).decode
     stored = msgspec.json.Decoder(_StoredBody)
 

@@ -61,6 +61,9 @@ _SPELLINGS: Final = {
     r"\S": "text that is not blank",
     r"^[A-Z]{3}$": "three capital letters, such as KRW or FOB",
     r"^([A-Z0-9]{2,3}|x-[a-z0-9-]{1,30})$": "a unit of UN/ECE Recommendation 20, such as EA or KWH, or one of your own, such as x-truck",
+    r"^[a-z]{2,3}(-[A-Z][a-z]{3})?(-([A-Z]{2}|[0-9]{3}))?$": (
+        "a language of RFC 5646, perhaps with its script and region, such as ko, ja-Latn or pt-BR"
+    ),
     r"^(19|20)[0-9]{2}$": "a year from 1900 to 2099",
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})$": (
         "an instant of RFC 3339, such as 2026-11-22T09:30:00Z"

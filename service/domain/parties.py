@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from service.domain.events import EventData, Id, Name, RecordedEvent, check_room, event_type, stated
+from service.domain.events import EventData, Id, Language, Name, RecordedEvent, check_room, event_type, more_members, stated
 from service.domain.figures import keep_apart
 from service.domain.parts import FormerParty, JsonObject, Party
 from service.domain.state import Contract
@@ -29,6 +29,7 @@ def standing_party(party: PartyData, revision: int) -> Party:
     return Party(
         party_id=party.party_id,
         name=party.name,
+        language=party.language,
         roles=party.roles,
         identifiers=stated(party.identifiers),
         relation=stated(party.relation),
@@ -51,7 +52,7 @@ def _check_new_party(whole: Contract, party: PartyData) -> None:
         raise NotAllowedNow("unique-party", f"The contract has a party {party.party_id} already; give the new one an id of its own.")
 
 
-@event_type("party.added")
+@event_type("party.added", more_members)
 class PartyAdded(EventData):
     """A party joins the contract."""
 
@@ -67,7 +68,7 @@ class PartyAdded(EventData):
         contract.facts.parties.append(standing_party(self.party, event.revision))
 
 
-@event_type("party.replaced")
+@event_type("party.replaced", more_members)
 class PartyReplaced(EventData):
     """A novation: one party steps out, and another takes its place."""
 
@@ -88,12 +89,13 @@ class PartyReplaced(EventData):
         contract.facts.parties.append(standing_party(self.party, event.revision))
 
 
-@event_type("party.identified")
+@event_type("party.identified", more_members)
 class PartyIdentified(EventData):
     """It turned out who a party is: identifiers are added to it, and the parties that were the same are merged into it."""
 
     party_id: Id
     name: Name | None = None
+    language: Language | None = None
     identifiers: Annotated[list[Identifier], Field(min_length=1, max_length=20), distinct("scheme", "id")] | None = None
     merges: Annotated[list[Id], Field(min_length=1, max_length=20), distinct()] | None = None
 
@@ -101,6 +103,8 @@ class PartyIdentified(EventData):
     def _says_something(self) -> Self:
         if self.name is None and self.identifiers is None and self.merges is None:
             raise PydanticCustomError("identification", "an identification gives a name, identifiers, or the parties it merges")
+        if self.language and self.name is None:
+            raise PydanticCustomError("nameless", "the language is that of a name, and none is given", {"member": "language"})
         if self.merges and self.party_id in self.merges:
             raise PydanticCustomError("merges_itself", "a party cannot be merged into itself")
         return self
@@ -120,7 +124,8 @@ class PartyIdentified(EventData):
         party = contract.party(self.party_id)
         if party is None:
             return
-        party.name = self.name or party.name
+        if self.name:
+            party.name, party.language = self.name, self.language
         _identify(party, stated(self.identifiers) or [])
         for party_id in dict.fromkeys(self.merges or ()):
             if not _knows_party(contract, party_id):
@@ -149,6 +154,7 @@ def _leave(contract: Contract, party_id: str, became: str, by: str, event: Recor
         FormerParty(
             party_id=party_id,
             name=party.name,
+            language=party.language,
             became=became,
             by=by,
             effective_on=event.effective_on,

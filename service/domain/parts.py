@@ -41,6 +41,7 @@ class Party(Part):
     roles: list[str]
     rests_on: list[int]
     name: str | None = None
+    language: str | None = None
     identifiers: list[JsonObject] | None = None
     relation: JsonObject | None = None
 
@@ -119,6 +120,7 @@ class FormerParty(Part):
     effective_on: str
     rests_on: list[int]
     name: str | None = None
+    language: str | None = None
 
 
 class Withheld(Part):

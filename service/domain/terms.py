@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, StrictBool, StrictInt
 from pydantic_core import PydanticCustomError
 
 from service.domain.dates import BusinessDate, Duration, end_of, first_day, last_day
-from service.domain.events import SEALABLE, STRICT, Id, Name, Path, Text, Word
+from service.domain.events import SEALABLE, STRICT, Id, Language, Name, Path, Text, Word
 from service.domain.money import CurrencyCode, DecimalText
 from service.domain.parts import Period
 from service.domain.state import Facts, TermEnd
@@ -100,12 +100,13 @@ class PartyRelation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartyData:
-    """A party and its roles, such as supplier and buyer."""
+    """A party and its roles, such as supplier and buyer; `language` is that of its name."""
 
     __pydantic_config__ = STRICT
 
     party_id: Id
     name: Annotated[Name, SEALABLE]
+    language: Language | None = None
     roles: Annotated[list[Word], Field(min_length=1, max_length=10), distinct()]
     identifiers: Annotated[list[Identifier], Field(min_length=1, max_length=20), distinct("scheme", "id")] | None = None
     relation: PartyRelation | None = None

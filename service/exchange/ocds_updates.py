@@ -165,14 +165,19 @@ def _parties_now(facts: Facts, said: Said) -> list[JsonObject] | None:
     """The parties that stand after the release, those whom it does not know among them; None if they are the same."""
     stood = {party.party_id: _party(party) for party in facts.parties}
     others = [party for party_id, party in stood.items() if party_id not in said.left]
-    now = [stood.get(party["party_id"], {}) | party for party in said.parties]
+    now = [_over(stood.get(party["party_id"], {}), party) for party in said.parties]
     same = {party_id: _as_set(party) for party_id, party in stood.items()}
     return None if {party["party_id"]: _as_set(party) for party in [*now, *others]} == same else [*now, *others]
 
 
 def _party(party: Any) -> JsonObject:
-    members = {name: getattr(party, name) for name in ("party_id", "name", "roles", "identifiers", "relation")}
+    members = {name: getattr(party, name) for name in ("party_id", "name", "language", "roles", "identifiers", "relation")}
     return {name: member for name, member in members.items() if member is not None}
+
+
+def _over(stood: JsonObject, said: JsonObject) -> JsonObject:
+    """A party as it stood, with what a release says of it; the language stays that of the name."""
+    return {name: member for name, member in stood.items() if name != "language" or stood.get("name") == said["name"]} | said
 
 
 def _as_set(party: JsonObject) -> JsonObject:

@@ -31,6 +31,7 @@ class PartyForm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     party_id: str
     name: str = ""
+    language: str | None = None
     roles: list[str] = []
     identifiers: list[JsonObject] = []
     relation: JsonObject | None = None
@@ -95,16 +96,18 @@ def _forms(state: ContractState) -> Iterator[PartyForm]:
         yield PartyForm(
             party_id=party.party_id,
             name=party.name or "",
+            language=party.language,
             roles=sorted(party.roles),
             identifiers=sorted(party.identifiers or [], key=lambda known: (known["scheme"], known["id"])),
             relation=party.relation,
         )
     became = {former.party_id: former for former in state.former_parties}
     for former in became.values():
+        named: dict[str, Any] = {"name": former.name or "", "language": former.language}
         if former.by == "identified":
-            yield PartyForm(party_id=_now(former.party_id, became), name=former.name or "", merges=former.party_id)
+            yield PartyForm(party_id=_now(former.party_id, became), merges=former.party_id, **named)
         else:
-            yield PartyForm(party_id=former.party_id, name=former.name or "", is_former=True)
+            yield PartyForm(party_id=former.party_id, is_former=True, **named)
 
 
 def _now(party_id: str, became: Mapping[str, FormerParty]) -> str:

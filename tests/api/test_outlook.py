@@ -300,6 +300,17 @@ def test_parties_are_told_by_id_with_all_their_names(empty: httpx.Client) -> Non
     assert answer_of(empty, "/parties", count="exact")["count"] == 2
 
 
+def test_names_in_several_languages_are_told_apart(empty: httpx.Client) -> None:
+    for name, language in [("LG Energy Solution", "en"), ("LG에너지솔루션", "ko"), ("LG에너지솔루션", "ko"), ("LG에너지솔루션", None)]:
+        party = {"party_id": "lges", "name": name, "roles": ["supplier"]} | ({"language": language} if language else {})
+        open_contract(empty, changed(SIGNED, "/data/parties/0", party))
+    assert answer_of(empty, "/parties/lges")["names"] == [
+        {"name": "LG에너지솔루션", "language": "ko", "contracts": 2},
+        {"name": "LG Energy Solution", "language": "en", "contracts": 1},
+        {"name": "LG에너지솔루션", "contracts": 1},
+    ]
+
+
 def test_a_party_that_turned_out_to_be_another_is_told_as_that_one(empty: httpx.Client) -> None:
     parties = [*PARTIES, {"party_id": "lg/es:kr", "name": "エルジー", "roles": ["guarantor"]}]
     contract_id = open_contract(empty, changed(SIGNED, "/data/parties", parties))

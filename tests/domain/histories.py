@@ -288,6 +288,7 @@ _FIGURE_IDS = st.sampled_from([f"f{index}" for index in range(6)])
 _OPTION_IDS = st.sampled_from(["o1", "o1", "o2"])
 _PARTY_IDS = st.sampled_from(["lges", "isuzu", "p1", "p2"])
 _ROLES = st.sampled_from(["supplier", "buyer", "broker"])
+_LANGUAGES = st.sampled_from(["ko", "ja-Latn", "pt-BR"])
 _AMOUNTS = st.sampled_from(["0", "98", "100", "101", "102", "103", "104", "200", "1000000000000"])
 _DURATIONS = st.sampled_from(["P1Y", "P4Y", "P6M", "P90D", "P2W"])
 
@@ -386,13 +387,20 @@ def _labels() -> st.SearchStrategy[list[str]]:
 
 def _party_data() -> dict[str, Members]:
     """Who the parties are, and what of the value and the terms changes with them."""
-    party = st.builds(lambda party_id, role: {"party_id": party_id, "name": "A party", "roles": [role]}, _PARTY_IDS, _ROLES)
-    identified = {"name": _NAMES, "identifiers": _some(_IDENTIFIERS, "id"), "merges": st.lists(_PARTY_IDS, min_size=1, unique=True)}
+    party = _members(
+        {"party_id": _PARTY_IDS, "name": st.just("A party"), "roles": _ROLES.map(lambda role: [role])}, {"language": _LANGUAGES}
+    )
+    identified = {
+        "name": _NAMES,
+        "language": _LANGUAGES,
+        "identifiers": _some(_IDENTIFIERS, "id"),
+        "merges": st.lists(_PARTY_IDS, min_size=1, unique=True),
+    }
     return {
         "party.added": _members({"party": party}, {}),
         "party.replaced": _members({"replaces": _PARTY_IDS, "party": party}, {}),
         "party.identified": _members({"party_id": _PARTY_IDS}, identified).filter(
-            lambda data: len(data) > 1 and data["party_id"] not in data.get("merges", [])
+            lambda data: len(data) > 1 and data["party_id"] not in data.get("merges", []) and ("name" in data or "language" not in data)
         ),
         "figure.withdrawn": _members({"figure_id": _FIGURE_IDS, "reason": _NAMES}, {}),
     }

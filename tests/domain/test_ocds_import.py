@@ -312,6 +312,25 @@ def test_what_the_ledger_has_and_cannot_be_read_is_a_reason_and_no_failure() -> 
     assert "cannot be read whole: revision 1" in refusal.reason
 
 
+def test_the_language_of_a_name_stays_with_the_name() -> None:
+    (made,), _ = planned(release())
+    (signing,) = made.steps[0].requests
+    parties = [{**party, "language": "ko"} for party in signing["data"]["parties"]]
+    recorded = {
+        **signing,
+        "data": {**signing["data"], "parties": parties},
+        "event_id": "e",
+        "position": 1,
+        "revision": 1,
+        "schema_version": 2,
+    }
+    told = release("r2", "2024-03-01", parties=[PARTIES[0], {**PARTIES[1], "name": "Another name"}])
+    made_now, refusals = from_ocds(read(json.dumps(told)), lambda _: [recorded], TODAY)
+    assert refusals == []
+    stated = made_now[0].steps[0].requests[-1]["data"]["parties"]
+    assert [(party["name"], party.get("language")) for party in stated] == [("Buyer", "ko"), ("Another name", None)]
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from(["", "c", "2024-01-01", "USD", "buyer", "é"]),
     lambda inner: (

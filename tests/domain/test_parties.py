@@ -61,6 +61,33 @@ def test_identifying_a_party_adds_to_it_and_merges_what_was_the_same() -> None:
     assert [(former.party_id, former.became, former.by) for former in state.former_parties] == [("p1", "isuzu", "identified")]
 
 
+def test_a_name_has_its_language_and_another_name_its_own() -> None:
+    korean = added("p1", name="엘지에너지솔루션", language="ko")
+    latin = added("p2", name="LG Enaji Soryushon", language="ja-Latn")
+    state = told(
+        *OPEN, korean, latin, identified("p1", name="LG Energy Solution"), identified("lges", identifiers=[LEI], merges=["p2"])
+    ).state
+    assert [(known.party_id, known.name, known.language) for known in state.parties] == [
+        ("lges", "LG Energy Solution", None),
+        ("isuzu", "Isuzu Motors", None),
+        ("p1", "LG Energy Solution", None),
+    ]
+    assert [(former.name, former.language) for former in state.former_parties] == [("LG Enaji Soryushon", "ja-Latn")]
+    state = told(*OPEN, korean, identified("p1", identifiers=[LEI]), identified("isuzu", name="いすゞ自動車", language="ja")).state
+    assert [known.language for known in state.parties] == [None, "ja", "ko"]
+
+
+@pytest.mark.parametrize("language", ["korean", "KO", "ko_KR", "ko-kr", "zh-hant", "ko-", "", "k", 5, "i-klingon"])
+def test_a_language_is_a_tag_in_the_recommended_spelling(language: Any) -> None:
+    with pytest.raises(Refused, match="/data/party/language: it should"):
+        log_of(*OPEN, added(language=language))
+
+
+def test_a_language_without_a_name_is_of_nothing() -> None:
+    with pytest.raises(Refused, match="/data/language: the language is that of a name"):
+        log_of(*OPEN, identified(language="ko", identifiers=[LEI]))
+
+
 def test_ids_of_parties_are_new_or_known() -> None:
     log = log_of(*OPEN, added(), replaced())
     for event in (added(), added("lges"), replaced("isuzu", "p1"), replaced("isuzu", "lges")):
