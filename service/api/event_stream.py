@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 
 import structlog
 from fastapi import APIRouter, Response
@@ -41,15 +41,23 @@ class EventStream(Response):
         self._call = call
         self._stream = stream
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's words
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with ExitStack() as place:
+            # Taken before the answer begins, so that who finds none is told by a status.
+            try:
+                place.enter_context(self._call.services.feed.follower())
+            except FeedBusy as busy:
+                await problem_of(self._call.request, busy)(scope, receive, send)
+                return
+            await self._answer(scope, send)
+
+    async def _answer(self, scope: Scope, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async with until_over(self._call.request) as over:
-            with self._call.services.feed.follower():
-                async with aclosing(self._pieces(over)) as pieces:
-                    async for piece in pieces:
-                        if not await _sent(send, piece):
-                            await _break_off(scope, over)
-                            return
+        async with until_over(self._call.request) as over, aclosing(self._pieces(over)) as pieces:
+            async for piece in pieces:
+                if not await _sent(send, piece):
+                    await _break_off(scope, over)
+                    return
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _pieces(self, over: "asyncio.Future[None]") -> AsyncGenerator[bytes]:
@@ -90,7 +98,6 @@ async def _stream_events(call: Call) -> Response:
     await feed.page(asked, cursor, pointer)
     if call.request.method == "HEAD":
         return head_of_stream(_HEADERS, _MEDIA_TYPE)
-    feed.require_room()
     return EventStream(call, Stream(feed, asked, cursor, lambda: check_still_allowed(call)))
 
 

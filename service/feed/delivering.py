@@ -24,7 +24,7 @@ from service.feed.shown import event_answer
 from service.feed.subscriptions import ACTIVE, DEAD, ENDED, RETRYING, Attempt, Hold, Moved, Webhook, move_on, taken_up
 from service.log.ledger import Ledger
 from service.log.read import Reader, WantedEvents
-from service.log.stored import StoredEvent
+from service.log.stored import UNREADABLE, StoredEvent
 from service.metrics import deliveries
 
 PAGE_EVENTS: Final = 100
@@ -41,6 +41,10 @@ FAILURES_IN_A_ROW: Final = 10
 """Of events that were tried for the first time. After so many the endpoint counts as down, and is only tried now and then."""
 PROBE_SECONDS: Final = 30
 """Between two events of other contracts than those that are held, by which an endpoint that is down is tried."""
+_DAMAGED: Final = Outcome(
+    None, "not sent: what is stored of the event cannot be read; `contract-ledger verify` says where it is damaged", 0
+)
+"""What comes of an event that is not any more what was recorded: its contract is held, like one that the endpoint refuses."""
 _chance = SystemRandom()
 
 
@@ -161,8 +165,13 @@ class Deliverer:
         if self.is_resting:
             return max(0.0, self._rests_until - time.monotonic())
         left = self._probe_at - asyncio.get_running_loop().time() if self.is_stalled else float("inf")
-        due = [hold.next_attempt_at for hold in self._holds.values() if hold.next_attempt_at is not None]
+        due = [_due_at(hold) for hold in self._retried()]
         return max(0.0, min([left, *((when - datetime.now(UTC)).total_seconds() for when in due)]))
+
+    def _retried(self) -> list[Hold]:
+        """The holds that are tried again at their times. What failed in front of a cursor that stayed, since others of its page were not
+        sent, lies behind none yet: it keeps its attempts until the cursor has passed it."""
+        return [hold for hold in self._holds.values() if hold.next_attempt_at and (hold.position <= self.position or not hold.attempts)]
 
     async def _take_up(self) -> bool:
         async with self._slots:
@@ -224,7 +233,7 @@ class Deliverer:
                 return False
             if not outcome.delivered:
                 # What is tried again tells nothing new: one contract that is never taken would make the endpoint count as down.
-                webhook.failures += 0 if hold else 1
+                webhook.failures += 0 if hold or outcome is _DAMAGED else 1
                 self._failed(webhook, event, attempts + 1, outcome)
                 return False
             self._arrived(webhook)
@@ -242,9 +251,13 @@ class Deliverer:
         if self.is_over or self.is_resting or webhook.status != ACTIVE:
             return None
         header, at = event.header, datetime.now(UTC)
-        body = orjson.dumps(cloud_event(event_answer(event, self._epoch), self._ledger.name))
-        outcome = await self._sender.send(self._client, webhook.url, webhook.secrets, header.event_id, body)
-        deliveries.add(outcome.result, outcome.milliseconds)
+        try:
+            body = orjson.dumps(cloud_event(event_answer(event, self._epoch), self._ledger.name))
+        except UNREADABLE:
+            outcome = _DAMAGED
+        else:
+            outcome = await self._sender.send(self._client, webhook.url, webhook.secrets, header.event_id, body)
+            deliveries.add(outcome.result, outcome.milliseconds)
         tried = str(uuid7()), at, header.position, header.contract_id, header.event_id
         self._moved.attempts.append(Attempt(*tried, outcome.status_code, outcome.failure, outcome.milliseconds))
         return outcome
@@ -278,8 +291,7 @@ class Deliverer:
     async def _try_again(self, webhook: Webhook) -> bool:
         """Deliver what is due of the contracts that are held; whether there was any. While the endpoint is down one is tried at a time."""
         now = datetime.now(UTC)
-        due = [hold for hold in self._holds.values() if hold.next_attempt_at is not None and hold.next_attempt_at <= now]
-        due.sort(key=_due_at)
+        due = sorted((hold for hold in self._retried() if _due_at(hold) <= now), key=_due_at)
         some = due[: 1 if webhook.failures >= FAILURES_IN_A_ROW else CONTRACTS_AT_A_TIME]
         await asyncio.gather(*(self._catch_up(webhook, hold) for hold in some))
         return bool(some)

@@ -68,7 +68,8 @@ class Feed:
     @contextmanager
     def follower(self) -> Iterator[None]:
         """One who waits for what comes, for the time of the block. FeedBusy when there are MAX_FOLLOWERS already."""
-        self.require_room()
+        if self.followers >= MAX_FOLLOWERS:
+            raise FeedBusy(f"This process has {MAX_FOLLOWERS} requests that wait for what comes; ask again, or without `wait`.")
         self.followers += 1
         try:
             yield
@@ -78,11 +79,6 @@ class Feed:
     def waiting(self) -> int:
         """How many wait for what comes."""
         return self.followers
-
-    def require_room(self) -> None:
-        """FeedBusy when there are MAX_FOLLOWERS already."""
-        if self.followers >= MAX_FOLLOWERS:
-            raise FeedBusy(f"This process has {MAX_FOLLOWERS} requests that wait for what comes; ask again, or without `wait`.")
 
     async def begin(self, asked: Asked, from_position: int | None) -> str:
         """The cursor of one who begins at a position, or at the first event. Refused where the log does not reach so far."""

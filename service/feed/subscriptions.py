@@ -212,10 +212,8 @@ async def create(database: Database, ledger: Ledger, wish: Wish) -> tuple[Webhoo
     }
     if await database.rows(_CREATE, parameters):
         return await find(database, ledger, webhook_id), False
-    # The unique index is the guard: whoever lost the race finds who won it.
-    known = await _asked_before(database, ledger, wish)
-    assert known is not None
-    return known, True
+    # The unique index is the guard: whoever lost the race finds who won it, or that it was deleted already.
+    return await create(database, ledger, wish)
 
 
 async def _asked_before(database: Database, ledger: Ledger, wish: Wish) -> Webhook | None:

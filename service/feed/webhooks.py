@@ -32,7 +32,8 @@ AGAIN_SECONDS: Final = 1
 CONNECTIONS: Final = 2
 """How many of the process's connections the deliveries use at a time: the rest is for requests."""
 MAX_CLAIMED: Final = 100
-"""At one look: so that others that start at the same time have some too."""
+MORE_SECONDS: Final = 0.3
+"""After a look that took up so many, until the next: so that others that start at the same time have some too."""
 
 WEBHOOK_STATES: Final = ("well", "down", "resting")
 
@@ -94,14 +95,16 @@ class Webhooks:
     async def _run(self) -> None:
         while True:
             self._wake.clear()
+            seconds: float = LOOK_SECONDS
             try:
                 await self._renew()
-                await self._claim()
+                if await self._claim() == MAX_CLAIMED:
+                    seconds = MORE_SECONDS
                 self._background.is_well()
             except (psycopg.Error, LedgerError) as error:
                 _log.warning("the webhooks wait", reason=str(error).partition("\n")[0])
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), LOOK_SECONDS)
+                await asyncio.wait_for(self._wake.wait(), seconds)
 
     async def _renew(self) -> None:
         """Move the leases on; deliver no more to what is another's now, and look anew at what was changed."""
@@ -121,18 +124,20 @@ class Webhooks:
                 deliverer.reread()
                 deliverer.changed.set()
 
-    async def _claim(self) -> None:
-        """Take up what nobody delivers to; also what was leased to this process and is not known here, since the answer to an earlier claim
-        was lost, or what came after it failed: its lease is moved on like the others."""
+    async def _claim(self) -> int:
+        """Take up what nobody delivers to, and say how much that was; also what was leased to this process and is not known here, since the
+        answer to an earlier claim was lost, or what came after it failed: its lease is moved on like the others."""
         leased_until = asyncio.get_running_loop().time() + LEASE_SECONDS - MARGIN_SECONDS
         named = {"worker": self._worker, "seconds": LEASE_SECONDS, "most": MAX_CLAIMED, "attended": [*self._deliverers]}
-        for webhook_id, name in await self._database.rows(_CLAIM, named):
+        rows = await self._database.rows(_CLAIM, named)
+        for webhook_id, name in rows:
             await self._let_go(webhook_id)
             ledger, epoch = await self._reader.ledger(name)
             made = Deliverer(self._reader, self._read, self.sender, self._slots, Lease(ledger, epoch, self._worker, webhook_id))
             made.leased_until = leased_until
             self._deliverers[webhook_id] = made
             self._tasks[webhook_id] = asyncio.create_task(self._attend(made))
+        return len(rows)
 
     async def _let_go(self, webhook_id: str) -> None:
         task, deliverer = self._tasks.pop(webhook_id, None), self._deliverers.pop(webhook_id, None)

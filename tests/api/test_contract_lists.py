@@ -125,6 +125,9 @@ def test_a_label_is_a_filter(service: RunningService) -> None:
     ("asked", "pointer"),
     [
         ({"value_from": "1"}, "query:value_from"),
+        ({"reference": "20240126801"}, "query:reference"),
+        ({"reference": "DART:"}, "query:reference"),
+        ({"reference": ":20240126801"}, "query:reference"),
         ({"value_to": "1"}, "query:value_to"),
         ({"currency": "KRW", "value_from": "2", "value_to": "1"}, "query:value_to"),
         ({"currency": "KRW", "value_from": "-1"}, "query:value_from"),

@@ -1,7 +1,9 @@
 """Server-sent events: resumed without a gap, alive between events, bounded for who reads slowly, and ended in peace or with a reason."""
 
+import asyncio
 import contextlib
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +16,7 @@ import pytest
 
 from service.api import event_stream
 from service.feed import pages, stream
+from service.feed.pages import Feed
 from tests.api.bodies import head_of, note, open_contract, record
 from tests.api.running import RunningService, running
 from tests.api.streams import Frame, frames, until_head
@@ -210,6 +213,32 @@ def test_followers_have_a_bound(service: RunningService, api: httpx.Client, monk
         assert api.get("/events", params={"after": after, "wait": 1}).json()["code"] == "feed-busy"
         assert api.get("/events", params={"after": after}).status_code == 200
     wait_for(lambda: followers(service) == 0, "it has gone")
+
+
+def test_of_two_that_come_for_the_last_place_together_one_is_told_by_a_status(
+    service: RunningService, api: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "MAX_FOLLOWERS", 1)
+    came, read = threading.Barrier(2, timeout=10), Feed.page
+
+    async def together(feed: Feed, *asked: Any) -> Any:
+        """Both have been looked at, and neither listens yet."""
+        page = await read(feed, *asked)
+        await asyncio.to_thread(came.wait)
+        return page
+
+    monkeypatch.setattr(Feed, "page", together)
+
+    def status(_: int) -> int:
+        with listening(service) as answer:
+            if answer.status_code == 200:
+                wait_for(lambda: len(statuses) == 1, "the other was answered")
+            statuses.append(answer.status_code)
+            return answer.status_code
+
+    statuses: list[int] = []
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(status, range(2))) == [200, 503]
 
 
 def test_the_headers_of_a_stream_are_to_be_had_alone(api: httpx.Client) -> None:

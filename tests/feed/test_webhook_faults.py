@@ -1,13 +1,18 @@
 """Webhooks whose endpoint or whose lease fails in ways that would hold up more than they may, or lose something."""
 
+import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
-from service.feed import delivering, webhooks
+from service.feed import delivering, subscriptions, webhooks
 from service.feed.delivering import FAILURES_IN_A_ROW
-from tests.api.bodies import open_contract
+from tests.api.bodies import open_contract, with_key
 from tests.api.running import RunningService
 from tests.conftest import Database
 from tests.feed.test_webhooks import Receiver, api, comes, grown, hook, in_order, receiver, service
@@ -114,3 +119,61 @@ def test_with_a_new_epoch_a_webhook_goes_on_from_where_the_database_has_it(
     query = "UPDATE ledgers SET epoch = epoch + 1 WHERE ledger_id = (SELECT ledger_id FROM webhooks WHERE webhook_id = %s)"
     rows(database.superuser_url, query, webhook_id)
     comes(lambda: receiver.arrived(contract_id) == [1, 2, 3, 2, 3], "what that copy had not sent")
+
+
+def test_an_event_that_was_damaged_holds_up_its_own_contract_alone(database: Database, api: httpx.Client, receiver: Receiver) -> None:
+    webhook_id = hook(api, receiver)
+    assert api.post(f"/webhooks/{webhook_id}/pause").status_code == 200
+    bad, good = grown(api, FAILURES_IN_A_ROW), open_contract(api)
+    events = api.get(f"/contracts/{bad}/events").json()["items"]
+    with body_changed(database, events[1]["event_id"]):
+        assert api.post(f"/webhooks/{webhook_id}/resume").status_code == 200
+        comes(lambda: receiver.arrived(good) == [1], "what is whole of another contract")
+        comes(lambda: held(api, webhook_id) == {bad: "retrying"}, "the contract is held")
+        assert receiver.arrived(bad) == [1]
+        (hold,) = api.get(f"/webhooks/{webhook_id}/held").json()["items"]
+        assert (hold["position"], hold["failure"].partition(":")[0]) == (events[1]["position"], "not sent")
+        assert "contract-ledger verify" in hold["failure"]
+        comes(lambda: len(api.get(f"/webhooks/{webhook_id}/attempts").json()["items"]) > 3, "it is tried again")
+        endpoint = "SELECT failures FROM webhooks WHERE webhook_id = %s"
+        assert rows(database.service_url, endpoint, webhook_id) == [(0,)], "the endpoint is well"
+    assert api.post(f"/webhooks/{webhook_id}/held/{bad}/retry").status_code == 200
+    comes(lambda: receiver.arrived(bad) == [*range(1, FAILURES_IN_A_ROW + 2)], "all of it, once it is whole again")
+
+
+@contextmanager
+def body_changed(database: Database, event_id: str) -> Iterator[None]:
+    """An event whose body is cut off, for the time of the block."""
+    change = "UPDATE payloads p SET body = %s FROM events e WHERE (e.ledger_id, e.position) = (p.ledger_id, p.position) AND e.event_id = %s"
+    with psycopg.connect(database.superuser_url, autocommit=True) as connection:
+        found = connection.execute(
+            "SELECT body FROM payloads p JOIN events e USING (ledger_id, position) WHERE e.event_id = %s", [event_id]
+        )
+        (body,) = found.fetchone() or (b"",)
+        connection.execute("ALTER TABLE payloads DISABLE TRIGGER USER")
+        try:
+            connection.execute(change, [body[:-7], event_id])
+            yield
+        finally:
+            connection.execute(change, [body, event_id])
+            connection.execute("ALTER TABLE payloads ENABLE ALWAYS TRIGGER refuse_change")
+            connection.execute("ALTER TABLE payloads ENABLE ALWAYS TRIGGER refuse_truncate")
+
+
+def test_a_webhook_that_is_deleted_while_the_same_request_looks_for_it_is_made_anew(
+    api: httpx.Client, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers, asked = with_key(), {"url": receiver.url}
+    winner = api.post("/webhooks", json=asked, headers=headers).json()["webhook_id"]
+    really, looks = subscriptions._asked_before, []
+
+    async def late(*known: Any) -> Any:
+        """Looks before the winner was made, and again after it was deleted."""
+        looks.append(known)
+        if len(looks) == 2:
+            assert (await asyncio.to_thread(api.delete, f"/webhooks/{winner}")).status_code == 204
+        return None if len(looks) == 1 else await really(*known)
+
+    monkeypatch.setattr(subscriptions, "_asked_before", late)
+    answer = api.post("/webhooks", json=asked, headers=headers)
+    assert (answer.status_code, answer.json()["webhook_id"] != winner) == (201, True)

@@ -6,6 +6,7 @@ The deliverer is the service's own, over its database and to a receiver that run
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta, tzinfo
 from types import SimpleNamespace
 from uuid import uuid4
@@ -71,14 +72,9 @@ def leased(database: Database, api: httpx.Client, webhook_id: str) -> Lease:
     return Lease(Ledger(*rows(database.service_url, query, webhook_id)[0]), 1, worker, webhook_id)
 
 
-async def test_an_hour_of_answers_500_is_a_bounded_number_of_tries_after_which_everything_comes_at_once_and_in_order(
-    database: Database, connections: Connections, api: httpx.Client, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(delivering, "WAITS", WAITS)  # those of the service, not the short ones of the other tests
-    lease = leased(database, api, hook(api, receiver))
-    contracts = [grown(api, 1) for _ in range(15)]
-    receiver.answer(500)
-    reader, sender, clock = Reader(connections), Sender(read_networks(LOOPBACK)), Clock(monkeypatch)
+@asynccontextmanager
+async def delivering_to(connections: Connections, lease: Lease) -> AsyncIterator[Deliverer]:
+    reader, sender = Reader(connections), Sender(read_networks(LOOPBACK))
 
     async def read_next(ledger: Ledger, after: int, wanted: WantedEvents) -> Next:
         found = await reader.events(ledger, after, PAGE_EVENTS)
@@ -87,6 +83,21 @@ async def test_an_hour_of_answers_500_is_a_bounded_number_of_tries_after_which_e
     deliverer = Deliverer(reader, read_next, sender, asyncio.Semaphore(2), lease)
     deliverer.leased_until = float("inf")
     try:
+        yield deliverer
+    finally:
+        await deliverer.close()
+        sender.close()
+
+
+async def test_an_hour_of_answers_500_is_a_bounded_number_of_tries_after_which_everything_comes_at_once_and_in_order(
+    database: Database, connections: Connections, api: httpx.Client, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivering, "WAITS", WAITS)  # those of the service, not the short ones of the other tests
+    lease = leased(database, api, hook(api, receiver))
+    contracts = [grown(api, 1) for _ in range(15)]
+    receiver.answer(500)
+    clock = Clock(monkeypatch)
+    async with delivering_to(connections, lease) as deliverer:
         await clock.drive(deliverer, HOUR)
         assert deliverer.is_stalled
         assert deliverer.held() == {"retrying": len(contracts)}
@@ -98,6 +109,25 @@ async def test_an_hour_of_answers_500_is_a_bounded_number_of_tries_after_which_e
         assert receiver.arrived(fresh) == [1]
         assert [receiver.arrived(contract_id) for contract_id in contracts] == [[1, 2]] * len(contracts)
         assert (deliverer.held(), deliverer.is_stalled) == ({}, False)
-    finally:
-        await deliverer.close()
-        sender.close()
+
+
+async def test_what_failed_keeps_its_attempts_while_the_cursor_stays(
+    database: Database, connections: Connections, api: httpx.Client, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = leased(database, api, hook(api, receiver))
+    bad, slow = open_contract(api), grown(api, 1)
+    receiver.answer(contracts={bad: (422, 0), slow: (200, 1)})
+    clock = Clock(monkeypatch)
+    async with delivering_to(connections, lease) as deliverer:
+        step = asyncio.create_task(deliverer.step())
+        await asyncio.to_thread(comes, lambda: len(receiver.got()) == 2, "one of each is on its way")
+        deliverer.leased_until = 0.0
+        assert await step
+        assert (receiver.arrived(slow), deliverer.position) == ([1], 0), "the second was not sent, so the cursor stays"
+        deliverer.leased_until = float("inf")
+        clock.ahead += 1  # by now what failed is due
+        receiver.answer(contracts={bad: (422, 0)})
+        await deliverer.step()
+        assert deliverer.position == 3
+        await deliverer.step()
+        assert [deliverer._holds[bad].attempts, len([line for line in receiver.got() if line["status"] == 422])] == [2, 2]
