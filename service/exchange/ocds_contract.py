@@ -176,6 +176,7 @@ def _number(number: Any, place: str) -> str:
 def _parties(known: JsonObject, listed: list[JsonObject], contract: JsonObject) -> list[JsonObject]:
     """The parties of a contract: those with a role in it, of the suppliers those of its award; also those named only there, or as buyer."""
     found: dict[str, JsonObject] = {}
+    gone = {str(party.get("id")) for party in listed if not party.get("roles") and party.get("name") is None}
     for index, party in enumerate(listed):
         roles = [role for role in entries(party, "roles", f"parties/{index}/") if isinstance(role, str) and role not in _BIDDING]
         if roles:
@@ -183,8 +184,10 @@ def _parties(known: JsonObject, listed: list[JsonObject], contract: JsonObject) 
     award_id = contract.get("awardID")
     award = next((entry for entry in objects(known, "awards", "") if award_id is not None and str(entry.get("id")) == str(award_id)), {})
     suppliers = objects(award, "suppliers", "awards/")
-    _name(found, [member_of(known, "buyer")], "buyer")
-    _name(found, suppliers, "supplier")
+    for entry, role in [(member_of(known, "buyer"), "buyer"), *((supplier, "supplier") for supplier in suppliers)]:
+        # A merge takes no entry out of a list: who left is there without a name.
+        if entry.get("id") is not None and (entry.get("name") is not None or str(entry["id"]) not in gone):
+            _name(found, entry, role)
     if suppliers:
         ids = {text_of(supplier, "id") for supplier in suppliers if supplier.get("id") is not None}
         found = {party_id: _without("supplier", party) if party_id not in ids else party for party_id, party in found.items()}
@@ -195,14 +198,11 @@ def _without(role: str, party: JsonObject) -> JsonObject:
     return {**party, "roles": [known for known in party["roles"] if known != role]}
 
 
-def _name(found: dict[str, JsonObject], named: list[JsonObject], role: str) -> None:
-    """Give the parties that are named elsewhere their role, and list those that are not listed."""
-    for entry in named:
-        if entry.get("id") is None:
-            continue
-        party_id = text_of(entry, "id", f"{role}/")
-        party = found.get(party_id) or _party(entry, f"{role}/", [])
-        found[party_id] = {**party, "roles": party["roles"] if role in party["roles"] else [*party["roles"], role]}
+def _name(found: dict[str, JsonObject], entry: JsonObject, role: str) -> None:
+    """Give a party that is named elsewhere its role, and list it if it is not listed."""
+    party_id = text_of(entry, "id", f"{role}/")
+    party = found.get(party_id) or _party(entry, f"{role}/", [])
+    found[party_id] = {**party, "roles": party["roles"] if role in party["roles"] else [*party["roles"], role]}
 
 
 def _party(party: JsonObject, place: str, roles: list[str]) -> JsonObject:

@@ -312,6 +312,24 @@ def test_what_the_ledger_has_and_cannot_be_read_is_a_reason_and_no_failure() -> 
     assert "cannot be read whole: revision 1" in refusal.reason
 
 
+def test_a_supplier_that_left_is_one_no_more_though_a_merge_keeps_its_entry() -> None:
+    """As our own releases tell of a novation: a merge (OCDS, "Merging") takes no entry out of a list, so its members are null."""
+    award = {"id": "a", "suppliers": [{"id": "s", "name": "Supplier"}]}
+    told = contract(awardID="a")
+    first = release("r1", "2024-02-01", told, awards=[award])
+    left = {"id": "s", "name": None, "roles": None, "identifier": {"scheme": None, "id": None}}
+    now = {"id": "n", "name": "New", "roles": ["supplier"]}
+    suppliers = [{"id": "s", "name": None}, {"id": "n", "name": "New"}]
+    second = release("r2", "2024-03-01", told, parties=[PARTIES[0], left, now], awards=[{"id": "a", "suppliers": suppliers}])
+    assert [(party["party_id"], party["roles"]) for party in data(first, second)["parties"]] == [("b", ["buyer"]), ("n", ["supplier"])]
+    third = release(
+        "r3", "2024-04-01", contract(awardID="a", title="Packs"), parties=[{"id": "s"}], awards=[{"id": "a", "suppliers": [{"id": "s"}]}]
+    )
+    assert "parties" not in data(first, second, third)
+    unknown = release("r1", "2024-02-01", told, awards=[{"id": "a", "suppliers": [{"id": "x"}]}])
+    assert reason(unknown) == "supplier/name: it has none"
+
+
 def test_the_language_of_a_name_stays_with_the_name() -> None:
     (made,), _ = planned(release())
     (signing,) = made.steps[0].requests
