@@ -308,7 +308,8 @@ def _party(data: Json) -> str:
 def _identified(data: Json) -> str:
     identifiers = listed(f"{known['scheme']} {known['id']}" for known in data.get("identifiers", []))
     merged = f"is also {listed(data['merges'])}" if "merges" in data else ""
-    return f"{data['party_id']}: {_joined(data.get('name'), identifiers, merged)}"
+    said = _joined(data.get("name"), identifiers, merged)
+    return f"{data['party_id']}: {said}" if said else str(data["party_id"])
 
 
 def _granted(data: Json) -> str:

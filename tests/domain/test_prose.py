@@ -1,5 +1,6 @@
 """Every event type has its words: what its golden body says, in half a line."""
 
+import re
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from service.domain.contract import encode_state
 from service.domain.events import EVENT_TYPES
 from service.domain.timeline import tell
 from tests.domain.histories import TODAY, events_of
-from tests.domain.test_golden_bodies import ACTS, EFFECTIVE_ON, OF_AN_EVENT, request_of
+from tests.domain.test_golden_bodies import ACTS, EFFECTIVE_ON, OF_AN_EVENT, request_of, required
 
 Json = dict[str, Any]
 
@@ -21,6 +22,15 @@ def test_every_event_type_is_told_in_words_of_its_own(event_type: str) -> None:
     assert event_type in _WORDS
     assert words
     assert not set("{}[]") & set(words) or event_type == "terms.amended"
+
+
+@pytest.mark.parametrize("event_type", sorted(EVENT_TYPES))
+def test_what_an_event_does_not_state_leaves_no_gap_in_its_words(event_type: str) -> None:
+    request = request_of(event_type)
+    without_all = {name: member for name, member in request["data"].items() if name in required(EVENT_TYPES[event_type])}
+    for data in [without_all, *({**request["data"], name: ...} for name in request["data"].keys() - without_all.keys())]:
+        words = event_words({**request, "data": {name: member for name, member in data.items() if member is not ...}})
+        assert not re.search(r"[:;,(]\s*$|[:;,(] *[;,:)]|  |None", words), words
 
 
 def test_a_contract_with_everything_is_told() -> None:
