@@ -39,7 +39,7 @@ class ListQuery(PageQuery):
     ] = None
     value_to: Annotated[DecimalText | None, Field(description="With `currency`: the total value may be this much or less.")] = None
     product: Annotated[str | None, Field(max_length=100, description="The item_id of an item, or of one that was delivered.")] = None
-    reference: Annotated[str | None, Field(max_length=601, pattern=r"^.+:.+$", description="A reference, as `scheme:id`.")] = None
+    reference: Annotated[str | None, Field(max_length=601, pattern=r"^[\s\S]+:[\s\S]+$", description="A reference, as `scheme:id`.")] = None
     label: Annotated[str | None, Field(max_length=60, description="A label.")] = None
     text: Annotated[
         str | None,

@@ -13,6 +13,7 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
+from starlette.requests import ClientDisconnect
 
 from service.access import Keyring, Principal
 from service.api.answers import PRIVATE
@@ -193,6 +194,7 @@ class Documented:
     """One of these is needed; `route` fills it in."""
 
 
+_MOST_BYTES_OF_NOTHING = 16
 STRANGER = Principal("", {})
 """Who calls without a token what a ledger opens to everyone."""
 
@@ -201,6 +203,7 @@ def route(router: APIRouter, method: str, path: str, right: str | Sequence[str],
     """Declare an operation in a ledger: the caller is known and has the right, or one of several, before the handler runs, unless the
     operation is one that the ledger's policy `public_log` opens."""
     rights = (right,) if isinstance(right, str) else right
+    takes_nothing = method in ("POST", "DELETE") and documented.body is None and documented.lines is None
 
     async def endpoint(request: Request) -> Response:
         services: Services = request.app.state.services
@@ -215,9 +218,27 @@ def route(router: APIRouter, method: str, path: str, right: str | Sequence[str],
                 principal.require(_held(principal, rights, None), None)
             raise
         principal.require(_held(principal, rights, ledger.ledger_id), ledger.ledger_id)
+        if takes_nothing:
+            await _check_no_body(request)
         return await handler(Call(request, services, principal, ledger, epoch))
 
     declare(router, method, path, replace(documented, rights=rights), endpoint)
+
+
+async def _check_no_body(request: Request) -> None:
+    """Refused for what an operation without a body would pass over; an empty object is none."""
+    if "transfer-encoding" not in request.headers and request.headers.get("content-length", "0") == "0":
+        return
+    sent = b""
+    try:
+        async for chunk in request.stream():
+            sent += chunk
+            if len(sent) > _MOST_BYTES_OF_NOTHING:
+                break
+    except ClientDisconnect:
+        raise Malformed("The client went away before the body was complete.") from None
+    if sent.strip() not in (b"", b"{}"):
+        raise Refused("This takes no body; leave it out.", (MemberFault("", "no body is taken"),))
 
 
 async def _public(services: Services, request: Request) -> tuple[Ledger, int] | None:

@@ -64,7 +64,7 @@ _SPELLINGS: Final = {
     r"^[a-z]{2,3}(-[A-Z][a-z]{3})?(-([A-Z]{2}|[0-9]{3}))?$": (
         "a language of RFC 5646, perhaps with its script and region, such as ko, ja-Latn or pt-BR"
     ),
-    r"^.+:.+$": "a reference, as scheme:id, such as DART:20240126800001",
+    r"^[\s\S]+:[\s\S]+$": "a reference, as scheme:id, such as DART:20240126800001",
     r"^(19|20)[0-9]{2}$": "a year from 1900 to 2099",
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})$": (
         "an instant of RFC 3339, such as 2026-11-22T09:30:00Z"

@@ -1,12 +1,14 @@
 """Bad input: each fault is refused, with a pointer to it, and nothing is recorded."""
 
 import json
+import re
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import pytest
 
+from service.api.operations import OPERATIONS
 from tests.api.bodies import FILING, SIGNED, changed, delivery, event, figure, head_of, note, open_contract, path_of, with_key
 from tests.api.running import RunningService
 
@@ -455,6 +457,29 @@ def test_parameters_that_say_nothing_change_nothing(api: httpx.Client, query: st
 @pytest.mark.parametrize("value", ["' OR 1=1 --", "%", "{a,b}", '"', "\\", "lges role=buyer", "\ufffd", "a\nb", "ÿ"])
 def test_odd_values_of_filters_are_values(api: httpx.Client, value: str) -> None:
     open_contract(api)
-    for name in ("party", "product", "reference"):
-        answer = api.get(f"/contracts?{name}={quote(value, safe='')}")
+    for name, given in (("party", value), ("product", value), ("reference", f"DART:{value}")):
+        answer = api.get(f"/contracts?{name}={quote(given, safe='')}")
         assert (answer.status_code, answer.json()["items"]) == (200, [])
+
+
+BODYLESS = [
+    (method, path)
+    for method, path, documented in OPERATIONS
+    if method in ("POST", "DELETE") and documented.body is None and documented.lines is None
+]
+
+
+@pytest.mark.parametrize(("method", "path"), BODYLESS)
+def test_a_body_that_would_be_passed_over_is_refused(api: httpx.Client, method: str, path: str) -> None:
+    address = re.sub(r"\{[a-z_]+\}", "01890000-0000-7000-8000-0000000000ff", path.removeprefix("/v1/ledgers/{ledger}"))
+    for body in (b'{"reason": "lunch"}', b"x", b"[]"):
+        refused = api.request(method, address, content=body, headers={"Content-Type": "application/json"})
+        assert (refused.status_code, refused.json()["detail"]) == (422, "This takes no body; leave it out."), body
+    streamed = api.request(method, address, content=iter([b"{", b'"reason": 1}']))
+    assert streamed.status_code == 422
+    for body in (b"", b"{}", b" {}\n"):
+        assert api.request(method, address, content=body).status_code == 404, body
+
+
+def test_there_are_operations_that_take_no_body() -> None:
+    assert ("POST", "/v1/ledgers/{ledger}/webhooks/{webhook_id}/pause") in BODYLESS
