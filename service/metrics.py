@@ -5,11 +5,10 @@ To count is to add to a plain attribute. Everything else is done when someone as
 
 import errno
 import multiprocessing
-import threading
+import socket
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
-from wsgiref.simple_server import WSGIServer
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import structlog
 
@@ -26,6 +25,7 @@ _HOST = "127.0.0.1"
 _PREFIX = "contract_ledger_"
 _DIFFERENT = "Ledgers whose projections differ from their log"
 
+_Started = TypeVar("_Started")
 _log = structlog.get_logger()
 
 
@@ -146,7 +146,12 @@ class MetricsServer:
         self._thread.join()
 
 
-def _on_first_free(ports: range, start: Callable[[int], tuple[WSGIServer, threading.Thread]]) -> tuple[WSGIServer, threading.Thread]:
+def check_port(port: int) -> None:
+    """OperatorError for a port that a process by itself could not tell its metrics on."""
+    _on_first_free(range(port, port + 1), lambda free: socket.create_server((_HOST, free)).close())
+
+
+def _on_first_free(ports: range, start: Callable[[int], _Started]) -> _Started:
     for port in ports:
         try:
             return start(port)

@@ -417,6 +417,14 @@ def test_an_address_of_another_machine_is_told(tmp_path: Path, host: str, senten
         serve(Settings(data_dir=tmp_path), Address(host, 0, 1))
 
 
+def test_a_port_for_metrics_that_is_in_use_is_told_before_anything_is_begun(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(OperatorError, match=f"LEDGER_METRICS_PORT: port {port} on 127.0.0.1 is in use"):
+            serve(Settings(data_dir=tmp_path / "data", metrics_port=port), ANY_PORT)
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_port_that_another_program_listens_on_is_told_after_a_moment(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         began = time.monotonic()

@@ -45,6 +45,7 @@ from service.errors import OperatorError
 from service.feed.sending import read_networks
 from service.log.ledgers import make_ledger
 from service.log.signing import first_verifier, read_deployment, read_signers
+from service.metrics import check_port
 from service.migration import check_migrated, migrate
 from service.settings import Settings
 from service.telemetry import configure_logging
@@ -80,6 +81,8 @@ def serve(settings: Settings, address: Address) -> int:
     _hang_up_as_terminate()
     folder = data_folder(settings)
     with _bound(address.host, address.port) as listening:
+        if settings.metrics_port is not None and address.workers == 1:
+            check_port(settings.metrics_port)  # of several workers each finds a port of its own
         if settings.database_url is not None:
             make_data_folder(folder)
             status = _serve_on(named_databases(settings), folder, settings, address, listening)
