@@ -3,6 +3,7 @@
 Here too a new event is judged that is not the last of the fold: one of an earlier day, and one that corrects or voids another.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import date
 
@@ -161,9 +162,13 @@ def admit(event: RecordedEvent, history: Sequence[RecordedEvent], day: date, era
         check_limit(event.revision)
         check_erasure(event, history, erased_together)
         return
-    at = fold(known for known in in_order(history) if place_in_fold(known) < place_in_fold(event))
+    ordered = in_order(history)
+    before = bisect_left(ordered, place_in_fold(event), key=place_in_fold)
+    at = fold(ordered[:before])
+    whole = carry_on(at, ordered[before:])
+    _flag_unsettled(whole, history)
     sealed = len(event.sealed.digests) if event.sealed else 0
-    decide(event.data, whole_of(history), at, event.revision, day, effective_on=event.effective_on, sealed=sealed)
+    decide(event.data, whole, at, event.revision, day, effective_on=event.effective_on, sealed=sealed)
 
 
 def _admit_act(act: RecordedEvent, history: Sequence[RecordedEvent], day: date) -> None:

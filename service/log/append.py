@@ -51,6 +51,8 @@ MAX_QUEUE_BYTES = 67_108_864
 BATCH_SECONDS = 20
 DECIDE_SECONDS = 1.0
 """How long requests of a batch are begun to be decided, be there one or more: those that are left come with the next batch."""
+HEAVY_EVENTS = 50_000
+"""A batch that takes more events to be folded than these is decided in a thread: other requests are answered meanwhile."""
 DRAIN_SECONDS = 25
 TOLD_WITHIN_SECONDS = 0.01
 """How long a certain outcome waits at most for the next batch to be on its way, such as when another process holds the lock."""
@@ -147,7 +149,10 @@ async def transact(
     batch = Batch(appends[0].ledger, appends)
     async with Pipeline(connection) as pipeline:
         await look_up(pipeline, batch, heads, meanwhile)
-        is_written = _decide_and_write(pipeline, batch)
+        if batch.weight > HEAVY_EVENTS:
+            is_written = await asyncio.to_thread(_decide_and_write, pipeline, batch)
+        else:
+            is_written = _decide_and_write(pipeline, batch)
         if batch.erased_from:
             async with pipeline.paused():
                 await replace_outlooks(connection, batch.ledger.ledger_id, batch.generation, batch.erased_from)

@@ -195,6 +195,11 @@ class Batch:
             if standing.history:
                 standing.is_damaged = standing.is_damaged or _has_lost_a_body(standing.history)
 
+    @property
+    def weight(self) -> int:
+        """How many events are folded, about, to decide the batch: all of a contract for each that is not the last of its fold."""
+        return sum(len(append.events) * len(self._standings[append.contract_id].history or ()) for append in self.appends)
+
     def references_needed(self) -> set[ReferenceId]:
         """The references, of schemes that are unique in the ledger, whose holders must be known: those that requests state, and those
         that could stand again with what rewrites other events."""

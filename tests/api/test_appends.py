@@ -7,6 +7,7 @@ import pytest
 
 from service.api.examples import EXAMPLES
 from service.domain.events import EVENT_TYPES
+from service.log import append
 from tests.api.bodies import (
     PARTIES,
     REPORTED,
@@ -290,3 +291,22 @@ def test_a_strict_opening_refuses_a_start_before_the_signing(api: httpx.Client) 
     assert [raised["rule"] for raised in api.post("/contracts", json=body, headers=with_key()).json()["anomalies"]] == [
         "start-before-signing"
     ]
+
+
+def test_while_a_request_that_takes_many_folds_is_decided_others_are_answered(
+    service: RunningService, api: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(append, "HEAVY_EVENTS", 20)
+    contract_id, answered, decide = open_contract(api), [], append._decide_and_write
+    for number in range(9):
+        record(api, contract_id, "note.added", note(str(number)))
+
+    def asked_meanwhile(pipeline: Any, batch: Any) -> bool:
+        if batch.weight > append.HEAVY_EVENTS:
+            answered.append(httpx.get(f"{service.url}/livez", timeout=10, trust_env=False).status_code)
+        return decide(pipeline, batch)
+
+    monkeypatch.setattr(append, "_decide_and_write", asked_meanwhile)
+    late = [{"event_type": "note.added", **note("late"), "effective_on": "2024-02-01"} for _ in range(3)]
+    recorded = api.post(f"/contracts/{contract_id}/events", json={"events": late}, headers=with_key())
+    assert (recorded.status_code, recorded.json()["revision"], answered) == (201, 13, [200])
