@@ -134,8 +134,9 @@ The upcasts of a type stand in the order of the versions that they start from; t
 upcast is pure, makes new data of what it gets, and makes of every body that was valid one that the next schema allows. It invents \
 nothing: a member that the new version requires and the old one did not have cannot be added this way; it would be optional, or a type \
 of its own. Requests are read, and events recorded, by the newest version alone. Event reads show data as of the newest version, \
-and with `?raw=true` as they are stored, with the bytes of header and body and the version they were recorded with. Types without \
-upcasts are decoded as before, in one step.
+and with `?raw=true` as they are stored, with the bytes of header and body and the version they were recorded with. A version \
+that only knows more members, all of them optional, is registered with the upcast `more_members`, as that of `party.added` is: it is \
+decoded in one step, like types without upcasts.
 
 Then `make generate` writes the new schema beside the old one. `schemas/published.json` lists what was ever published, by a digest of \
 what it means; a new version needs a golden body, and the old body stays. `make check` refuses a published version that was changed in \
